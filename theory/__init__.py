@@ -1,0 +1,1 @@
+"""Momentum SGD near an optimum: closed forms, independent oracles, and a judge that compares them."""

@@ -1,0 +1,1 @@
+"""What is predicted: closed forms, each beside the recursion it solves."""

@@ -1,0 +1,1 @@
+"""How it is decided: evidence, claims, verdicts and the statistics behind them."""

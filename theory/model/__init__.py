@@ -1,0 +1,1 @@
+"""What is studied: the problem, the optimizer, its learning-rate path, and the laws of the noise."""

@@ -1,0 +1,190 @@
+r"""The problem: a quadratic loss seen through noisy gradients.
+
+Model     L(w) = ½ (w − w*)ᵀ H (w − w*),  gradient seen by the optimizer g = H (w − w*) + ξ, E ξ = 0, Cov ξ = C.
+Meaning   C is the covariance of the *mini-batch* gradient: per-sample covariance over the batch size.
+Storage   A matrix may be given as its diagonal, shape (m,). It then stays a vector: spectral input loses no digit
+          to an eigendecomposition, and simulation takes the diagonal path when both are diagonal.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from theory.model.setting import Setting, setting
+
+#: Asymmetry ‖M − Mᵀ‖_F / ‖M‖_F above which a matrix is refused; below it, it is symmetrised.
+SYMMETRY_TOLERANCE = 1e-8
+#: Most negative eigenvalue, relative to the largest, still read as a rounded zero in a covariance.
+SEMIDEFINITE_TOLERANCE = 1e-10
+
+
+@setting
+class Quadratic(Setting):
+    """Hessian H and mini-batch gradient-noise covariance C of a quadratic loss with its optimum at the origin.
+
+    Args:
+        hessian: H, shape ``(m, m)`` symmetric positive definite, or its diagonal, shape ``(m,)``.
+        noise_cov: C, shape ``(m, m)`` symmetric positive semi-definite, or its diagonal, shape ``(m,)``.
+
+    Raises:
+        ValueError: if a matrix is empty, complex, non-finite, not square, not symmetric, of another dimension than the
+            other, or H is not positive definite, or C has a negative eigenvalue.
+        TypeError: if a matrix does not hold real numbers.
+    """
+
+    hessian: NDArray[np.float64]
+    noise_cov: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        hessian = _checked(self.hessian, "hessian")
+        noise_cov = _checked(self.noise_cov, "noise_cov")
+        if len(hessian) != len(noise_cov):
+            raise ValueError(
+                "`Quadratic(noise_cov=...)` must have the dimension of `hessian`; "
+                f"got {len(noise_cov)} against {len(hessian)}."
+            )
+        smallest = _smallest_eigenvalue(hessian)
+        if smallest <= 0:
+            raise ValueError(f"`Quadratic(hessian=...)` must be positive definite; got smallest eigenvalue {smallest:.6g}.")
+        smallest, scale = _smallest_eigenvalue(noise_cov), float(np.abs(noise_cov).max())
+        floor = 0.0 if noise_cov.ndim == 1 else -SEMIDEFINITE_TOLERANCE * scale
+        if smallest < floor:
+            raise ValueError(
+                f"`Quadratic(noise_cov=...)` must be positive semi-definite; got smallest eigenvalue {smallest:.6g}."
+            )
+        object.__setattr__(self, "hessian", hessian)
+        object.__setattr__(self, "noise_cov", noise_cov)
+
+    @classmethod
+    def from_spectra(
+        cls, curvatures: ArrayLike, noise_variances: ArrayLike, rotation: ArrayLike | float | None = None
+    ) -> Quadratic:
+        """H = diag(λ) and C = R diag(γ) Rᵀ: given spectra, and a chosen angle between the eigenbases.
+
+        Args:
+            curvatures: λ > 0, shape ``(m,)``, the eigenvalues of H.
+            noise_variances: γ ≥ 0, shape ``(m,)``, the eigenvalues of C.
+            rotation: None for commuting matrices; an orthogonal ``(m, m)`` matrix R whose columns are the eigenvectors
+                of C; or an angle in radians, by which every pair of neighbouring directions (1, 2), (2, 3), … is
+                turned in sequence.
+
+        Raises:
+            ValueError: if R is not orthogonal to 1e-10, or the spectra are not valid.
+        """
+        noise = np.asarray(noise_variances, dtype=np.float64)
+        if rotation is None:
+            return cls(np.asarray(curvatures, dtype=np.float64), noise)
+        if np.ndim(rotation) == 0:
+            matrix = _chained_rotation(len(noise), float(np.asarray(rotation)))
+        else:
+            matrix = np.asarray(rotation, dtype=np.float64)
+            if matrix.shape != (len(noise), len(noise)):
+                raise ValueError(
+                    f"`from_spectra(rotation=...)` must have shape {(len(noise), len(noise))}; got {matrix.shape}."
+                )
+            error = float(np.abs(matrix @ matrix.T - np.eye(len(noise))).max())
+            if not error <= 1e-10:
+                raise ValueError(f"`from_spectra(rotation=...)` must be orthogonal; got ‖RRᵀ − I‖ = {error:.3g}.")
+        rotated = (matrix * noise) @ matrix.T
+        return cls(np.asarray(curvatures, dtype=np.float64), 0.5 * (rotated + rotated.T))
+
+    @classmethod
+    def load(cls, hessian: str | Path, noise_cov: str | Path) -> Quadratic:
+        """Read H and C from ``.npy`` files, or from ``.npz`` archives holding one array or one named after the role.
+
+        Raises:
+            ValueError: if a file is missing, truncated, holds pickled objects (never unpickled) or no real matrix.
+        """
+        return cls(_read_matrix(Path(hessian), "hessian"), _read_matrix(Path(noise_cov), "noise_cov"))
+
+    @property
+    def dimension(self) -> int:
+        """Number of weights m."""
+        return len(self.hessian)
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether both matrices were given as diagonals, so that every mode is on its own."""
+        return self.hessian.ndim == 1 and self.noise_cov.ndim == 1
+
+    def dense_hessian(self) -> NDArray[np.float64]:
+        """H as a matrix, shape ``(m, m)``."""
+        return np.diag(self.hessian) if self.hessian.ndim == 1 else self.hessian.copy()
+
+    def dense_noise_cov(self) -> NDArray[np.float64]:
+        """C as a matrix, shape ``(m, m)``."""
+        return np.diag(self.noise_cov) if self.noise_cov.ndim == 1 else self.noise_cov.copy()
+
+
+def _checked(matrix: ArrayLike, name: str) -> NDArray[np.float64]:
+    array = np.asarray(matrix)
+    where = f"`Quadratic({name}=...)`"
+    if array.dtype.kind == "c":
+        raise ValueError(f"{where} must be real; got dtype {array.dtype}.")
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{where} must hold real numbers; got dtype {array.dtype}.")
+    if array.size == 0:
+        raise ValueError(f"{where} must not be empty; got shape {array.shape}.")
+    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[0] != array.shape[1]):
+        raise ValueError(f"{where} must have shape (m, m) or (m,); got {array.shape}.")
+    array = np.array(array, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{where} must be finite; got {int((~np.isfinite(array)).sum())} NaN or infinite entries.")
+    if array.ndim == 2:
+        scale = float(np.linalg.norm(array))
+        asymmetry = float(np.linalg.norm(array - array.T)) / scale if scale > 0 else 0.0
+        if asymmetry > SYMMETRY_TOLERANCE:
+            raise ValueError(
+                f"{where} must be symmetric, ‖M − Mᵀ‖ ≤ {SYMMETRY_TOLERANCE:g} ‖M‖; got a ratio of {asymmetry:.3g}."
+            )
+        array = 0.5 * (array + array.T)
+    array.flags.writeable = False
+    return array
+
+
+def _smallest_eigenvalue(matrix: NDArray[np.float64]) -> float:
+    return float(matrix.min() if matrix.ndim == 1 else np.linalg.eigvalsh(matrix)[0])
+
+
+def _chained_rotation(dimension: int, angle: float) -> NDArray[np.float64]:
+    if not np.isfinite(angle):
+        raise ValueError(f"`from_spectra(rotation=...)` must be a finite angle; got {angle}.")
+    rotation = np.eye(dimension)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    for first in range(dimension - 1):
+        columns = rotation[:, first : first + 2].copy()
+        rotation[:, first] = cosine * columns[:, 0] + sine * columns[:, 1]
+        rotation[:, first + 1] = cosine * columns[:, 1] - sine * columns[:, 0]
+    return rotation
+
+
+def _read_matrix(path: Path, name: str) -> NDArray[np.float64]:
+    where = f"`{name}` file {path}"
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise ValueError(f"{where} must exist; there is no such file.") from None
+    except IsADirectoryError:
+        raise ValueError(f"{where} must be a .npy or .npz file; it is a folder.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{where} must be a whole .npy or .npz file without pickled objects; {_one_line(error)}."
+        ) from None
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded:
+        names = loaded.files
+        key = name if name in names else names[0] if len(names) == 1 else None
+        if key is None:
+            raise ValueError(f"{where} must hold one array or one named '{name}'; got {names}.")
+        try:
+            return loaded[key]
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{where} must be whole and without pickled objects; {_one_line(error)}.") from None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
