@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
@@ -85,6 +85,13 @@ def _rich(value: Any) -> Any:
     return value
 
 
+@dataclass_transform(frozen_default=True)
 def setting(cls: type) -> type:
-    """Decorator: a frozen, keyword-friendly dataclass that keeps `Setting`'s equality and hash."""
+    """Decorator for subclasses of `Setting`: a frozen dataclass that keeps `Setting`'s equality and hash."""
     return dataclasses.dataclass(frozen=True, eq=False)(cls)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def keyword_setting(cls: type) -> type:
+    """As `setting`, with fields given by keyword only."""
+    return dataclasses.dataclass(frozen=True, eq=False, kw_only=True)(cls)

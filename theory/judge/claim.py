@@ -1,0 +1,264 @@
+r"""The noun *Claim*: a prediction fixed before the data, with the decoy that the same evidence must refute.
+
+A claim owns a predictor and a way to compare evidence with predictions. Its decoys own predictors alone, and are
+compared with the same evidence by the same code: whatever a claim and its decoy disagree on is the formula.
+
+Decision  identity with a p-value      refuted iff p ≤ FAMILY_ALPHA / FAMILY_SIZE; supported iff not refuted and the
+                                       required degrees of freedom were reached; otherwise inconclusive
+          numerical identity, approximation   the interval of the error against ±margin: inside supported, outside
+                                       refuted, straddling inconclusive
+          hypothesis                   the interval of the effect against the margin it must exceed
+Family    FAMILY_SIZE slots are shared out over all registered tests once and for all (Bonferroni): a verdict does not
+          depend on which claims were selected, nor change when a claim is added while slots last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from theory.judge.evidence import Evidence
+from theory.judge.figure import Figure, Table
+from theory.judge.statistics import required_degrees
+from theory.judge.verdict import DecoyVerdict, Kind, Outcome, Verdict, finite
+
+#: Chance that any registered identity or approximation is refuted although all are true.
+FAMILY_ALPHA = 1e-6
+#: Number of elementary tests the family has room for.
+FAMILY_SIZE = 10_000
+#: Two-sided level of one elementary test.
+TEST_ALPHA = FAMILY_ALPHA / FAMILY_SIZE
+#: Chance that a decoy wrong by the stated amount escapes.
+MISS = 1e-6
+#: Level of the intervals of hypotheses about the world, where families are small and evidence dear.
+HYPOTHESIS_ALPHA = 0.05
+
+Predictor = Callable[..., Any]
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A way to make evidence: a Setting for each budget, and the code that runs it.
+
+    Args:
+        name: folder name of its evidence.
+        title: what it does, in one line.
+        setting: budget (``"default"`` or ``"full"``) to Setting.
+        run: (Setting, seed, progress) to (measured JSON values, arrays).
+    """
+
+    name: str
+    title: str
+    setting: Callable[[str], Any]
+    run: Callable[[Any, int, Progress], tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Evidence against one prediction.
+
+    Args:
+        estimate: headline number, usually the worst relative error found.
+        interval: its simultaneous interval.
+        p_value: smallest p-value over the elementary tests (not yet corrected), where the claim is a test.
+        num_tests: number of elementary tests behind it.
+        reached: effective degrees of freedom of the weakest test.
+        required: those needed for the stated power.
+        not_applicable: reason, if the evidence cannot speak to the claim.
+        note: one line for the reader.
+        figures: what a reader would want to see.
+        tables: likewise.
+    """
+
+    estimate: float
+    interval: tuple[float, float]
+    p_value: float | None = None
+    num_tests: int = 1
+    reached: float | None = None
+    required: float | None = None
+    not_applicable: str = ""
+    note: str = ""
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+Compare = Callable[[Mapping[str, Evidence], Predictor], Comparison]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement with its predictor, its decoys, and the rule by which evidence decides.
+
+    Args:
+        name: stable id.
+        statement: the prediction in one line, with its equation.
+        source: where it comes from.
+        kind: how it is judged.
+        experiments: names of the experiments whose evidence it reads.
+        assumptions: what it needs.
+        predict: the predictor.
+        decoys: name to a wrong predictor; at least one.
+        compare: (evidence by experiment, predictor) to `Comparison`.
+        num_tests: slots it takes of the family.
+        detects: relative error found with a miss chance of at most `MISS`.
+        margin: half-width of the equivalence region, or the effect a hypothesis must exceed.
+
+    Raises:
+        ValueError: if there is no decoy, or an approximation has no margin.
+    """
+
+    name: str
+    statement: str
+    source: str
+    kind: Kind
+    experiments: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    predict: Predictor
+    decoys: Mapping[str, Predictor]
+    compare: Compare
+    num_tests: int = 1
+    detects: float | None = None
+    margin: float | None = None
+    tags: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.decoys:
+            raise ValueError(f"`Claim({self.name!r}, decoys=...)` must name at least one decoy; got none.")
+        if self.kind is Kind.APPROXIMATION and self.margin is None:
+            raise ValueError(f"`Claim({self.name!r}, margin=...)` must be declared for an approximation; got None.")
+
+    def judge(self, evidence: Mapping[str, Evidence]) -> Verdict:
+        """Compare the evidence with the claim and with each decoy.
+
+        Raises:
+            ValueError: if evidence of a needed experiment is missing, or more tests were made than registered.
+        """
+        missing = [name for name in self.experiments if name not in evidence]
+        if missing:
+            raise ValueError(f"`Claim({self.name!r}).judge(evidence=...)` needs the experiments {missing}.")
+        seen = {name: evidence[name] for name in self.experiments}
+        comparison = self.compare(seen, self.predict)
+        if comparison.num_tests > self.num_tests:
+            raise ValueError(
+                f"`Claim({self.name!r}, num_tests=...)` must cover every test made; "
+                f"registered {self.num_tests}, made {comparison.num_tests}."
+            )
+        outcome = self._outcome(comparison)
+        decoys = []
+        notes = [comparison.not_applicable or comparison.note]
+        if outcome is not Outcome.NOT_APPLICABLE:
+            for name, predictor in self.decoys.items():
+                found = self.compare(seen, predictor)
+                decoys.append(
+                    DecoyVerdict(
+                        name=name,
+                        outcome=self._outcome(found),
+                        estimate=finite(found.estimate),
+                        interval=(finite(found.interval[0]), finite(found.interval[1])),
+                        p_value=found.p_value,
+                    )
+                )
+            escaped = [decoy.name for decoy in decoys if decoy.outcome is not Outcome.REFUTED]
+            if escaped and outcome is Outcome.SUPPORTED:
+                outcome = Outcome.INCONCLUSIVE
+                notes.append(f"the evidence has no power against the decoy {', '.join(escaped)}")
+        return Verdict(
+            claim=self.name,
+            statement=self.statement,
+            source=self.source,
+            kind=self.kind,
+            outcome=outcome,
+            estimate=finite(comparison.estimate),
+            interval=(finite(comparison.interval[0]), finite(comparison.interval[1])),
+            tolerance=self.margin if self.margin is not None else self.detects,
+            alpha=HYPOTHESIS_ALPHA if self.kind is Kind.HYPOTHESIS else TEST_ALPHA,
+            power=1 - MISS if comparison.required is not None else None,
+            p_value=comparison.p_value,
+            num_tests=comparison.num_tests,
+            reached=finite(comparison.reached),
+            required=finite(comparison.required),
+            decoys=tuple(decoys),
+            assumptions=self.assumptions,
+            evidence=tuple(item.run_id for item in seen.values()),
+            note="; ".join(note for note in notes if note),
+            figures=comparison.figures,
+            tables=comparison.tables,
+        )
+
+    def _outcome(self, comparison: Comparison) -> Outcome:
+        if comparison.not_applicable:
+            return Outcome.NOT_APPLICABLE
+        if self.kind is Kind.IDENTITY and comparison.p_value is not None:
+            return decide_identity(comparison)
+        if self.margin is None:
+            raise ValueError(f"`Claim({self.name!r}, margin=...)` must be declared where no test is made.")
+        if self.kind is Kind.HYPOTHESIS:
+            return decide_hypothesis(comparison.interval, self.margin)
+        return classify(comparison.interval, self.margin)
+
+
+def decide_identity(comparison: Comparison) -> Outcome:
+    """Reject-the-null, with support earned by reaching the predeclared sample size."""
+    if comparison.p_value is None or not 0 <= comparison.p_value <= 1:
+        raise ValueError(f"`Comparison(p_value=...)` must be in [0, 1]; got {comparison.p_value}.")
+    if comparison.p_value <= TEST_ALPHA:
+        return Outcome.REFUTED
+    if comparison.reached is None or comparison.required is None:
+        raise ValueError("`Comparison(reached=..., required=...)` must be given for an identity that is tested.")
+    return Outcome.SUPPORTED if comparison.reached >= comparison.required else Outcome.INCONCLUSIVE
+
+
+def classify(interval: tuple[float, float], margin: float) -> Outcome:
+    """Three-way equivalence decision; as calibrated as the interval it is given.
+
+    Raises:
+        ValueError: if the interval is not ordered, or NaN.
+    """
+    low, high = interval
+    if not low <= high:
+        raise ValueError(f"`Comparison(interval=...)` must be ordered; got {interval}.")
+    if -margin <= low and high <= margin:
+        return Outcome.SUPPORTED
+    if high < -margin or low > margin:
+        return Outcome.REFUTED
+    return Outcome.INCONCLUSIVE
+
+
+def decide_hypothesis(interval: tuple[float, float], margin: float) -> Outcome:
+    """The effect exceeds the margin, falls short of it, or the interval straddles it."""
+    low, high = interval
+    if not low <= high:
+        raise ValueError(f"`Comparison(interval=...)` must be ordered; got {interval}.")
+    if low > margin:
+        return Outcome.SUPPORTED
+    return Outcome.REFUTED if high < margin else Outcome.INCONCLUSIVE
+
+
+def needed_degrees(detects: float) -> float:
+    """Effective degrees of freedom at which one test of the family misses a relative error `detects` by `MISS`."""
+    if not (detects > 0 and math.isfinite(detects)):
+        raise ValueError(f"`needed_degrees(detects=...)` must be > 0; got {detects}.")
+    return required_degrees(detects, TEST_ALPHA, MISS)
+
+
+def check_register(claims: Iterable[Claim], experiments: Iterable[Experiment]) -> None:
+    """Names are unique, every experiment is known, and the family has room.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    claims, known = tuple(claims), [experiment.name for experiment in experiments]
+    names = [claim.name for claim in claims]
+    for kind, listed in (("claim", names), ("experiment", known)):
+        twice = sorted({name for name in listed if listed.count(name) > 1})
+        if twice:
+            raise ValueError(f"the register must name each {kind} once; twice: {twice}.")
+    unknown = sorted({name for claim in claims for name in claim.experiments} - set(known))
+    if unknown:
+        raise ValueError(f"the register must know every experiment; unknown: {unknown}.")
+    tests = sum(claim.num_tests for claim in claims if claim.kind is not Kind.HYPOTHESIS)
+    if tests > FAMILY_SIZE:
+        raise ValueError(f"the register has room for {FAMILY_SIZE} tests; its claims make {tests}.")

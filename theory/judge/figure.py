@@ -1,0 +1,76 @@
+"""Figures and tables as data: they travel inside a verdict, and the report draws them without computing anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Scale = Literal["linear", "log"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One labelled set of points: a line, points with error bars from `low` to `high`, or a band between them.
+
+    Raises:
+        ValueError: if the lengths differ.
+    """
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+    style: Literal["line", "points", "band", "dashed"] = "line"
+
+    def __post_init__(self) -> None:
+        for name in ("x", "y", "low", "high"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple(float(item) for item in value))
+        lengths = {len(item) for item in (self.x, self.y, self.low, self.high) if item is not None}
+        if len(lengths) != 1:
+            raise ValueError(f"`Series({self.label!r})` needs x, y, low, high of one length; got {sorted(lengths)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heatmap:
+    """Values over a grid, `values[row][column]` at `(x[column], y[row])`; None marks a cell without a value."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    label: str
+    low: float | None = None
+    high: float | None = None
+    contour: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """Series, or a heatmap, with axes and a caption that says what a reader should see."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...] = ()
+    x_scale: Scale = "linear"
+    y_scale: Scale = "linear"
+    caption: str = ""
+    heatmap: Heatmap | None = None
+    marks: tuple[float, ...] = ()  # vertical lines, e.g. learning-rate decays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows under column heads; a cell is a number or a string."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        wrong = [len(row) for row in self.rows if len(row) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"`Table({self.title!r})` needs rows of {len(self.columns)} cells; got rows of {wrong}.")

@@ -1,0 +1,159 @@
+"""The noun *Verdict*, and the exit status of a list of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from theory.judge.evidence import atomic_write, plain
+from theory.judge.figure import Figure, Table
+
+
+class Kind(StrEnum):
+    """How a claim is judged, and what its refutation means."""
+
+    IDENTITY = "identity"  # exact under its assumptions: a refutation is an error of ours
+    APPROXIMATION = "approximation"  # within a margin, in a region, both fixed beforehand
+    HYPOTHESIS = "hypothesis"  # a statement about the world: a refutation is a finding
+
+
+class Outcome(StrEnum):
+    """What the evidence says."""
+
+    SUPPORTED = "supported"
+    REFUTED = "refuted"
+    INCONCLUSIVE = "inconclusive"
+    NOT_APPLICABLE = "not applicable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoyVerdict:
+    """What the same evidence says of a plausible wrong formula; the claim needs it refuted."""
+
+    name: str
+    outcome: Outcome
+    estimate: float | None
+    interval: tuple[float | None, float | None]
+    p_value: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One claim judged: outcome, headline estimate with its interval, the test's level and power, and the decoys."""
+
+    claim: str
+    statement: str
+    source: str
+    kind: Kind
+    outcome: Outcome
+    estimate: float | None
+    interval: tuple[float | None, float | None]
+    tolerance: float | None
+    alpha: float
+    power: float | None
+    p_value: float | None
+    num_tests: int
+    reached: float | None
+    required: float | None
+    decoys: tuple[DecoyVerdict, ...]
+    assumptions: tuple[str, ...]
+    evidence: tuple[str, ...]
+    note: str
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values, under the names of DESIGN section 7."""
+        fields = plain(dataclasses.asdict(self))
+        fields["decoy"] = fields.pop("decoys")
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Verdict:
+        """The verdict that `to_dict` described.
+
+        Raises:
+            ValueError: if a field is missing or unknown.
+        """
+        from theory.judge.figure import Heatmap, Series
+
+        fields = dict(fields)
+        try:
+            decoys = tuple(
+                DecoyVerdict(**{**item, "outcome": Outcome(item["outcome"]), "interval": tuple(item["interval"])})
+                for item in fields.pop("decoy")
+            )
+            figures = []
+            for item in fields.pop("figures"):
+                heatmap = item.pop("heatmap", None)
+                if heatmap is not None:
+                    rows = tuple(tuple(row) for row in heatmap.pop("values"))
+                    heatmap = Heatmap(**{**heatmap, "x": tuple(heatmap["x"]), "y": tuple(heatmap["y"])}, values=rows)
+                series = tuple(Series(**one) for one in item.pop("series"))
+                figures.append(Figure(**{**item, "marks": tuple(item["marks"])}, series=series, heatmap=heatmap))
+            tables = tuple(
+                Table(**{**item, "columns": tuple(item["columns"]), "rows": tuple(tuple(row) for row in item["rows"])})
+                for item in fields.pop("tables")
+            )
+            fields.update(
+                kind=Kind(fields["kind"]),
+                outcome=Outcome(fields["outcome"]),
+                interval=tuple(fields["interval"]),
+                assumptions=tuple(fields["assumptions"]),
+                evidence=tuple(fields["evidence"]),
+            )
+            return cls(**fields, decoys=decoys, figures=tuple(figures), tables=tables)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"`Verdict.from_dict` needs the fields of a verdict; {error!r} is wrong.") from None
+
+
+def write_verdicts(verdicts: Sequence[Verdict], out: Path) -> Path:
+    """Write ``verdicts.json`` under `out`, whole or not at all; verdicts may be judged again, evidence may not."""
+    path = out / "verdicts.json"
+    text = json.dumps([verdict.to_dict() for verdict in verdicts], indent=1, allow_nan=False, ensure_ascii=False)
+    atomic_write(path, (text + "\n").encode(), overwrite=True)
+    return path
+
+
+def read_verdicts(path: Path) -> tuple[Verdict, ...]:
+    """Read ``verdicts.json``.
+
+    Raises:
+        ValueError: if the file is missing, is not JSON, or is not a list of verdicts.
+    """
+    try:
+        items = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"`read_verdicts(path=...)` must be a readable file; got {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise ValueError(f"`read_verdicts(path=...)` must hold JSON; got {path}: {error}.") from None
+    if not isinstance(items, list):
+        raise ValueError(f"`read_verdicts(path=...)` must hold a list of verdicts; got {type(items).__name__} in {path}.")
+    return tuple(Verdict.from_dict(item) for item in items)
+
+
+def exit_status(verdicts: Iterable[Verdict]) -> int:
+    """0; 1 if an identity is refuted; 3 if an identity or a decoy is undecided (DESIGN section 2)."""
+    verdicts = tuple(verdicts)
+    identities = [verdict for verdict in verdicts if verdict.kind is Kind.IDENTITY]
+    if any(verdict.outcome is Outcome.REFUTED for verdict in identities):
+        return 1
+    undecided = any(verdict.outcome is Outcome.INCONCLUSIVE for verdict in identities)
+    toothless = any(
+        decoy.outcome is not Outcome.REFUTED
+        for verdict in verdicts
+        if verdict.kind is not Kind.HYPOTHESIS
+        for decoy in verdict.decoys
+    )
+    return 3 if undecided or toothless else 0
+
+
+def finite(value: float | None) -> float | None:
+    """`value`, or None where JSON has no number for it."""
+    return None if value is None or not math.isfinite(value) else float(value)
