@@ -67,6 +67,7 @@ class Verdict:
     note: str
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    subject: str = ""  # which run, pair or group this is about, where one claim is judged on several
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, under the names of DESIGN section 7."""
