@@ -1,0 +1,170 @@
+"""Which data: the images, the subset of them, their labels' noise, and how they are augmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from theory.model.setting import Setting, keyword_setting
+
+__all__ = ["AUGMENTATIONS", "DATASETS", "DataSetting", "DatasetFacts"]
+
+AUGMENTATIONS = ("none", "reflect-crop-flip", "zero-crop-flip", "zero-crop-flip-rotate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What is known of a data set before it is opened; `mean` and `std` are per channel, in units of [0, 1]."""
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    train_size: int
+    test_size: int
+    augmentation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+#: Augmentation and normalisation as trained by Rice, Wong & Kolter 2020 (their scripts for the three data sets).
+#: digits: 1,797 images without an official split; mean and deviation computed over all of them. generated: by design.
+DATASETS = {
+    "cifar10": DatasetFacts(
+        num_classes=10,
+        image_shape=(3, 32, 32),
+        train_size=50_000,
+        test_size=10_000,
+        augmentation="reflect-crop-flip",
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2471, 0.2435, 0.2616),
+    ),
+    "cifar100": DatasetFacts(
+        num_classes=100,
+        image_shape=(3, 32, 32),
+        train_size=50_000,
+        test_size=10_000,
+        augmentation="zero-crop-flip-rotate",
+        mean=(0.50708, 0.48655, 0.44092),
+        std=(0.26733, 0.25644, 0.27615),
+    ),
+    "svhn": DatasetFacts(
+        num_classes=10,
+        image_shape=(3, 32, 32),
+        train_size=73_257,
+        test_size=26_032,
+        augmentation="none",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    ),
+    "digits": DatasetFacts(
+        num_classes=10,
+        image_shape=(1, 8, 8),
+        train_size=1_200,
+        test_size=597,
+        augmentation="none",
+        mean=(0.3053,),
+        std=(0.3760,),
+    ),
+    "generated": DatasetFacts(
+        num_classes=10,
+        image_shape=(3, 32, 32),
+        train_size=2_000,
+        test_size=500,
+        augmentation="reflect-crop-flip",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+    ),
+}
+
+
+@keyword_setting
+class DataSetting(Setting):
+    """The training, validation and test images of a run. Every choice is deterministic in `split_seed`.
+
+    Args:
+        name: a key of `DATASETS`.
+        train_size: training images after the validation split is taken; None for all that are left.
+        validation_size: images held out of the training set for choosing checkpoints; the test set is never used for it.
+        test_size: test images; None for all.
+        split_seed: seed of the subsets, the noisy labels and the generated images; not the run's seed, so that
+            replicates of a run share their data.
+        label_noise: share in [0, 1) of the training labels replaced by a uniformly drawn *other* class; the number is
+            round(share × size) exactly.
+        augmentation: one of `AUGMENTATIONS`; None for the data set's published one.
+        padding: pixels padded before the random crop (4 in the published protocols).
+        image_size: side of generated images; None for the data set's own.
+        nuisance: generated images only: standard deviation of the pixel noise beside the class template, in [0, 1].
+
+    Raises:
+        ValueError: if a value is out of range or a size exceeds what the data set has.
+    """
+
+    name: str = "digits"
+    train_size: int | None = None
+    validation_size: int = 0
+    test_size: int | None = None
+    split_seed: int = 0
+    label_noise: float = 0.0
+    augmentation: str | None = None
+    padding: int = 4
+    image_size: int | None = None
+    nuisance: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.name not in DATASETS:
+            raise ValueError(f"`DataSetting(name=...)` must be one of {tuple(DATASETS)}; got {self.name!r}.")
+        if self.augmentation is None:
+            object.__setattr__(self, "augmentation", self.facts.augmentation)
+        if self.augmentation not in AUGMENTATIONS:
+            raise ValueError(
+                f"`DataSetting(augmentation=...)` must be one of {AUGMENTATIONS}; got {self.augmentation!r}."
+            )
+        for field, value, least in (
+            ("train_size", self.train_size, 1),
+            ("test_size", self.test_size, 1),
+            ("validation_size", self.validation_size, 0),
+            ("split_seed", self.split_seed, 0),
+            ("padding", self.padding, 0),
+            ("image_size", self.image_size, 4),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"`DataSetting({field}=...)` must be >= {least}; got {value}.")
+        if not 0 <= self.label_noise < 1:
+            raise ValueError(f"`DataSetting(label_noise=...)` must be in [0, 1); got {self.label_noise}.")
+        if not 0 <= self.nuisance <= 1:
+            raise ValueError(f"`DataSetting(nuisance=...)` must be in [0, 1]; got {self.nuisance}.")
+        if self.num_train < 1:
+            raise ValueError(
+                f"`DataSetting(validation_size=...)` must leave training images of {self.facts.train_size}; "
+                f"got {self.validation_size}."
+            )
+        if self.name == "generated":
+            return
+        if self.image_size is not None:
+            raise ValueError(
+                f"`DataSetting(image_size=...)` is for generated images; got {self.image_size} for {self.name}."
+            )
+        wanted = (self.train_size or 1) + self.validation_size
+        if wanted > self.facts.train_size:
+            raise ValueError(
+                f"`DataSetting(train_size=..., validation_size=...)` must add up to <= {self.facts.train_size} "
+                f"for {self.name}; got {wanted}."
+            )
+        if (self.test_size or 0) > self.facts.test_size:
+            raise ValueError(
+                f"`DataSetting(test_size=...)` must be <= {self.facts.test_size} for {self.name}; got {self.test_size}."
+            )
+
+    @property
+    def facts(self) -> DatasetFacts:
+        """What is known of the data set."""
+        return DATASETS[self.name]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.facts.image_shape
+        return (channels, self.image_size or height, self.image_size or width)
+
+    @property
+    def num_train(self) -> int:
+        """Training images in use."""
+        return self.train_size if self.train_size is not None else self.facts.train_size - self.validation_size

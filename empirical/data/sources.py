@@ -1,0 +1,163 @@
+"""Where the images come from: scikit-learn's digits, a generator, and CIFAR-10, CIFAR-100 and SVHN through torchvision.
+
+A source returns integers: pixel = value / scale, so that the whole set stays on the device as one byte a pixel and
+nothing is rounded (digits have 17 grey levels, scale 16; photographs 256, scale 255).
+"""
+
+from __future__ import annotations
+
+import urllib.error
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from empirical.data.setting import DATASETS, DataSetting
+from empirical.data.streams import derived_seed
+
+__all__ = ["DataError", "Images", "RawData", "load_raw"]
+
+
+class DataError(ValueError):
+    """The data folder is missing, damaged, of another data set, or cannot be downloaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Images ``(N, C, H, W)`` uint8 and labels ``(N,)`` int64; a pixel in [0, 1] is value / scale."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawData:
+    """The official training and test images of a data set, before any subset is taken."""
+
+    train: Images
+    test: Images
+    scale: int
+
+
+def load_raw(setting: DataSetting, *, root: str | Path = "data", download: bool = True) -> RawData:
+    """Read a data set.
+
+    Args:
+        setting: which one; subsets and label noise are not applied here.
+        root: folder of the downloaded archives; unused by digits and generated.
+        download: fetch what is missing (CIFAR-10, CIFAR-100, SVHN); archives are verified by checksum either way.
+
+    Raises:
+        DataError: if the archives are absent, damaged or of another data set, or the download fails.
+    """
+    if setting.name == "digits":
+        return _digits(setting)
+    if setting.name == "generated":
+        return _generated(setting)
+    return _torchvision(setting, Path(root), download)
+
+
+def _digits(setting: DataSetting) -> RawData:
+    """The 1,797 handwritten digits (Alpaydin & Kaynak 1998, UCI), split 1,200 to 597 by a seeded permutation."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise DataError("`DataSetting(name='digits')` needs scikit-learn; install the extra `empirical`.") from None
+    bunch = load_digits()
+    images = np.asarray(bunch.images, dtype=np.uint8)[:, None]  # pyright: ignore[reportAttributeAccessIssue]
+    labels = np.asarray(bunch.target, dtype=np.int64)  # pyright: ignore[reportAttributeAccessIssue]
+    # The file's own order follows its writers; the permutation makes train and test exchangeable.
+    order = np.random.default_rng(derived_seed(setting.split_seed, "split", 1)).permutation(len(labels))
+    train, test = np.split(order, [setting.facts.train_size])
+    return RawData(
+        train=Images(images=images[train], labels=labels[train]),
+        test=Images(images=images[test], labels=labels[test]),
+        scale=16,
+    )
+
+
+def _generated(setting: DataSetting) -> RawData:
+    """Images drawn around one smooth random template a class.
+
+    image = clip(½ + contrast · template(class), shifted by up to 1/8 of the side + nuisance · N(0, 1)). The templates
+    are 4×4 normal fields enlarged bilinearly, so that classes differ in low frequencies, as photographs do.
+    """
+    facts, side = setting.facts, setting.image_shape[1]
+    rng = np.random.default_rng(derived_seed(setting.split_seed, "images"))
+    coarse = rng.standard_normal((facts.num_classes, facts.image_shape[0], 4, 4))
+    where = np.linspace(0, 3, side)
+    low = np.minimum(where.astype(int), 2)
+    weights = np.zeros((side, 4))
+    weights[np.arange(side), low] = 1 - (where - low)
+    weights[np.arange(side), low + 1] = where - low
+    templates = np.einsum("ia,ncab,jb->ncij", weights, coarse, weights)
+    reach = side // 8
+
+    def draw(count: int) -> Images:
+        labels = rng.integers(facts.num_classes, size=count)
+        images = np.empty((count, *setting.image_shape), dtype=np.uint8)
+        for index in range(count):  # one image at a time: memory stays at one byte a pixel whatever the count
+            shift = tuple(rng.integers(-reach, reach + 1, size=2)) if reach else (0, 0)
+            image = 0.5 + 0.15 * np.roll(templates[labels[index]], shift, axis=(1, 2))
+            image = image + setting.nuisance * rng.standard_normal(image.shape)
+            images[index] = np.rint(255 * np.clip(image, 0, 1))
+        return Images(images=images, labels=labels.astype(np.int64))
+
+    # Test first: the training set can grow without changing it.
+    test = draw(setting.test_size or facts.test_size)
+    train = draw(setting.num_train + setting.validation_size)
+    return RawData(train=train, test=test, scale=255)
+
+
+def _torchvision(setting: DataSetting, root: Path, download: bool) -> RawData:
+    try:
+        from torchvision import datasets
+    except ImportError:
+        raise DataError(
+            f"`DataSetting(name={setting.name!r})` needs torchvision; install the extra `empirical`."
+        ) from None
+    where = f"`load_raw(name={setting.name!r}, root={str(root)!r})`"
+    if not download and not root.is_dir():
+        raise DataError(f"{where} must be an existing folder when downloading is off.")
+
+    def part(train: bool) -> Images:
+        if setting.name == "svhn":
+            source = datasets.SVHN(str(root), split="train" if train else "test", download=download)
+            images, labels = source.data, source.labels
+        else:
+            kind = datasets.CIFAR10 if setting.name == "cifar10" else datasets.CIFAR100
+            source = kind(str(root), train=train, download=download)
+            images, labels = source.data.transpose(0, 3, 1, 2), source.targets
+        return Images(images=np.ascontiguousarray(images), labels=np.asarray(labels, dtype=np.int64))
+
+    try:
+        train, test = part(train=True), part(train=False)
+    except urllib.error.URLError as error:
+        raise DataError(
+            f"{where} could not download ({error.reason}); with no network, put the archives there yourself "
+            "and switch downloading off."
+        ) from None
+    except RuntimeError as error:  # torchvision: not found, or a checksum does not match
+        hint = "is the folder right, and is the archive whole?" if not download else "delete it and try again."
+        raise DataError(f"{where} is missing or damaged ({_first_line(error)}): {hint}") from None
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"{where} could not be read ({_first_line(error)}).") from None
+    _check(where, train, DATASETS[setting.name].train_size, setting)
+    _check(where, test, DATASETS[setting.name].test_size, setting)
+    return RawData(train=train, test=test, scale=255)
+
+
+def _check(where: str, images: Images, size: int, setting: DataSetting) -> None:
+    facts = setting.facts
+    if images.images.shape != (size, *facts.image_shape) or images.images.dtype != np.uint8:
+        raise DataError(
+            f"{where} must hold {size} images of shape {facts.image_shape}, one byte a pixel; "
+            f"got {images.images.shape} {images.images.dtype}."
+        )
+    if images.labels.shape != (size,) or images.labels.min() < 0 or images.labels.max() >= facts.num_classes:
+        raise DataError(f"{where} must hold {size} labels in [0, {facts.num_classes}): is it another data set?")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

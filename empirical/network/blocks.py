@@ -1,0 +1,59 @@
+"""Normalisation and activation layers shared by the networks.
+
+`NORMALIZATIONS` and `ACTIVATIONS` are the only spellings of these choices; a `NetworkSetting` is validated against them.
+ReLU makes the Hessian of the loss discontinuous (curvature probes land on kinks); softplus and GELU are its smooth
+controls. Group normalisation is the control for batch normalisation: it has no running statistics and no train mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["ACTIVATIONS", "NORMALIZATIONS", "normalization_layer"]
+
+NORMALIZATIONS = ("batch", "group", "none")
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    # β = 10: within ln 2 / 10 ≈ 0.07 of ReLU everywhere, second derivative at most β/4 = 2.5. Chosen here, not tuned.
+    "softplus": lambda x: functional.softplus(x, beta=10.0),
+}
+
+
+def normalization_layer(kind: str, channels: int) -> nn.Module:
+    """One normalisation layer over ``(B, channels, H, W)``.
+
+    Group normalisation uses the largest group count that divides `channels` and is at most 32 (Wu & He 2018, §4.1).
+    """
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "group":
+        return nn.GroupNorm(
+            next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0), channels
+        )
+    return nn.Identity()
+
+
+class Normalized(nn.Module):
+    """Base of every network: takes pixels in [0, 1] and standardises them with per-channel constants first.
+
+    The constants are buffers outside the state dict, so that parameter names match the public repositories' files
+    (which normalise outside the network) while attacks stay in pixel units.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def standardized(self, x: Tensor) -> Tensor:
+        """(x − mean) / std per channel, in the precision of `x`."""
+        return (x - self.mean) / self.std

@@ -1,0 +1,143 @@
+"""Which network: a `NetworkSetting`, how it is built, and how the public repositories' weights are loaded into it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from empirical.network.blocks import ACTIVATIONS, NORMALIZATIONS
+from empirical.network.preactresnet import PreActResNet18
+from empirical.network.small import MLP, SmallConvNet
+from theory.model.setting import Setting, keyword_setting
+
+__all__ = ["NETWORKS", "NetworkSetting", "build_network", "load_public_weights", "parameter_count"]
+
+NETWORKS = ("preactresnet18", "convnet", "mlp")
+
+
+@keyword_setting
+class NetworkSetting(Setting):
+    """Architecture and the constants it standardises its pixels with.
+
+    Args:
+        name: "preactresnet18", "convnet" or "mlp".
+        num_classes: number of logits, ≥ 2.
+        image_shape: (channels, height, width) of the input.
+        widths: channels of each convolution or units of each hidden layer; unused by preactresnet18.
+        normalization: "batch", "group" or "none".
+        activation: "relu", "softplus" or "gelu".
+        mean: per-channel mean of the pixels, in units of [0, 1].
+        std: per-channel standard deviation of the pixels, in units of [0, 1].
+
+    Raises:
+        ValueError: if a value is out of range, or the lengths of `mean` and `std` differ from the channels.
+    """
+
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    widths: tuple[int, ...] = ()
+    normalization: str = "batch"
+    activation: str = "relu"
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("name", NETWORKS),
+            ("normalization", NORMALIZATIONS),
+            ("activation", tuple(ACTIVATIONS)),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"`NetworkSetting({field}=...)` must be one of {allowed}; got {getattr(self, field)!r}."
+                )
+        if self.num_classes < 2:
+            raise ValueError(f"`NetworkSetting(num_classes=...)` must be >= 2; got {self.num_classes}.")
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise ValueError(
+                f"`NetworkSetting(image_shape=...)` must be (channels, height, width); got {self.image_shape}."
+            )
+        if len(self.mean) != self.image_shape[0] or len(self.std) != self.image_shape[0]:
+            raise ValueError(
+                f"`NetworkSetting(mean=..., std=...)` must have one value a channel ({self.image_shape[0]}); "
+                f"got {len(self.mean)} and {len(self.std)}."
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"`NetworkSetting(std=...)` must be > 0; got {self.std}.")
+        if self.name != "preactresnet18" and (not self.widths or min(self.widths) < 1):
+            raise ValueError(f"`NetworkSetting(widths=...)` must name at least one positive width; got {self.widths}.")
+        if self.name == "mlp" and self.normalization == "group" and any(width % 2 for width in self.widths):
+            raise ValueError(f"`NetworkSetting(widths=...)` must be even for group normalisation; got {self.widths}.")
+
+
+def build_network(setting: NetworkSetting, *, seed: int) -> nn.Module:
+    """The network with PyTorch's default initialisation drawn from `seed`; the global generator is left as found."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shared = {
+            "mean": setting.mean,
+            "std": setting.std,
+            "normalization": setting.normalization,
+            "activation": setting.activation,
+        }
+        if setting.name == "preactresnet18":
+            return PreActResNet18(setting.num_classes, **shared)
+        if setting.name == "convnet":
+            return SmallConvNet(setting.num_classes, widths=setting.widths, **shared)
+        channels, height, width = setting.image_shape
+        return MLP(setting.num_classes, in_features=channels * height * width, widths=setting.widths, **shared)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def load_public_weights(model: nn.Module, path: str | Path) -> None:
+    """Load weights saved by another repository into `model`, in place.
+
+    Accepts a bare state dict or one under ``"state_dict"``, with the prefixes that wrappers leave behind ("module."
+    of DataParallel, "model.", "1." of a (normalisation, network) pair). Only tensors are read: pickled code is refused.
+
+    Raises:
+        ValueError: if the file is missing, truncated, holds anything but tensors, or is of another network.
+    """
+    where = f"`load_public_weights(path={str(path)!r})`"
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{where} must be an existing file.") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{where} must hold tensors only; it asks to run pickled code ({reason}).") from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{where} must be a whole checkpoint; it is truncated or damaged ({error}).") from None
+    if isinstance(stored, Mapping) and isinstance(stored.get("state_dict"), Mapping):
+        stored = stored["state_dict"]
+    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise ValueError(f"{where} must hold a state dict; got {type(stored).__name__}.")
+    weights = {_bare(str(name)): value for name, value in stored.items()}
+    weights = {name: value for name, value in weights.items() if name not in ("mean", "std", "mu", "sigma")}
+    expected = model.state_dict()
+    # Files written before PyTorch 0.4.1 have no batch counters; they don't enter any computation at fixed momentum.
+    absent = [name for name in expected if name not in weights and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in weights if name not in expected]
+    if absent or unknown:
+        raise ValueError(f"{where} is of another network: lacks {absent[:3]}, has {unknown[:3]} beyond it.")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise ValueError(
+                f"{where} is of another network: `{name}` has shape {tuple(value.shape)}, not {tuple(expected[name].shape)}."
+            )
+    model.load_state_dict(weights, strict=False)
+
+
+def _bare(name: str) -> str:
+    while name.startswith(("module.", "model.", "0.", "1.")):
+        name = name.split(".", 1)[1]
+    return name
