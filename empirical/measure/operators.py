@@ -1,0 +1,408 @@
+r"""Hessian, gradient-noise covariance and their projections, matrix-free over a `Landscape`.
+
+Model     g_n = ∇ℓ_n(w), ḡ = (1/N) Σ g_n over the landscape's N units (samples, or mini-batches in train-mode batch norm).
+Hessian   H v = ∇(∇L · v) by one of two exact routes: a second backward pass through a kept graph, or a forward
+          derivative of the gradient. Weight decay is an explicit term of the *optimizer's* curvature H + βI and is
+          left out by default: commutativity is judged on the data Hessian (βI commutes with everything).
+Noise     C v = (1/N) Σ (g_n − ḡ)((g_n − ḡ)·v): one forward derivative gives all d_n = g_n·v, one backward pass
+          weighted by d_n gives Σ d_n g_n. Centering matters: uncentered, the top eigenvalue was 5 × too large on a
+          network whose gradient had not vanished.
+Limits    ReLU kinks carry no second derivative in automatic differentiation: a finite difference disagrees by 4-27 % on
+          such a network, which is a property of the loss and not an error of either. Forward differences of losses
+          are off by up to 2e-2, so they appear here only in `recomputed_curvature`, where nothing else exists.
+Oracle    Tests: dense H (`torch.func.hessian`) and dense C in float64, curvlinops where installed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.func import grad, jvp, vmap
+
+from empirical.measure.landscape import Landscape
+from empirical.measure.precision import full_precision
+
+HessianMethod = Literal["auto", "double-backward", "jvp-of-gradient"]
+ProjectionMethod = Literal["auto", "per-sample-gradients", "jvp"]
+
+
+class NonFiniteProductError(RuntimeError):
+    """A product of the Hessian or of the covariance came out infinite or NaN."""
+
+
+class SymmetricOperator(Protocol):
+    """What Lanczos, the trace estimators and the commutativity measures need of a matrix."""
+
+    dimension: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The matrix times the columns of ``vectors`` ``(P, k)``."""
+        ...
+
+
+class HessianOperator:
+    """Hessian of a landscape's mean loss plus ``weight_decay`` times the identity.
+
+    Args:
+        landscape: the loss.
+        weight_decay: β ≥ 0 of the optimizer's curvature H + βI; 0 is the data Hessian.
+        method: how products are formed; ``"auto"`` times both on the first chunk and takes the faster.
+        kept_chunks: how many chunks may keep their gradient graph between products (a kept graph saves the
+            forward and first backward pass of every product and costs that chunk's activations in memory).
+
+    Raises:
+        ValueError: if ``weight_decay`` is negative.
+        NonFiniteProductError: by products, if one is not finite.
+    """
+
+    def __init__(
+        self,
+        landscape: Landscape,
+        *,
+        weight_decay: float = 0.0,
+        method: HessianMethod = "auto",
+        kept_chunks: int = 1,
+    ):
+        if not weight_decay >= 0:
+            raise ValueError(f"`HessianOperator(weight_decay=...)` must be >= 0; got {weight_decay}.")
+        if method not in ("auto", "double-backward", "jvp-of-gradient"):
+            raise ValueError(
+                f"`HessianOperator(method=...)` must be auto, double-backward or jvp-of-gradient; got {method!r}."
+            )
+        self.landscape = landscape
+        self.weight_decay = weight_decay
+        self.kept_chunks = kept_chunks
+        self.dimension = landscape.dimension
+        self.dtype = landscape.dtype
+        self.device = landscape.device
+        self.num_products = 0
+        self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
+        self.timings: dict[str, float] = {}
+        self.method = self._faster_method() if method == "auto" else method
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """H V + βV for the columns of ``vectors`` ``(P, k)``, accumulated in float64, returned in their dtype."""
+        vectors = _columns(vectors, self.dimension)
+        total = torch.zeros(vectors.shape, dtype=torch.float64, device=self.device)
+        product = self._double_backward if self.method == "double-backward" else self._jvp_of_gradient
+        with full_precision(self.device):
+            for number, units in enumerate(self.landscape.chunks()):
+                total += product(number, units, vectors.to(self.dtype))
+        self.num_products += vectors.shape[1]
+        return _finite(total / self.landscape.num_units + self.weight_decay * vectors, "Hessian").to(vectors.dtype)
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """H v + βv for one vector ``(P,)``."""
+        return self.matmat(vector[:, None])[:, 0]
+
+    def _double_backward(self, number: int, units: Tensor, vectors: Tensor) -> Tensor:
+        leaf, gradient = self._graphs.get(number) or self._graph(number, units)
+        columns = [torch.autograd.grad(gradient, leaf, v, retain_graph=True)[0] for v in vectors.unbind(dim=1)]
+        return torch.stack(columns, dim=1).double()
+
+    def _graph(self, number: int, units: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = self.landscape.weights.clone().requires_grad_()
+        loss = self.landscape.unit_losses(self.landscape.unflatten(leaf), units).sum()
+        (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        if len(self._graphs) < self.kept_chunks:
+            self._graphs[number] = (leaf, gradient)
+        return leaf, gradient
+
+    def _jvp_of_gradient(self, _number: int, units: Tensor, vectors: Tensor) -> Tensor:
+        def loss(weights: Tensor) -> Tensor:
+            return self.landscape.unit_losses(self.landscape.unflatten(weights), units).sum()
+
+        columns = [jvp(grad(loss), (self.landscape.weights,), (v,))[1] for v in vectors.unbind(dim=1)]
+        return torch.stack(columns, dim=1).double()
+
+    def _faster_method(self) -> HessianMethod:
+        units = next(self.landscape.chunks())
+        probe = torch.ones(self.dimension, 2, dtype=self.dtype, device=self.device)
+        with full_precision(self.device):
+            for name, product in (
+                ("double-backward", self._double_backward),
+                ("jvp-of-gradient", self._jvp_of_gradient),
+            ):
+                product(0, units, probe[:, :1])  # the first call pays for the kept graph and for lazy initialization
+                self.timings[name] = _seconds(lambda product=product: product(0, units, probe), self.device) / 2
+        return "double-backward" if self.timings["double-backward"] <= self.timings["jvp-of-gradient"] else (
+            "jvp-of-gradient"
+        )
+
+    def release(self) -> None:
+        """Forget the kept graphs and the memory they hold."""
+        self._graphs.clear()
+
+
+class GradientCovarianceOperator:
+    """Centered covariance C = (1/N) Σ (g_n − ḡ)(g_n − ḡ)ᵀ of the units' gradients.
+
+    The mini-batch covariance of the theory is C times `noise_factor`. With batch norm in train mode the units are
+    mini-batches already and that factor is 1.
+
+    Args:
+        landscape: the loss.
+        stored_bytes: keep the N × P per-unit gradients when they fit in this many bytes (then a product is two
+            matrix multiplications); 0 always streams.
+
+    Raises:
+        ValueError: if the landscape has fewer than two units.
+        NonFiniteProductError: by products, if one is not finite.
+    """
+
+    def __init__(self, landscape: Landscape, *, stored_bytes: int = 512 * 2**20):
+        if landscape.num_units < 2:
+            raise ValueError(
+                f"`GradientCovarianceOperator(landscape=...)` must have at least 2 units; got {landscape.num_units}."
+            )
+        self.landscape = landscape
+        self.dimension = landscape.dimension
+        self.dtype = landscape.dtype
+        self.device = landscape.device
+        self.num_products = 0
+        size = landscape.num_units * landscape.dimension * torch.finfo(landscape.dtype).bits // 8
+        self._stored: Tensor | None = None
+        if size <= stored_bytes:
+            self._stored = torch.cat([unit_gradients(landscape, units) for units in landscape.chunks()])
+            self.mean_gradient = self._stored.double().mean(dim=0)
+            self._stored -= self.mean_gradient.to(self.dtype)
+        else:
+            self.mean_gradient = landscape.gradient()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the per-unit gradients are held in memory."""
+        return self._stored is not None
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """C V for the columns of ``vectors`` ``(P, k)``, accumulated in float64, returned in their dtype."""
+        vectors = _columns(vectors, self.dimension)
+        if self._stored is not None:
+            total = (self._stored.T @ (self._stored @ vectors.to(self.dtype))).double()
+        else:
+            total = torch.stack([self._streamed(v) for v in vectors.to(self.dtype).unbind(dim=1)], dim=1)
+        self.num_products += vectors.shape[1]
+        return _finite(total / self.landscape.num_units, "gradient covariance").to(vectors.dtype)
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """C v for one vector ``(P,)``."""
+        return self.matmat(vector[:, None])[:, 0]
+
+    def _streamed(self, vector: Tensor) -> Tensor:
+        # One pass: forward-mode tangents and the weighted backward pass share the forward pass, and the mean of
+        # the d_n is known beforehand (ḡ·v), so no second sweep is needed to center them.
+        center = torch.dot(self.mean_gradient, vector.double()).to(self.dtype)
+        total = torch.zeros(self.dimension, dtype=torch.float64, device=self.device)
+        excess = torch.zeros((), dtype=torch.float64, device=self.device)
+        with full_precision(self.device):
+            for units in self.landscape.chunks():
+                leaf = self.landscape.weights.clone().requires_grad_()
+                with forward_ad.dual_level():
+                    dual = forward_ad.make_dual(leaf, vector)
+                    losses = self.landscape.unit_losses(self.landscape.unflatten(dual), units)
+                    primal, tangent = forward_ad.unpack_dual(losses)
+                    weights = tangent.detach() - center
+                total += torch.autograd.grad(primal, leaf, weights)[0].double()
+                excess += weights.double().sum()
+        return total - excess * self.mean_gradient
+
+    def noise_factor(self, batch_size: int, *, with_replacement: bool = False) -> float:
+        """Factor f with Cov(mini-batch gradient) = f C, the finite-population correction included.
+
+        Sampling ``batch_size`` of N samples gives 1/B with replacement and (N − B)/((N − 1) B) without.
+        """
+        if self.landscape.units_are_batches:
+            return 1.0
+        return noise_factor(self.landscape.num_units, batch_size, with_replacement=with_replacement)
+
+
+def noise_factor(num_samples: int, batch_size: int, *, with_replacement: bool = False) -> float:
+    """Covariance of the mean of a batch relative to the population's (divisor N): see `GradientCovarianceOperator`."""
+    if not 1 <= batch_size <= num_samples:
+        raise ValueError(f"`noise_factor(batch_size=...)` must lie in [1, {num_samples}]; got {batch_size}.")
+    if with_replacement or num_samples == 1:
+        return 1.0 / batch_size
+    return (num_samples - batch_size) / ((num_samples - 1) * batch_size)
+
+
+def unit_gradients(landscape: Landscape, units: Tensor) -> Tensor:
+    """Gradients g_n of the given units, shape ``(len(units), P)``, in the landscape's dtype."""
+    with full_precision(landscape.device):
+        if landscape.units_are_batches:
+            rows = []
+            for unit in units:
+                leaf = landscape.weights.clone().requires_grad_()
+                loss = landscape.unit_losses(landscape.unflatten(leaf), unit[None]).sum()
+                rows.append(torch.autograd.grad(loss, leaf)[0])
+            return torch.stack(rows)
+
+        def loss_of(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            return landscape.sample_loss(landscape.unflatten(weights), x, y)
+
+        per_sample = vmap(grad(loss_of), in_dims=(None, 0, 0))
+        return per_sample(landscape.weights, landscape.inputs[units], landscape.targets[units])
+
+
+def directional_derivatives(landscape: Landscape, vectors: Tensor, units: Tensor) -> Tensor:
+    """d_nj = g_n · v_j by one forward derivative a direction, shape ``(len(units), k)``."""
+
+    def losses(weights: Tensor) -> Tensor:
+        return landscape.unit_losses(landscape.unflatten(weights), units)
+
+    with full_precision(landscape.device), torch.no_grad():
+        columns = [jvp(losses, (landscape.weights,), (v,))[1] for v in vectors.to(landscape.dtype).unbind(dim=1)]
+    return torch.stack(columns, dim=1)
+
+
+def bilinear_curvatures(landscape: Landscape, left: Tensor, right: Tensor) -> Tensor:
+    """Second derivatives of every unit's loss, Σⱼ leftⱼᵀ ∇²ℓ_n rightⱼ for each column j: shape ``(N, k)``, float64."""
+    rows = []
+    with full_precision(landscape.device), torch.no_grad():
+        for units in landscape.chunks():
+
+            def losses(weights: Tensor, units: Tensor = units) -> Tensor:
+                return landscape.unit_losses(landscape.unflatten(weights), units)
+
+            columns = []
+            for u, v in zip(left.to(landscape.dtype).unbind(1), right.to(landscape.dtype).unbind(1), strict=True):
+
+                def slope(weights: Tensor, u: Tensor = u) -> Tensor:
+                    return jvp(losses, (weights,), (u,))[1]
+
+                columns.append(jvp(slope, (landscape.weights,), (v,))[1].double())
+            rows.append(torch.stack(columns, dim=1))
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projections:
+    """Per-unit gradients seen in a few directions.
+
+    Attributes:
+        values: P = G U, shape ``(N, k)``, float64, not centered.
+        method: how they were computed.
+        seconds: time of the timed trial of each method, empty unless the method was chosen by trial.
+    """
+
+    values: Tensor
+    method: str
+    seconds: dict[str, float]
+
+
+def project_gradients(landscape: Landscape, directions: Tensor, *, method: ProjectionMethod = "auto") -> Projections:
+    """Per-unit projections P = G U onto the columns of ``directions`` ``(P, k)``; G itself is never stored.
+
+    Args:
+        landscape: the loss.
+        directions: k directions, shape ``(P, k)``.
+        method: per-sample gradients a chunk at a time (cost about 2-3 gradients whatever k), or k forward
+            derivatives (about one gradient each, no memory per sample); ``"auto"`` times both on a small chunk.
+    """
+    directions = _columns(directions, landscape.dimension).to(landscape.dtype)
+    trial: dict[str, float] = {}
+    if method == "auto":
+        units = next(landscape.chunks())[:16]
+        for name in ("per-sample-gradients", "jvp"):
+            _project(landscape, directions, units, name)
+            trial[name] = _seconds(lambda name=name: _project(landscape, directions, units, name), landscape.device)
+        method = "jvp" if trial["jvp"] < trial["per-sample-gradients"] else "per-sample-gradients"
+    if method not in ("per-sample-gradients", "jvp"):
+        raise ValueError(
+            f"`project_gradients(method=...)` must be auto, per-sample-gradients or jvp; got {method!r}."
+        )
+    values = torch.cat([_project(landscape, directions, units, method) for units in landscape.chunks()])
+    return Projections(values=_finite(values, "gradient projection"), method=method, seconds=trial)
+
+
+def _project(landscape: Landscape, directions: Tensor, units: Tensor, method: str) -> Tensor:
+    if method == "jvp":
+        return directional_derivatives(landscape, directions, units).double()
+    return (unit_gradients(landscape, units) @ directions).double()
+
+
+def probe_determinism(operator: SymmetricOperator, *, tolerance: float | None = None) -> None:
+    """Raise unless two products with the same vector agree: dropout, augmentation or an attack would disturb them.
+
+    Raises:
+        ValueError: naming the relative difference found.
+    """
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(operator.dimension, 1, generator=generator, dtype=torch.float64)
+    vector = vector.to(device=operator.device, dtype=operator.dtype)
+    first, second = operator.matmat(vector), operator.matmat(vector)
+    scale = float(torch.linalg.vector_norm(first)) or 1.0
+    difference = float(torch.linalg.vector_norm(first - second)) / scale
+    allowed = 100 * torch.finfo(operator.dtype).eps if tolerance is None else tolerance
+    if difference > allowed:
+        raise ValueError(
+            f"`probe_determinism(operator=...)` must give equal products twice (freeze dropout, augmentation and "
+            f"attack starts); they differ by {difference:.1e} relative."
+        )
+
+
+def recomputed_curvature(
+    landscape: Landscape,
+    directions: Tensor,
+    attack: Callable[[Tensor], Tensor],
+    *,
+    step: float,
+) -> Tensor:
+    """Curvature Uᵀ(∂g/∂w)U of the *robust* loss, its inputs attacked anew on both sides: shape ``(k, k)``, float64.
+
+    A sign-gradient attack has zero derivative almost everywhere, so differentiating through it gives back the
+    fixed-input Hessian; the envelope's curvature shows only over a finite step. Central differences of the gradient,
+    (g(w + su; x*(w + su)) − g(w − su; x*(w − su))) / 2s; symmetric only where the attack finds the maximum.
+
+    Args:
+        landscape: the loss; its own inputs are replaced.
+        directions: U, shape ``(P, k)``.
+        attack: flat weights ``(P,)`` to adversarial inputs of the landscape's shape (same random starts each call).
+        step: s > 0 in units of the weights.
+    """
+    if not step > 0:
+        raise ValueError(f"`recomputed_curvature(step=...)` must be > 0; got {step}.")
+    columns = []
+    for direction in directions.to(landscape.dtype).unbind(dim=1):
+        sides = []
+        for sign in (1.0, -1.0):
+            weights = landscape.weights + sign * step * direction
+            moved = landscape.at(weights)
+            moved.inputs = attack(weights).to(landscape.dtype)
+            sides.append(moved.gradient())
+        columns.append(directions.double().T @ (sides[0] - sides[1]) / (2 * step))
+    return torch.stack(columns, dim=1)
+
+
+def _columns(vectors: Tensor, dimension: int) -> Tensor:
+    if vectors.ndim != 2 or vectors.shape[0] != dimension:
+        raise ValueError(
+            f"`matmat(vectors=...)` must have shape ({dimension}, k), the landscape's weights (a basis of another "
+            f"architecture?); got {tuple(vectors.shape)}."
+        )
+    return vectors
+
+
+def _finite(product: Tensor, what: str) -> Tensor:
+    if not bool(torch.isfinite(product).all()):
+        raise NonFiniteProductError(
+            f"a {what} product is not finite: the weights, the inputs or the loss overflow at this checkpoint."
+        )
+    return product
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
