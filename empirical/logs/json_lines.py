@@ -1,0 +1,89 @@
+"""One JSON object a line: ``{"epoch": 3, "lr": 0.1, "test": {"robust_loss": 1.7}}``.
+
+Nested objects are flattened with ``/``. Lines that name the same epoch are one row if they do not disagree (some
+scripts write a line after training and another after evaluation). A line without an epoch that holds no measured
+column is the run's arguments; a line of a single iteration (it has ``iteration`` or ``step``) is counted and passed
+over: epochs are what the claims are about.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from empirical.logs.columns import canonical_name
+from empirical.logs.table import Fault, Parsed, Row
+
+_ITERATION = ("iteration", "step", "global_step")
+
+
+def parse_json_lines(text: str, mapping: Mapping[str, str] | None = None) -> Parsed:
+    """Read JSON lines; what is wrong with them is in the result, not raised."""
+    parsed = Parsed(format="json-lines", sparse=True)
+    renamed = {source: column for column, source in (mapping or {}).items()}
+    unread: dict[str, None] = {}
+    iterations = 0
+    cut = bool(text) and not text.endswith("\n")
+    lines = text.splitlines()
+    by_epoch: dict[float, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+        except ValueError as error:
+            where = "the file ends in mid-line" if cut and number == len(lines) else f"not JSON: {error}"
+            parsed.faults.append(Fault(line=number, text=where))
+            continue
+        if not isinstance(item, dict):
+            parsed.faults.append(Fault(line=number, text=f"must be a JSON object; got {type(item).__name__}"))
+            continue
+        if "epoch" in item and any(name in item for name in _ITERATION) and item.get("kind") != "epoch":
+            iterations += 1
+            continue
+        values: dict[str, float] = {}
+        others: dict[str, Any] = {}
+        for key, value in _flatten(item):
+            column = renamed.get(key) or canonical_name(key)
+            if column is None:
+                others[key] = value
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                values[column] = float(value)
+            else:
+                parsed.faults.append(Fault(line=number, text=f"`{column}` must be a number; got {json.dumps(value)[:40]}"))
+        if "epoch" in values:
+            unread.update(dict.fromkeys(others))
+            _add_row(parsed, by_epoch, number, values)
+        elif values.keys() - {"learning_rate"}:
+            parsed.faults.append(Fault(line=number, text=f"a line with {', '.join(values)} must name its epoch"))
+        else:
+            parsed.arguments.update({key: value for key, value in _flatten(item) if not isinstance(value, list)})
+    if iterations:
+        parsed.remarks.append(Fault(line=0, text=f"{iterations} lines of single iterations passed over"))
+    parsed.unread_columns = tuple(unread)
+    return parsed
+
+
+def _flatten(item: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in item.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _add_row(parsed: Parsed, by_epoch: dict[float, int], number: int, values: dict[str, float]) -> None:
+    epoch = values["epoch"]
+    known = by_epoch.get(epoch)
+    if known is None:
+        by_epoch[epoch] = len(parsed.rows)
+        parsed.rows.append(Row(line=number, values=values))
+        return
+    row = parsed.rows[known]
+    clash = [name for name, value in values.items() if row.values.get(name, value) != value]
+    if clash:
+        text = f"epoch {epoch:g} comes twice (first on line {row.line}) with another `{clash[0]}`"
+        parsed.faults.append(Fault(line=number, text=text))
+    else:
+        parsed.rows[known] = Row(line=row.line, values={**row.values, **values})

@@ -1,0 +1,212 @@
+"""Rows as a parser read them, and the checks that make a `TrainingLog` of them.
+
+A parser reports what the bytes say: rows with their line numbers, the run's arguments, remarks about lines that hold no
+row, and faults it met. `check` then asks of the rows together what no parser can know alone: every epoch once and none
+missing, values within their ranges, a learning rate. It mends one thing only, because the training script itself did
+it: after a *restart* (a repeated header) the epochs that were trained again replace the earlier ones, and are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from empirical.logs.columns import COLUMNS, broken_rule
+
+#: Faults named in full before the rest is only counted.
+MAX_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is wrong, and where. `line` is 1-based; 0 speaks of the file as a whole."""
+
+    line: int
+    text: str
+
+    def located(self, source: str) -> str:
+        """``file:line: text``, or ``file: text``."""
+        return f"{source}:{self.line}: {self.text}" if self.line else f"{source}: {self.text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One epoch's values under canonical names, and the line they came from."""
+
+    line: int
+    values: Mapping[str, float]
+
+
+@dataclass(kw_only=True)
+class Parsed:
+    """What a parser read.
+
+    Args:
+        format: ``"text"``, ``"csv"``, ``"tsv"``, ``"json-lines"`` or ``"tensorboard"``.
+        rows: in the order of the file.
+        arguments: the run's own account of its settings.
+        restarts: indices into `rows` of the first row after a repeated header.
+        remarks: lines that hold no row and are no fault: notices of the script, warnings of its libraries.
+        faults: lines that should hold a row and do not.
+        unread_columns: columns whose names say nothing to `canonical_name`.
+        sparse: whether a column may be absent from some rows (formats that name every value may leave values out).
+    """
+
+    format: str
+    rows: list[Row] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    restarts: list[int] = field(default_factory=list)
+    remarks: list[Fault] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    unread_columns: tuple[str, ...] = ()
+    sparse: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingLog:
+    """A checked log: every epoch once, in order, every value in its range.
+
+    Args:
+        format: see `Parsed`.
+        columns: canonical name to values over the epochs, shape ``(epochs,)``, float64. NaN stands for "not measured
+            at this epoch" and for nothing else; ``epoch`` and ``learning_rate`` have none.
+        arguments: see `Parsed`.
+        remarks: see `Parsed`.
+        restarts: epochs at which the run was taken up again.
+        superseded: lines of epochs that a restart trained again.
+        unread_columns: see `Parsed`.
+    """
+
+    format: str
+    columns: Mapping[str, NDArray[np.float64]]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[Fault, ...] = ()
+    restarts: tuple[int, ...] = ()
+    superseded: tuple[int, ...] = ()
+    unread_columns: tuple[str, ...] = ()
+
+    @property
+    def epochs(self) -> NDArray[np.float64]:
+        """Epoch numbers as the log writes them, shape ``(epochs,)``."""
+        return self.columns["epoch"]
+
+
+class LogError(ValueError):
+    """A log that cannot be evidence; the message has one line for each fault that is named."""
+
+    def __init__(self, source: str, faults: Sequence[Fault]):
+        self.source = source
+        self.faults = tuple(faults)
+        lines = [fault.located(source) for fault in self.faults[:MAX_NAMED]]
+        if len(self.faults) > MAX_NAMED:
+            rest = ", ".join(str(fault.line) for fault in self.faults[MAX_NAMED : MAX_NAMED + 20])
+            more = len(self.faults) - MAX_NAMED
+            lines.append(f"{source}: and {more} more, on line{'s' if more > 1 else ''} {rest}{' …' if more > 20 else ''}")
+        super().__init__("\n".join(lines))
+
+
+def check(source: str, parsed: Parsed) -> TrainingLog:
+    """The checked log.
+
+    Args:
+        source: name for messages.
+        parsed: what the parser read.
+
+    Raises:
+        LogError: naming file, line, rule and value of whatever is wrong.
+    """
+    faults = list(parsed.faults)
+    if not parsed.rows and not faults:
+        faults.append(Fault(line=0, text="holds no epoch: no line could be read as a row of a training log"))
+    present = [name for name in COLUMNS if any(name in row.values for row in parsed.rows)]
+    rows, superseded, restarts = _apply_restarts(parsed)
+    faults += _value_faults(parsed, present)
+    faults += _epoch_faults(rows)
+    if parsed.rows and "learning_rate" not in present:
+        head = ", ".join(present)
+        faults.append(
+            Fault(line=parsed.rows[0].line, text=f"a log must have a learning-rate column; got the columns {head}")
+        )
+    if parsed.rows and not any(name.endswith("_loss") for name in present):
+        faults.append(Fault(line=parsed.rows[0].line, text="a log must have a loss column; name it with --column"))
+    if faults:
+        raise LogError(source, sorted(faults, key=lambda fault: fault.line))
+    columns = {name: np.array([row.values.get(name, np.nan) for row in rows], dtype=np.float64) for name in present}
+    for column in columns.values():
+        column.setflags(write=False)
+    return TrainingLog(
+        format=parsed.format,
+        columns=columns,
+        arguments=parsed.arguments,
+        remarks=tuple(parsed.remarks),
+        restarts=restarts,
+        superseded=superseded,
+        unread_columns=parsed.unread_columns,
+    )
+
+
+def _apply_restarts(parsed: Parsed) -> tuple[list[Row], tuple[int, ...], tuple[int, ...]]:
+    """Rows that count, lines of those a restart replaced, and the epochs restarted from."""
+    kept: list[Row] = []
+    superseded: list[int] = []
+    restarts: list[int] = []
+    starts = set(parsed.restarts)
+    for index, row in enumerate(parsed.rows):
+        epoch = row.values.get("epoch")
+        if index in starts and epoch is not None:
+            again = [old for old in kept if old.values.get("epoch", -1.0) >= epoch]
+            kept = [old for old in kept if old not in again]
+            superseded += [old.line for old in again]
+            restarts.append(int(epoch))
+        kept.append(row)
+    return kept, tuple(superseded), tuple(restarts)
+
+
+def _value_faults(parsed: Parsed, present: Iterable[str]) -> list[Fault]:
+    faults = []
+    for row in parsed.rows:
+        for column, value in row.values.items():
+            rule = broken_rule(column, value)
+            if rule:
+                faults.append(Fault(line=row.line, text=f"`{column}` must be {rule}; got {value:g}"))
+        needed = ("epoch", "learning_rate") if parsed.sparse else present
+        for column in needed:
+            if column in present and column not in row.values:
+                faults.append(Fault(line=row.line, text=f"`{column}` must be given in every row; it is missing here"))
+    return faults
+
+
+def _epoch_faults(rows: Sequence[Row]) -> list[Fault]:
+    """Epochs that come twice, go back, or are left out. A steady stride (evaluation every k epochs) is no gap."""
+    numbered = [(row.line, int(row.values["epoch"])) for row in rows if _is_whole(row.values.get("epoch"))]
+    if not numbered:
+        return []
+    faults = []
+    seen: dict[int, int] = {}
+    for line, epoch in numbered:
+        if epoch in seen:
+            faults.append(
+                Fault(line=line, text=f"epoch {epoch} comes twice (first on line {seen[epoch]}) without a restart header")
+            )
+        elif seen and epoch < max(seen):
+            faults.append(Fault(line=line, text=f"epochs must rise; epoch {epoch} follows epoch {max(seen)}"))
+        seen.setdefault(epoch, line)
+    epochs = sorted(seen)
+    stride = min((after - before for before, after in zip(epochs, epochs[1:], strict=False)), default=1)
+    if epochs[0] > stride:
+        faults.append(
+            Fault(line=seen[epochs[0]], text=f"epochs 0 to {epochs[0] - 1} are missing: the log starts at {epochs[0]}")
+        )
+    for before, after in zip(epochs, epochs[1:], strict=False):
+        if after - before > stride:
+            lost = f"epoch {before + 1} is" if after - before == 2 else f"epochs {before + 1} to {after - 1} are"
+            faults.append(Fault(line=seen[after], text=f"{lost} missing before epoch {after}"))
+    return faults
+
+
+def _is_whole(value: float | None) -> bool:
+    return value is not None and value == value and abs(value) < 1e15 and value == int(value)
