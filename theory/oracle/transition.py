@@ -1,0 +1,42 @@
+r"""Transition of the state z = (w, v) as dense matrices: z₊ = F z + G ξ, straight from the recursion's definition.
+
+PyTorch form:  v₊ = μ v + (1−d)(A w + ξ),  w₊ = w − η v₊;   Nesterov: v₊ = μ v + A w + ξ,  w₊ = w − η (A w + ξ + μ v₊).
+Position form: v₊ = μ v − (1−d) η (A w + ξ),  w₊ = w + v₊.   A = H + weight decay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
+
+
+def transition(problem: Quadratic, optimizer: MomentumSGD, dtype: Any = np.float64) -> tuple[NDArray, NDArray]:
+    """F ``(2m, 2m)`` and G ``(2m, m)`` with z₊ = F z + G ξ.
+
+    Args:
+        problem: H.
+        optimizer: the recursion.
+        dtype: working precision; `np.longdouble` forms ηλ without rounding it to float64, which near an edge moves the
+            answer more than any solver's own error.
+    """
+    m = problem.dimension
+    eta, mu, keep = (dtype(x) for x in (optimizer.learning_rate, optimizer.momentum, 1 - dtype(optimizer.dampening)))
+    one = np.eye(m, dtype=dtype)
+    curvature = problem.dense_hessian().astype(dtype) + dtype(optimizer.weight_decay) * one
+    if optimizer.form == "position":
+        v_from_w, v_from_v, v_from_noise = -keep * eta * curvature, mu * one, -keep * eta * one
+        w_from_w, w_from_v, w_from_noise = one + v_from_w, v_from_v, v_from_noise
+    else:
+        v_from_w, v_from_v, v_from_noise = keep * curvature, mu * one, keep * one
+        if optimizer.nesterov:
+            w_from_w = one - eta * (curvature + mu * v_from_w)
+            w_from_v = -eta * mu * v_from_v
+            w_from_noise = -eta * (one + mu * v_from_noise)
+        else:
+            w_from_w, w_from_v, w_from_noise = one - eta * v_from_w, -eta * v_from_v, -eta * v_from_noise
+    return np.block([[w_from_w, w_from_v], [v_from_w, v_from_v]]), np.vstack([w_from_noise, v_from_noise])
