@@ -96,7 +96,9 @@ def _header(
         if len(sources) > 1:
             faults.append(Fault(line=number, text=f"`{column}` must be one column; the names {sources} all mean it"))
     if "epoch" not in {item[0] for item in header if item is not None}:
-        faults.append(Fault(line=number, text=f"a table must have an epoch column; its header is {', '.join(names)[:120]}"))
+        faults.append(
+            Fault(line=number, text=f"a table must have an epoch column; its header is {', '.join(names)[:120]}")
+        )
     return header, faults
 
 

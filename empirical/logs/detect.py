@@ -67,7 +67,9 @@ def find_sources(path: Path) -> tuple[tuple[Source, ...], tuple[Path, ...]]:
         label = path.name if relative == Path() else relative.as_posix()
         sources.append(Source(paths=tuple(items), label=label))
     if not sources:
-        raise ValueError(f"`import {path}` must hold a training log ({', '.join(SUFFIXES)} or *tfevents*); it holds none.")
+        raise ValueError(
+            f"`import {path}` must hold a training log ({', '.join(SUFFIXES)} or *tfevents*); it holds none."
+        )
     return tuple(sorted(sources, key=lambda source: source.label)), tuple(others)
 
 
@@ -107,7 +109,9 @@ def _parse(name: str, source: Source, contents: tuple[bytes, ...], reading: Read
     except UnicodeError as error:
         at = error.start if isinstance(error, UnicodeDecodeError) else content.index(b"\0")
         line = content.count(b"\n", 0, at) + 1
-        raise LogError(name, [Fault(line=line, text=f"a binary file: byte {at} is no text, and no event file")]) from None
+        raise LogError(
+            name, [Fault(line=line, text=f"a binary file: byte {at} is no text, and no event file")]
+        ) from None
     if not text.strip():
         raise LogError(name, [Fault(line=0, text="the file holds only blanks")])
     if text.lstrip().startswith("{"):

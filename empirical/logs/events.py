@@ -1,7 +1,7 @@
 """Scalars of TensorBoard event files, read without TensorBoard.
 
-Format    A file is a sequence of records ``length (u64) | crc(length) (u32) | bytes | crc(bytes) (u32)``, little-endian,
-          each checksum a masked CRC-32C. The bytes are an ``Event`` message: wall_time 1, step 2, summary 5; a summary
+Format    A file is a sequence of records ``length (u64) | crc(length) (u32) | bytes | crc(bytes) (u32)``,
+          little-endian, each checksum a masked CRC-32C. The bytes are an ``Event`` message: wall_time 1, step 2, summary 5; a summary
           holds values: tag 1, simple_value 2, tensor 8 (dtype 1, tensor_content 4, float_val 5, double_val 6).
           The numbers are the field numbers of TensorFlow's ``event.proto``, ``summary.proto`` and ``tensor.proto``.
 Epochs    The scalar ``epoch``, where one is logged, says which epoch a step belongs to. Without it steps are epochs,
@@ -11,6 +11,7 @@ Restarts  Later files of a folder are restarts: they replace what earlier ones h
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -58,13 +59,15 @@ def parse_events(files: Sequence[tuple[str, bytes]], iterations_per_epoch: int |
     for name, content in files:
         wall, scalars, fault = _read_file(content)
         if fault is not None:
-            parsed.faults.append(Fault(line=fault.line, text=f"{fault.text} ({name})" if len(files) > 1 else fault.text))
+            parsed.faults.append(
+                Fault(line=fault.line, text=f"{fault.text} ({name})" if len(files) > 1 else fault.text)
+            )
         if scalars:
             segments.append((wall, scalars))
     segments.sort(key=lambda item: item[0])
     unread: dict[str, None] = {}
     steps = sorted({step for _, scalars in segments for _, step, _, _ in scalars})
-    gaps = {after - before for before, after in zip(steps, steps[1:], strict=False)}
+    gaps = {after - before for before, after in itertools.pairwise(steps)}
     has_epochs = any(tag.lower() == "epoch" for _, scalars in segments for _, _, tag, _ in scalars)
     if not has_epochs and iterations_per_epoch is None and gaps and min(gaps) > 1:
         parsed.faults.append(
@@ -104,7 +107,11 @@ def _read_file(content: bytes) -> tuple[float, list[tuple[int, int, str, float]]
             return started, scalars, Fault(line=record, text="the file ends in mid-record")
         (length,) = struct.unpack("<Q", head[:8])
         if struct.unpack("<I", head[8:])[0] != masked_crc(head[:8]):
-            return started, scalars, Fault(line=record, text="a record's length has a wrong checksum: the file is damaged")
+            return (
+                started,
+                scalars,
+                Fault(line=record, text="a record's length has a wrong checksum: the file is damaged"),
+            )
         end = position + 12 + length
         if end + 4 > len(content):
             return started, scalars, Fault(line=record, text="the file ends in mid-record")

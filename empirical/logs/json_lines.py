@@ -51,7 +51,9 @@ def parse_json_lines(text: str, mapping: Mapping[str, str] | None = None) -> Par
             elif isinstance(value, (int, float)) and not isinstance(value, bool):
                 values[column] = float(value)
             else:
-                parsed.faults.append(Fault(line=number, text=f"`{column}` must be a number; got {json.dumps(value)[:40]}"))
+                parsed.faults.append(
+                    Fault(line=number, text=f"`{column}` must be a number; got {json.dumps(value)[:40]}")
+                )
         if "epoch" in values:
             unread.update(dict.fromkeys(others))
             _add_row(parsed, by_epoch, number, values)

@@ -8,6 +8,7 @@ it: after a *restart* (a repeated header) the epochs that were trained again rep
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,7 +106,9 @@ class LogError(ValueError):
         if len(self.faults) > MAX_NAMED:
             rest = ", ".join(str(fault.line) for fault in self.faults[MAX_NAMED : MAX_NAMED + 20])
             more = len(self.faults) - MAX_NAMED
-            lines.append(f"{source}: and {more} more, on line{'s' if more > 1 else ''} {rest}{' …' if more > 20 else ''}")
+            lines.append(
+                f"{source}: and {more} more, on line{'s' if more > 1 else ''} {rest}{' …' if more > 20 else ''}"
+            )
         super().__init__("\n".join(lines))
 
 
@@ -190,18 +193,20 @@ def _epoch_faults(rows: Sequence[Row]) -> list[Fault]:
     for line, epoch in numbered:
         if epoch in seen:
             faults.append(
-                Fault(line=line, text=f"epoch {epoch} comes twice (first on line {seen[epoch]}) without a restart header")
+                Fault(
+                    line=line, text=f"epoch {epoch} comes twice (first on line {seen[epoch]}) without a restart header"
+                )
             )
         elif seen and epoch < max(seen):
             faults.append(Fault(line=line, text=f"epochs must rise; epoch {epoch} follows epoch {max(seen)}"))
         seen.setdefault(epoch, line)
     epochs = sorted(seen)
-    stride = min((after - before for before, after in zip(epochs, epochs[1:], strict=False)), default=1)
+    stride = min((after - before for before, after in itertools.pairwise(epochs)), default=1)
     if epochs[0] > stride:
         faults.append(
             Fault(line=seen[epochs[0]], text=f"epochs 0 to {epochs[0] - 1} are missing: the log starts at {epochs[0]}")
         )
-    for before, after in zip(epochs, epochs[1:], strict=False):
+    for before, after in itertools.pairwise(epochs):
         if after - before > stride:
             lost = f"epoch {before + 1} is" if after - before == 2 else f"epochs {before + 1} to {after - 1} are"
             faults.append(Fault(line=seen[after], text=f"{lost} missing before epoch {after}"))

@@ -7,7 +7,7 @@ Format    ``[2020/04/26 13:08:28] - Namespace(attack='pgd', …)``       the run
                                                                           robust accuracy on held-out training images
           ``[…] - Resuming at epoch 100``                                 a notice
 Restarts  A resumed run prints namespace and header again, then goes on from its checkpoint.
-Source    The scripts' logging calls as their published logs show them (Rice, Wong and Kolter 2020; Wu, Xia and Wang 2020).
+Source    The logs published with Rice, Wong and Kolter 2020 and with Wu, Xia and Wang 2020.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def looks_like_text_log(head: str) -> bool:
     """Whether the first lines hold a namespace line, a stamped header, or a header set with blanks around tabs."""
     for line in head.splitlines()[:50]:
         body = _STAMP.sub("", line)
-        if body.startswith("Namespace(") or _is_header(body) and (body != line or " \t" in line):
+        if body.startswith("Namespace(") or (_is_header(body) and (body != line or " \t" in line)):
             return True
     return False
 
@@ -77,7 +77,9 @@ def _read_namespace(parsed: Parsed, number: int, body: str) -> None:
     except (SyntaxError, ValueError):
         parsed.faults.append(Fault(line=number, text="the namespace line cannot be read: is it cut?"))
         return
-    changed = {name for name in found if name in parsed.arguments and parsed.arguments[name] != found[name]} - {"resume"}
+    changed = {name for name in found if name in parsed.arguments and parsed.arguments[name] != found[name]} - {
+        "resume"
+    }
     if changed:
         parsed.remarks.append(Fault(line=number, text=f"the restart changed the arguments {sorted(changed)}"))
     parsed.arguments = {**found, **parsed.arguments}
@@ -115,7 +117,9 @@ def _read_row(parsed: Parsed, number: int, body: str, header: list[str | None], 
         return
     if cut:
         # All fields are there, but the last may have lost digits: nothing tells 0.57 from 0.5712.
-        parsed.faults.append(Fault(line=number, text=f"the last line must end with a newline; got {words[-1]!r}{where}"))
+        parsed.faults.append(
+            Fault(line=number, text=f"the last line must end with a newline; got {words[-1]!r}{where}")
+        )
         return
     values: dict[str, float] = {}
     for name, word in zip(header, words, strict=True):
