@@ -12,8 +12,11 @@ Gaussian  x ~ N(0, A), batch S:  C(Σ) = (AΣA + tr(AΣ) A + σ² A)/S. With u_i
 Data      N rows, batch S: C(Σ) = C_0 + 𝒞(Σ) with the data's own fourth moments,
               𝒞(Σ) = (f/S) [ (1/N) Σ_n (x_nᵀ Σ x_n) x_n x_nᵀ − AΣA ],
               C_0  = (f/S) [ (1/N) Σ_n r_n² x_n x_nᵀ − (κ w*)(κ w*)ᵀ ],   r_n = x_nᵀ w* − y_n,            (3)
-          f = 1 with replacement, (N−S)/(N−1) without. Under shuffled epochs f is the latter and batches also share a
-          permutation: `shuffled_regression_covariance`, no longer exact.
+          f = 1 with replacement, (N−S)/(N−1) without.
+Epochs    Under shuffled epochs batches share a permutation, and no closed equation exists. The offsets ξ_B(0) of an epoch
+          sum to 0; the products (H_B−H)δ do not, since δ moves. Treating the first exactly and the second as white,
+              Σ_phase = Σ_shuffled(C_0, phase) + G ∘ 𝒞(Σ̄),   Σ̄ = Σ_shuffled(C_0, mean) + G ∘ 𝒞(Σ̄),   (4)
+          an approximation of first order in the feedback of 𝒞; the mean of δ, of order η, is neglected.
 Kurtosis  The Gaussian-input law is not Gaussian. A projection of one sample's gradient, uᵀ x (xᵀδ − ε), is a product of
           two normals of variances α, ρ and covariance c, whose cumulants are (k−1)!/2 [(c+√(αρ))^k + (c−√(αρ))^k];
           so the fourth moments of the state obey a linear equation, solved here exactly.
@@ -34,10 +37,12 @@ from scipy.optimize import brentq
 from scipy.sparse.linalg import LinearOperator, gmres
 
 from theory.closed_form.mode_response import mode_response
-from theory.closed_form.stationary import UnstableError, stationary_covariance
+from theory.closed_form.shuffling import Phase, shuffled_covariance
+from theory.closed_form.stationary import stationary_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.regression import GaussianRegression, RidgeRegression, Sampling
+from theory.solution import UnstableError
 
 CovarianceMap = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -206,6 +211,57 @@ def ridge_regression_law(problem: RidgeRegression, optimizer: MomentumSGD) -> Mi
     )
 
 
+def shuffled_regression_law(
+    problem: RidgeRegression, optimizer: MomentumSGD, phase: Phase = "end"
+) -> MinibatchLaw:
+    """Covariance on given data under shuffled epochs, equation (4): an approximation.
+
+    Args:
+        problem: the rows, the ridge, the batch size; sampling must be shuffled epochs.
+        optimizer: momentum SGD without weight decay.
+        phase: as in `epoch_shuffling_factor`.
+
+    Returns:
+        `MinibatchLaw` whose `constant_noise_covariance` is the shuffled law with C frozen at the optimum, and whose
+        `noise_cov` is C at the phase average.
+
+    Raises:
+        ValueError: if the sampling is another, or the optimizer has weight decay.
+        UnstableError: as in `ridge_regression_law`.
+    """
+    if problem.sampling is not Sampling.SHUFFLED_EPOCHS:
+        raise ValueError(f"`shuffled_regression_law(problem=...)` must shuffle epochs; got {problem.sampling.value}.")
+    independent = ridge_regression_law(problem, optimizer)  # refuses what is unstable
+    data = _Data.of(problem, optimizer)
+    gain = _gain(data.curvatures, optimizer)
+    at_optimum = data.noise_at_optimum()
+    additive = Quadratic(data.curvatures, 0.5 * (at_optimum + at_optimum.T))
+    correlation = -problem.batch_size / (problem.num_rows - problem.batch_size)
+
+    def shuffled(when: Phase) -> NDArray[np.float64]:
+        return shuffled_covariance(
+            additive,
+            optimizer,
+            batches_per_epoch=problem.batches_per_epoch,
+            phase=when,
+            within_epoch_correlation=correlation,
+        )
+
+    average = _solve_fixed_point(lambda cov: gain * data.state_noise(cov), shuffled("mean"))
+    state_noise = data.state_noise(average)
+    constant = shuffled(phase)
+    return MinibatchLaw(
+        covariance=_turned(constant + gain * state_noise, data.basis),
+        constant_noise_covariance=_turned(constant, data.basis),
+        noise_cov=_turned(at_optimum + state_noise, data.basis),
+        noise_cov_at_optimum=_turned(at_optimum, data.basis),
+        optimum=independent.optimum,
+        curvatures=data.curvatures,
+        basis=data.basis,
+        feedback=independent.feedback,
+    )
+
+
 @dataclass(frozen=True)
 class _Data:
     """A regression in the eigenbasis of its Hessian."""
@@ -332,8 +388,7 @@ def _state_covariance(
     curvatures: NDArray[np.float64], optimizer: MomentumSGD, noise: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Covariance of (w, v) under the given noise, in the eigenbasis, shape ``(2m, 2m)``."""
-    law = stationary_covariance(Quadratic(curvatures, noise), optimizer)
-    return np.block([[law.require(), law.cross], [law.cross.T, law.velocity]])
+    return stationary_covariance(Quadratic(curvatures, noise), optimizer).state()
 
 
 class _FourthMoments:

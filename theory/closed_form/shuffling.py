@@ -141,7 +141,7 @@ def shuffled_covariance(
     unit = cycle.mean if step is None else cycle.at[step]
     rotated = np.empty((len(basis.curvatures),) * 2)
     rotated[left, right] = rotated[right, left] = unit[:, 0, 0] * basis.noise[left, right]
-    value = basis.basis @ rotated @ basis.basis.T
+    value = basis.outward(rotated)
     return 0.5 * (value + value.T)
 
 

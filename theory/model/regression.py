@@ -1,10 +1,12 @@
-r"""Two least-squares problems whose gradient noise depends on the weights.
+r"""Finite-sample problems: where mini-batch noise comes from, and what it depends on.
 
 Model     A mini-batch B of S samples gives the gradient
               g_B(w) = (1/S) Σ_{i∈B} x_i (x_iᵀ w − y_i) + κ w,      κ the ridge,
           so its Hessian (1/S) Σ x_i x_iᵀ + κ I changes from batch to batch, and with it the noise at w.
 Problems  `GaussianRegression`: x ~ N(0, A), y = xᵀw° + ε, fresh samples for ever. The optimizer's weight decay is κ.
           `RidgeRegression`: N given rows, sampled by one of three schemes.
+          `FiniteSum`: N losses of one and the same curvature, ½ wᵀΛw + s_nᵀw: batches differ in their offset alone, so
+          that what sampling does to the noise can be seen without what the weights do to it.
 """
 
 from __future__ import annotations
@@ -110,23 +112,7 @@ class RidgeRegression(Setting):
             raise ValueError(f"`RidgeRegression(targets=...)` must have shape {(len(inputs),)}; got {targets.shape}.")
         if not (np.isfinite(self.ridge) and self.ridge >= 0):
             raise ValueError(f"`RidgeRegression(ridge=...)` must be >= 0 and finite; got {self.ridge}.")
-        _check_batch_size(self.batch_size, "RidgeRegression")
-        if self.batch_size > len(inputs):
-            raise ValueError(
-                f"`RidgeRegression(batch_size=...)` must not exceed the {len(inputs)} rows; got {self.batch_size}."
-            )
-        try:
-            sampling = Sampling(self.sampling)
-        except ValueError:
-            known = ", ".join(item.value for item in Sampling)
-            raise ValueError(
-                f"`RidgeRegression(sampling=...)` must be one of {known}; got {self.sampling!r}."
-            ) from None
-        if sampling is Sampling.SHUFFLED_EPOCHS and 2 * self.batch_size > len(inputs):
-            raise ValueError(
-                "`RidgeRegression(batch_size=...)` must leave two batches an epoch, at most "
-                f"{len(inputs) // 2}; got {self.batch_size}."
-            )
+        sampling = _checked_sampling(self.sampling, self.batch_size, len(inputs), "RidgeRegression")
         if self.ridge == 0:
             rank = int(np.linalg.matrix_rank(inputs))
             if rank < inputs.shape[1]:
@@ -154,6 +140,58 @@ class RidgeRegression(Setting):
         return self.num_rows // self.batch_size
 
 
+@keyword_setting
+class FiniteSum(Setting):
+    """Mean of N quadratics ½ wᵀ diag(λ) w + s_nᵀ w with Σ_n s_n = 0: the optimum is the origin.
+
+    Args:
+        curvatures: λ > 0, shape ``(m,)``.
+        offsets: s_n, shape ``(N, m)``, the per-sample gradients at the optimum; their mean must be 0 to 1e-12 of their
+            spread.
+        batch_size: as in `RidgeRegression`.
+        sampling: as in `RidgeRegression`.
+
+    Raises:
+        ValueError: if a value is out of range, not finite, or of the wrong shape.
+    """
+
+    curvatures: NDArray[np.float64]
+    offsets: NDArray[np.float64]
+    batch_size: int
+    sampling: Sampling = Sampling.SHUFFLED_EPOCHS
+
+    def __post_init__(self) -> None:
+        curvatures = _frozen(self.curvatures, "FiniteSum", "curvatures")
+        offsets = _frozen(self.offsets, "FiniteSum", "offsets")
+        if curvatures.ndim != 1 or not len(curvatures) or curvatures.min() <= 0:
+            raise ValueError(f"`FiniteSum(curvatures=...)` must be a vector of numbers > 0; got {self.curvatures}.")
+        if offsets.ndim != 2 or offsets.shape[1] != len(curvatures) or len(offsets) < 2:
+            raise ValueError(
+                f"`FiniteSum(offsets=...)` must have shape (N >= 2, {len(curvatures)}); got {offsets.shape}."
+            )
+        if np.any(np.abs(offsets.mean(axis=0)) > 1e-12 * np.abs(offsets).max()):
+            raise ValueError(f"`FiniteSum(offsets=...)` must have mean 0; got {offsets.mean(axis=0)}.")
+        sampling = _checked_sampling(self.sampling, self.batch_size, len(offsets), "FiniteSum")
+        object.__setattr__(self, "curvatures", curvatures)
+        object.__setattr__(self, "offsets", offsets)
+        object.__setattr__(self, "sampling", sampling)
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.offsets)
+
+    @property
+    def dimension(self) -> int:
+        """Number of weights m."""
+        return len(self.curvatures)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """⌊N/S⌋."""
+        return self.num_rows // self.batch_size
+
+
 def _frozen(values: NDArray[np.float64], owner: str, name: str) -> NDArray[np.float64]:
     array = np.array(values)
     if array.dtype.kind not in "fiu":
@@ -168,3 +206,19 @@ def _frozen(values: NDArray[np.float64], owner: str, name: str) -> NDArray[np.fl
 def _check_batch_size(batch_size: int, owner: str) -> None:
     if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"`{owner}(batch_size=...)` must be an integer >= 1; got {batch_size!r}.")
+
+
+def _checked_sampling(sampling: Sampling | str, batch_size: int, num_rows: int, owner: str) -> Sampling:
+    _check_batch_size(batch_size, owner)
+    if batch_size > num_rows:
+        raise ValueError(f"`{owner}(batch_size=...)` must not exceed the {num_rows} rows; got {batch_size}.")
+    try:
+        checked = Sampling(sampling)
+    except ValueError:
+        known = ", ".join(item.value for item in Sampling)
+        raise ValueError(f"`{owner}(sampling=...)` must be one of {known}; got {sampling!r}.") from None
+    if checked is Sampling.SHUFFLED_EPOCHS and 2 * batch_size > num_rows:
+        raise ValueError(
+            f"`{owner}(batch_size=...)` must leave two batches an epoch, at most {num_rows // 2}; got {batch_size}."
+        )
+    return checked
