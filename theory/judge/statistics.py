@@ -194,3 +194,31 @@ def binomial_interval(successes: int, trials: int, alpha: float = 0.05) -> tuple
 def uniformity_p_value(p_values: ArrayLike) -> float:
     """Kolmogorov–Smirnov p-value of the hypothesis that `p_values` are uniform on (0, 1)."""
     return float(stats.kstest(np.asarray(p_values, dtype=np.float64), "uniform").pvalue)
+
+
+def pooled_moment_covariance(
+    lagged: NDArray[np.float64],
+    num_times: int,
+    replicas: int,
+    first: tuple[NDArray[np.int_], NDArray[np.int_]],
+    second: tuple[NDArray[np.int_], NDArray[np.int_]],
+) -> NDArray[np.float64]:
+    """Covariance of two entries of the pooled second moment, for many pairs of entries at once.
+
+    Model as in `pooled_moment_variance`: Cov(S_pq, S_rs) = (R T²)⁻¹ Σ_{t,t'} (Γ_pr Γ_qs + Γ_ps Γ_qr)(t − t'), where
+    Γ(−h) = Γ(h)ᵀ.
+
+    Args:
+        lagged: Γ(h), shape ``(L, n, n)``.
+        num_times: T.
+        replicas: R.
+        first: index arrays (p, q), each of shape ``(k,)``.
+        second: index arrays (r, s).
+    """
+    (p, q), (r, s) = first, second
+    lags = np.arange(min(len(lagged), num_times))
+    weight = (num_times - lags) / (replicas * float(num_times) ** 2)
+    gamma = lagged[: len(lags)]
+    forward = gamma[:, p, r] * gamma[:, q, s] + gamma[:, p, s] * gamma[:, q, r]
+    backward = gamma[:, r, p] * gamma[:, s, q] + gamma[:, s, p] * gamma[:, r, q]
+    return weight @ forward + weight[1:] @ backward[1:]

@@ -1,0 +1,260 @@
+"""What the commands of ``python -m theory`` do; the arguments are parsed in `theory.__main__`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.closed_form.alignment import commutativity, commutativity_price
+from theory.closed_form.eigenbasis import eigenbasis
+from theory.closed_form.stationary import largest_stable_learning_rate, stationary_covariance, stationary_variance
+from theory.judge.evidence import Evidence, atomic_write, plain, provenance
+from theory.judge.verdict import exit_status
+from theory.model.noise import Gaussian, NoiseLaw, Rademacher, StudentT, Uniform
+from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
+from theory.oracle.lyapunov import METHODS, lyapunov_covariance
+from theory.progress import Progress
+
+_NOISE_LAWS: dict[str, NoiseLaw] = {
+    "gaussian": Gaussian(),
+    "rademacher": Rademacher(),
+    "uniform": Uniform(),
+    "student": StudentT(),
+}
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Judge the register, or part of it, and print the verdict table."""
+    from theory.claims import CLAIMS, EXPERIMENTS
+    from theory.verification import select, verdict_table
+    from theory.verification import verify as run
+
+    quiet = options.json
+    chosen = select(CLAIMS, options.claims)
+    if options.until_decided:
+        from theory.until_decided import verify_until_decided
+
+        verdicts = verify_until_decided(chosen, options.out, seed=options.seed, named=options.claims is not None)
+    else:
+        verdicts = run(
+            chosen,
+            EXPERIMENTS,
+            options.out,
+            seed=options.seed,
+            budget=options.budget,
+            progress=Progress,
+            announce=lambda line: None if quiet else print(line, file=sys.stderr, flush=True),
+        )
+    status = exit_status(verdicts)
+    if options.json:
+        print(json.dumps([verdict.to_dict() for verdict in verdicts], indent=1, allow_nan=False, ensure_ascii=False))
+    else:
+        print(verdict_table(verdicts))
+        for verdict in verdicts:
+            if verdict.note:
+                print(f"{verdict.claim}: {verdict.note}")
+        print(f"evidence and verdicts: {options.out}")
+    return status
+
+
+def claims(options: argparse.Namespace) -> int:
+    """Print the register."""
+    from theory.claims import CLAIMS, EXPERIMENTS
+    from theory.judge.claim import FAMILY_ALPHA, FAMILY_SIZE, MISS, Kind
+    from theory.verification import register_table
+
+    if options.json:
+        fields = ("name", "statement", "source", "kind", "experiments", "assumptions", "num_tests", "detects", "margin")
+        rows = [{**{name: getattr(claim, name) for name in fields}, "decoys": list(claim.decoys)} for claim in CLAIMS]
+        print(json.dumps(plain(rows), indent=1, ensure_ascii=False))
+        return 0
+    print(register_table(CLAIMS, EXPERIMENTS))
+    used = sum(claim.num_tests for claim in CLAIMS if claim.kind is not Kind.HYPOTHESIS)
+    print(
+        f"\nfamily: α = {FAMILY_ALPHA:g} over {FAMILY_SIZE} slots, {used} in use; a decoy off by what a claim detects "
+        f"escapes with chance ≤ {MISS:g}"
+    )
+    return 0
+
+
+def solve(options: argparse.Namespace) -> int:
+    """Stationary law of a user's own matrices, with every oracle's answer beside the closed form's."""
+    problem, optimizer = _problem(options)
+    if options.out is not None and options.out.exists():
+        raise ValueError(f"`--out` must not exist; got {options.out}.")
+    solution = stationary_covariance(problem, optimizer)
+    state = solution.state()
+    frame = eigenbasis(problem)
+    gamma = np.diag(frame.noise)
+    price = commutativity_price(problem, optimizer)
+    measures = commutativity(problem)
+    oracles: dict[str, Any] = {}
+    for method in METHODS:
+        try:
+            answer = lyapunov_covariance(problem, optimizer, method)
+        except ValueError as error:
+            oracles[method] = {"status": str(error)}
+            continue
+        row: dict[str, Any] = {"status": str(answer.status), "error_bound": answer.error_bound}
+        if answer.value is not None:
+            gap = float(np.linalg.norm(answer.state() - state) / np.linalg.norm(state))
+            row |= {"difference": gap, "relative_residual": answer.relative_residual}
+        oracles[method] = row
+    limit = largest_stable_learning_rate(float(frame.curvatures.max()), optimizer)
+    result = {
+        "dimension": problem.dimension,
+        "largest_stable_learning_rate": limit,
+        "spectral_radius": solution.spectral_radius,
+        "error_bound": solution.error_bound,
+        "relative_residual": solution.relative_residual,
+        "trace": float(np.trace(_value(solution.value))),
+        "curvatures": frame.curvatures.tolist(),
+        "noise_variances": gamma.tolist(),
+        "stationary_variances": stationary_variance(problem, optimizer).tolist(),
+        "commutativity": _fields(measures),
+        "commutativity_price": _fields(price),
+        "oracles": oracles,
+    }
+    if options.out is not None:
+        _write_arrays(
+            options.out, covariance=solution.value, velocity=solution.velocity, cross=solution.cross
+        )
+    if options.json:
+        print(json.dumps(_finite(result), indent=1, allow_nan=False, ensure_ascii=False))
+        return 0
+    print(f"stationary law of momentum SGD, m = {problem.dimension}")
+    print(f"  stable: spectral radius {solution.spectral_radius:.9g}; learning rate must stay below {limit:.6g}")
+    print(f"  error bound {solution.error_bound:.1e}, residual {solution.relative_residual:.1e}, tr Σ {result['trace']:.9g}")
+    print(f"  {'curvature λ':>14} {'noise γ':>14} {'variance σ²':>14}")
+    variances = result["stationary_variances"]
+    rows = list(zip(frame.curvatures, gamma, variances, strict=True))
+    for curvature, noise, variance in rows if len(rows) <= 12 else rows[:6] + rows[-6:]:
+        print(f"  {curvature:14.6g} {noise:14.6g} {variance:14.6g}")
+    if len(rows) > 12:
+        print(f"  (the six flattest and the six sharpest of {len(rows)} directions; --json or --out for all)")
+    print("commutativity of H and C")
+    for name, value in {**_fields(measures), **_fields(price)}.items():
+        if isinstance(value, float):
+            print(f"  {name:32} {value:.6g}")
+    print("oracles against the closed form (relative difference of the state covariance)")
+    for method, row in oracles.items():
+        difference = f"{row['difference']:.1e}" if "difference" in row else "–"
+        bound = f"(bound {row['error_bound']:.0e})" if row.get("error_bound") is not None else ""
+        print(f"  {method:10} {difference:>8} {bound:16} {row['status']}")
+    return 0
+
+
+def simulate(options: argparse.Namespace) -> int:
+    """Monte Carlo of a user's own matrices; writes evidence and prints measured against predicted variances."""
+    from theory.oracle.simulate import Segment, Simulation
+    from theory.oracle.simulate import simulate as run
+    from theory.verification import prepare_folder
+
+    problem, optimizer = _problem(options)
+    solution = stationary_covariance(problem, optimizer)
+    burn_in = options.burn_in
+    if burn_in is None:
+        # ρ^(2t) ≤ 1e-6; a double root decays as t ρ^t, hence the margin
+        burn_in = int(np.ceil(1.3 * np.log(1e-6) / (2 * np.log(max(solution.spectral_radius, 1e-3))))) + 20
+    if options.steps < 1 or burn_in < 0 or options.replicas < 2:
+        raise ValueError(
+            "`simulate` needs --steps >= 1, --burn-in >= 0 and --replicas >= 2; "
+            f"got {options.steps}, {burn_in} and {options.replicas}."
+        )
+    total = burn_in + options.steps
+    setting = Simulation(
+        problem=problem,
+        segments=(Segment(optimizer=optimizer, steps=total),),
+        replicas=options.replicas,
+        record_times=tuple(range(burn_in + 1, total + 1)),
+        pool=True,
+        noise=_NOISE_LAWS[options.noise_law],
+    )
+    prepare_folder(options.out)
+    started = time.time()
+    with Progress("simulate") as progress:
+        moments = run(setting, seed=options.seed, progress=progress)
+    arrays = {"count": moments.count, "mean": moments.mean, "second": moments.second, "lag": moments.lag}
+    evidence = Evidence(
+        experiment="simulate",
+        setting=setting.to_dict(),
+        seed=options.seed,
+        measured={"engine": moments.engine, "replicas": options.replicas},
+        arrays=arrays,
+        provenance=provenance(started),
+    )
+    try:
+        path = evidence.write(options.out)
+    except FileExistsError as error:
+        raise ValueError(f"`--seed` must be new for this setting; {error}") from None
+    frame = eigenbasis(problem)
+    m = problem.dimension
+    measured = np.diag(frame.inward(np.asarray(moments.second[0][:m, :m])))
+    predicted = np.diag(frame.inward(_value(solution.value)))
+    if options.json:
+        rows = {"curvatures": frame.curvatures, "measured": measured, "predicted": predicted, "evidence": str(path)}
+        print(json.dumps(plain(rows), indent=1))
+        return 0
+    print(f"  {'curvature λ':>14} {'measured σ²':>14} {'predicted σ²':>14} {'ratio':>10}")
+    for curvature, found, expected in zip(frame.curvatures, measured, predicted, strict=True):
+        print(f"  {curvature:14.6g} {found:14.6g} {expected:14.6g} {found / expected:10.5f}")
+    print(f"evidence: {path}")
+    return 0
+
+
+def _problem(options: argparse.Namespace) -> tuple[Quadratic, MomentumSGD]:
+    optimizer = MomentumSGD(
+        learning_rate=options.learning_rate,
+        momentum=options.momentum,
+        dampening=options.dampening,
+        nesterov=options.nesterov,
+        weight_decay=options.weight_decay,
+        form=options.form,
+    )
+    return Quadratic.load(options.hessian, options.noise), optimizer
+
+
+def _write_arrays(path: Path, **arrays: NDArray[np.float64] | None) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: _value(array) for name, array in arrays.items()})  # pyright: ignore[reportArgumentType]
+    atomic_write(path, buffer.getvalue(), overwrite=False)
+
+
+def _value(array: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    if array is None:
+        raise ValueError("the closed form gave no covariance.")
+    return array
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, or a mapping, or one number, as a dictionary."""
+    import dataclasses
+
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return dict(value) if isinstance(value, dict) else {"value": value}
+
+
+def _finite(value: Any) -> Any:
+    """JSON values with None where a number is not finite."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _finite(value.tolist())
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value if isinstance(value, (str, int, bool, type(None))) else _finite(_fields(value))

@@ -1,0 +1,171 @@
+"""From a register of claims to verdicts: run what evidence is missing, judge, write, and print the table.
+
+A results folder holds ``evidence/``, ``verdicts.json`` and what the report adds. A run that was stopped goes on from
+the evidence already there: a recorded run is recognised by its run-id and not made again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from theory.judge.claim import Claim, Experiment, Progress
+from theory.judge.evidence import Evidence, provenance, run_id
+from theory.judge.verdict import Outcome, Verdict, write_verdicts
+
+BUDGETS = ("default", "full")
+
+
+def prepare_folder(out: Path) -> None:
+    """Make sure `out` can take results: new, empty, or a results folder of ours.
+
+    Raises:
+        ValueError: if it is a file, holds something else, or cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`--out` must be a folder; got the file {out}.")
+    if out.is_dir() and any(out.iterdir()) and not (out / "evidence").is_dir():
+        raise ValueError(f"`--out` must be new, empty or a results folder; got {out}, which holds other files.")
+    try:
+        (out / "evidence").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"`--out` must be writable; got {out}: {error.strerror}.") from None
+    if not os.access(out, os.W_OK):
+        raise ValueError(f"`--out` must be writable; got {out}: permission denied.")
+
+
+def gather(
+    experiments: Iterable[Experiment],
+    out: Path,
+    *,
+    seed: int,
+    budget: str,
+    progress: Callable[[str], Progress] | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> dict[str, Evidence]:
+    """Evidence of every experiment: read back where it is recorded, measured and written where it is not.
+
+    Raises:
+        ValueError: if recorded evidence cannot be read.
+        OSError: if evidence cannot be written.
+    """
+    gathered: dict[str, Evidence] = {}
+    for experiment in experiments:
+        setting = experiment.setting(budget)
+        plain = setting.to_dict()
+        path = out / "evidence" / experiment.name / f"{run_id(experiment.name, plain, seed)}.json"
+        if path.exists():
+            gathered[experiment.name] = Evidence.read(path)
+            announce(f"{experiment.name}: recorded already")
+            continue
+        started = time.time()
+        measured, arrays = experiment.run(setting, seed, _nothing if progress is None else progress(experiment.name))
+        measured = dict(measured)
+        evidence = Evidence(
+            experiment=experiment.name,
+            setting=plain,
+            seed=seed,
+            measured=measured,
+            arrays=dict(arrays),
+            provenance=provenance(started, title=experiment.title, budget=budget),
+        )
+        evidence.write(out)
+        announce(f"{experiment.name}: {evidence.provenance['seconds']:.1f} s")
+        gathered[experiment.name] = evidence
+    return gathered
+
+
+def verify(
+    claims: Sequence[Claim],
+    experiments: Sequence[Experiment],
+    out: Path,
+    *,
+    seed: int,
+    budget: str = "default",
+    progress: Callable[[str], Progress] | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> tuple[Verdict, ...]:
+    """Judge `claims` on the evidence under `out`, making what is missing, and write ``verdicts.json``.
+
+    Raises:
+        ValueError: if the budget is unknown or the folder cannot take results.
+        OSError: if the disk is full.
+    """
+    if budget not in BUDGETS:
+        raise ValueError(f"`verify(budget=...)` must be one of {BUDGETS}; got {budget!r}.")
+    prepare_folder(out)
+    needed = {name for claim in claims for name in claim.experiments}
+    chosen = [experiment for experiment in experiments if experiment.name in needed]
+    evidence = gather(chosen, out, seed=seed, budget=budget, progress=progress, announce=announce)
+    verdicts = tuple(claim.judge(evidence) for claim in claims)
+    write_verdicts(verdicts, out)
+    return verdicts
+
+
+def select(claims: Sequence[Claim], names: Sequence[str] | None) -> tuple[Claim, ...]:
+    """The claims named, in the register's order; all of them if `names` is None.
+
+    Raises:
+        ValueError: naming unknown ids and the known ones.
+    """
+    if names is None:
+        return tuple(claims)
+    known = [claim.name for claim in claims]
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ValueError(f"`--claims` must name registered claims; got {unknown}, known are {', '.join(known)}.")
+    return tuple(claim for claim in claims if claim.name in names)
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> str:
+    """The verdicts as a plain table: claim, kind, outcome, worst error with its interval, decoys refuted, note."""
+    rows = [("claim", "kind", "outcome", "error (interval)", "ν reached/needed", "decoys refuted")]
+    for verdict in verdicts:
+        refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in verdict.decoys)
+        rows.append(
+            (
+                verdict.claim,
+                str(verdict.kind),
+                str(verdict.outcome),
+                _estimate(verdict),
+                "" if verdict.reached is None else f"{verdict.reached:.3g}/{verdict.required:.3g}",
+                f"{refuted} of {len(verdict.decoys)}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(lines)
+
+
+def register_table(claims: Iterable[Claim], experiments: Iterable[Experiment]) -> str:
+    """The register: every claim with its statement, source, kind, what it detects, tests and decoys."""
+    titles: Mapping[str, str] = {experiment.name: experiment.title for experiment in experiments}
+    lines = []
+    for claim in claims:
+        reach = f"margin {claim.margin:g}" if claim.margin is not None else f"detects {claim.detects:g}"
+        lines += [
+            f"{claim.name}  ({claim.kind}; {reach}; {claim.num_tests} tests)",
+            f"    {claim.statement}",
+            f"    source       {claim.source}",
+            f"    assumes      {'; '.join(claim.assumptions) or 'nothing more'}",
+            f"    decoys       {'; '.join(claim.decoys)}",
+            *(f"    evidence     {name}: {titles[name]}" for name in claim.experiments),
+            "",
+        ]
+    return "\n".join(lines).rstrip()
+
+
+def _estimate(verdict: Verdict) -> str:
+    if verdict.estimate is None:
+        return "–"
+    low, high = verdict.interval
+    if low is None or high is None:
+        return f"{verdict.estimate:+.2e}"
+    return f"{verdict.estimate:+.2e} ({low:+.2e}, {high:+.2e})"
+
+
+def _nothing(fraction: float) -> None:
+    del fraction
