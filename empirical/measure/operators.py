@@ -16,6 +16,7 @@ Oracle    Tests: dense H (`torch.func.hessian`) and dense C in float64, curvlino
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -27,6 +28,12 @@ from torch.func import grad, jvp, vmap
 
 from empirical.measure.landscape import Landscape
 from empirical.measure.precision import full_precision
+
+with warnings.catch_warnings():
+    # torch loads this table at the first forward derivative, by way of a decorator of its own that it has deprecated:
+    # loaded here, once, so that nobody's warnings-as-errors strike in the middle of a product.
+    warnings.simplefilter("ignore")
+    import torch._decomp.decompositions_for_jvp
 
 HessianMethod = Literal["auto", "double-backward", "jvp-of-gradient"]
 ProjectionMethod = Literal["auto", "per-sample-gradients", "jvp"]
