@@ -114,28 +114,36 @@ def pgd(
     Raises:
         ValueError: if ``x`` is not a batch of floats, or a random start is asked for without a generator.
     """
-    return pgd_from(model, x, y, setting, draw_starts(x, setting, generator=generator), autocast=autocast)
+    starts = draw_starts(x.shape, setting, generator=generator, device=x.device, dtype=x.dtype)
+    return pgd_from(model, x, y, setting, starts, autocast=autocast)
 
 
-def draw_starts(x: Tensor, setting: PGD, *, generator: torch.Generator | None) -> Tensor:
-    """Start perturbations ``(restarts, *x.shape)``, before projection onto [0, 1]; zeros without a random start.
+def draw_starts(
+    batch_shape: tuple[int, ...],
+    setting: PGD,
+    *,
+    generator: torch.Generator | None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Start perturbations ``(restarts, *batch_shape)``, before projection onto [0, 1]; zeros without a random start.
 
     Raises:
         ValueError: if a random start is asked for without a generator.
     """
-    shape = (setting.restarts, *x.shape)
+    shape = (setting.restarts, *batch_shape)
     if setting.random_start == "none" or setting.epsilon == 0:
-        return x.new_zeros(shape)
+        return torch.zeros(shape, device=device, dtype=dtype)
     if generator is None:
         raise ValueError(f"`pgd(generator=...)` is needed for random_start={setting.random_start!r}; got None.")
     if setting.random_start == "gaussian":
-        return 0.001 * torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+        return 0.001 * torch.randn(shape, generator=generator, device=device, dtype=dtype)
     if setting.norm == "linf":
-        unit = torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
+        unit = torch.rand(shape, generator=generator, device=device, dtype=dtype)
         return (2 * unit - 1) * setting.epsilon
     # A uniform direction at a radius uniform in [0, ε] (Rice et al.'s L2 start; not uniform in volume).
-    direction = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-    radius = torch.rand((*shape[:2], *(1 for _ in shape[2:])), generator=generator, device=x.device, dtype=x.dtype)
+    direction = torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    radius = torch.rand((*shape[:2], *(1 for _ in shape[2:])), generator=generator, device=device, dtype=dtype)
     return direction * (setting.epsilon * radius / _image_norms(direction.flatten(0, 1)).view_as(radius))
 
 

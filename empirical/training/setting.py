@@ -118,6 +118,8 @@ class Precision(Setting):
             compiled graphs have no second derivative).
         cuda_graph: replay the whole attack as one CUDA graph on full batches.
         tf32: allow TensorFloat-32 in matrix products and convolutions (10-bit mantissa).
+        deterministic: ask cuDNN for deterministic algorithms and no autotuning, so that a resumed run is the same to
+            the bit; off, it may choose faster ones.
 
     Raises:
         ValueError: if `autocast` is unknown.
@@ -128,6 +130,7 @@ class Precision(Setting):
     compile: bool = False
     cuda_graph: bool = False
     tf32: bool = False
+    deterministic: bool = True
 
     def __post_init__(self) -> None:
         if self.autocast not in AUTOCAST:
@@ -174,7 +177,7 @@ class Training(Setting):
     checkpoint_epochs: tuple[int, ...] = ()
     log_window: int = 100
     ema_decay: float = 0.0
-    precision: Precision = Precision()  # noqa: RUF009  (frozen)
+    precision: Precision = Precision()
 
     def __post_init__(self) -> None:
         if self.epochs < 1:

@@ -1,0 +1,84 @@
+"""Clean and robust loss and accuracy at fixed weights: eval mode, float32, no augmentation, the same attack everywhere.
+
+The robust generalization gap is a difference of two such numbers. The "train robust accuracy" of published logs is
+not: it is averaged while the weights move, in train mode, on augmented data, and for AWP at perturbed weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from empirical.data.resident import Split
+from empirical.data.streams import generator
+from empirical.training.attack import PGD, pgd
+from empirical.training.distributed import SINGLE, World
+
+__all__ = ["SplitMetrics", "eval_mode", "evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitMetrics:
+    """Means over `count` images; losses in nats, accuracies in [0, 1]."""
+
+    count: int
+    clean_loss: float
+    clean_accuracy: float
+    robust_loss: float
+    robust_accuracy: float
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Within: eval mode. After: every module in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def evaluate(
+    model: nn.Module, split: Split, attack: PGD, *, seed: int, batch_size: int = 500, world: World = SINGLE
+) -> SplitMetrics:
+    """Evaluate the model as it is; processes share the batches.
+
+    The random starts depend on `seed` and the batch alone, so that two evaluations differ by the weights only.
+
+    Raises:
+        ValueError: if the split is empty.
+    """
+    if len(split) == 0:
+        raise ValueError("`evaluate(split=...)` must hold at least one image; got 0.")
+    totals = torch.zeros(4, dtype=torch.float64, device=split.images.device)
+    with eval_mode(model):
+        for index, (x, y) in enumerate(split.batches(batch_size)):
+            if index % world.size != world.rank:
+                continue
+            source = generator(seed, "evaluation", index, device=x.device)
+            adversarial = pgd(model, x, y, attack, generator=source)
+            with torch.no_grad():
+                clean, robust = model(x), model(adversarial)
+                totals += torch.stack(
+                    [
+                        functional.cross_entropy(clean.double(), y, reduction="sum"),
+                        (clean.argmax(1) == y).sum().double(),
+                        functional.cross_entropy(robust.double(), y, reduction="sum"),
+                        (robust.argmax(1) == y).sum().double(),
+                    ]
+                )
+    clean_loss, clean_hits, robust_loss, robust_hits = (world.sum(totals) / len(split)).tolist()
+    return SplitMetrics(
+        count=len(split),
+        clean_loss=clean_loss,
+        clean_accuracy=clean_hits,
+        robust_loss=robust_loss,
+        robust_accuracy=robust_hits,
+    )

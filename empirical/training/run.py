@@ -1,0 +1,542 @@
+"""One run, one folder: train, evaluate, log, checkpoint, stop cleanly, resume to the bit, leave evidence.
+
+    <out>/runs/<method>-seed<seed>-<run-id>/setting.json        the Setting and the seed
+                                            metrics.jsonl       per iteration around decays, per epoch elsewhere
+                                            checkpoints/epoch-0060.pt, …, last.pt
+                                            events.out.*        TensorBoard, where asked for
+    <out>/evidence/training/<run-id>.json, .npz                 for the judge, when the run is complete
+
+A kill at any moment costs the iterations since the last checkpoint and nothing else: files appear whole, and what the
+log holds beyond that checkpoint is written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from empirical.data.resident import Data, Split, load_data
+from empirical.network.setting import build_network, parameter_count
+from empirical.training.checkpoint import load_checkpoint, save_checkpoint
+from empirical.training.distributed import SINGLE, World
+from empirical.training.evaluate import SplitMetrics, evaluate
+from empirical.training.masking import check_masking, svhn_trap
+from empirical.training.metrics import MetricsLog, read_metrics
+from empirical.training.schedule import decay_iterations
+from empirical.training.setting import Training
+from empirical.training.trainer import Step, Trainer, numerics
+from theory.judge.evidence import Evidence, atomic_write, provenance, run_id
+
+__all__ = ["EXPERIMENT", "DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
+
+EXPERIMENT = "training"
+#: Seconds between saves of `last.pt`: at most this much work is lost to a kill.
+SAVE_EVERY = 15.0
+#: Iterations between looks at the losses on a GPU, where each look waits for the device.
+LOOK_EVERY = 50
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite: the run was stopped, its last checkpoint is good."""
+
+
+class Interrupted(Exception):  # noqa: N818  (a request, not an error)
+    """SIGINT or SIGTERM arrived: the iteration was finished and a checkpoint written."""
+
+    def __init__(self, number: int, iteration: int) -> None:
+        self.number, self.iteration = number, iteration
+        super().__init__(f"stopped by {signal.Signals(number).name} after iteration {iteration}; resume with --resume.")
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal number, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a person wants to see while it runs."""
+
+    iteration: int
+    num_iterations: int
+    epoch: int
+    epochs: int
+    learning_rate: float
+    loss: float
+    train_accuracy: float
+    robust_accuracy: float | None  # of the last evaluation, on validation images where there are some, else test
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Where a run lives."""
+
+    out: Path
+    path: Path
+    run_id: str
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The log."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evidence(self) -> Path:
+        """The evidence of the completed run."""
+        return self.out / "evidence" / EXPERIMENT / f"{self.run_id}.json"
+
+
+def run_folder(setting: Training, seed: int, out: str | Path) -> RunFolder:
+    """The folder of this Setting and seed under `out`."""
+    identity = run_id(EXPERIMENT, setting.to_dict(), seed)
+    path = Path(out) / "runs" / f"{setting.method.name}-seed{seed}-{identity[:8]}"
+    return RunFolder(out=Path(out), path=path, run_id=identity)
+
+
+def train(
+    setting: Training,
+    *,
+    seed: int,
+    out: str | Path,
+    device: torch.device | str = "cpu",
+    data_root: str | Path = "data",
+    download: bool = True,
+    resume: bool = False,
+    world: World = SINGLE,
+    tensorboard: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> RunFolder:
+    """Train from the start, or from the newest checkpoint; a completed run is left as it is.
+
+    Args:
+        setting: what is trained.
+        seed: root seed.
+        out: folder of runs and evidence.
+        device: "cpu", "cuda", "cuda:1".
+        data_root: folder of downloaded archives.
+        download: fetch missing archives.
+        resume: continue an existing folder.
+        world: this process among several; the first one writes.
+        tensorboard: write TensorBoard events too.
+        progress: called after an iteration, at most every half second.
+        note: called with sentences that a person should read.
+
+    Raises:
+        ValueError: if the folder holds a run that is not finished and `resume` is False, or the data is not there.
+        DivergedError: if the loss is not finite.
+        Interrupted: after SIGINT or SIGTERM.
+        MemoryError: if memory runs out, naming the settings to lower.
+        OSError: if the disk is full; the newest checkpoint is whole.
+    """
+    folder = run_folder(setting, seed, out)
+    say = note or (lambda sentence: None)
+    if folder.evidence.exists():
+        say(f"{folder.path.name} is complete.")
+        return folder
+    if folder.path.exists() and any(folder.path.iterdir()) and not resume:
+        raise ValueError(f"`train(out=...)` holds an unfinished run at {folder.path}; pass --resume or another folder.")
+    data = load_data(setting.data, root=data_root, download=download and world.rank == 0, device=device)
+    try:
+        with numerics(setting.precision):
+            _Run(setting, seed, folder, data, torch.device(device), world, tensorboard, progress, say).go()
+    except torch.OutOfMemoryError:
+        raise MemoryError(_memory_advice(setting)) from None
+    except RuntimeError as error:
+        if "allocate memory" in str(error):  # the CPU allocator has no class of its own
+            raise MemoryError(_memory_advice(setting)) from None
+        raise
+    return folder
+
+
+def _memory_advice(setting: Training) -> str:
+    return (
+        f"out of memory: lower --batch-size (now {setting.batch_size}) or --evaluation-batch-size "
+        f"(now {setting.evaluation.batch_size}), or use --autocast bfloat16."
+    )
+
+
+class _Run:
+    """The loop around a `Trainer`."""
+
+    def __init__(
+        self,
+        setting: Training,
+        seed: int,
+        folder: RunFolder,
+        data: Data,
+        device: torch.device,
+        world: World,
+        tensorboard: bool,
+        progress: Callable[[Progress], None] | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.setting, self.seed, self.folder, self.data, self.world, self.say = setting, seed, folder, data, world, say
+        self.started = time.time()
+        self.progress = progress if world.rank == 0 else None
+        self.leads = world.rank == 0
+        if self.leads:
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            identity = {"run_id": folder.run_id, "seed": seed, "setting": setting.to_dict()}
+            text = json.dumps(identity, indent=1, ensure_ascii=False) + "\n"
+            atomic_write(folder.path / "setting.json", text.encode(), overwrite=True)
+        world.wait()
+        self.trainer = self._start(device)
+        self.first_iteration = self.trainer.iteration
+        self.log: MetricsLog | None = None
+        if self.leads:
+            self.log = MetricsLog(folder.metrics, iteration=self.trainer.iteration)
+        self.board = _board(folder.path) if tensorboard and self.leads else None
+        self.decays = decay_iterations(self.trainer.rates)
+        self.pending: list[Step] = []
+        self.sums = np.zeros(3)  # loss, accuracy, steps of the current epoch
+        self.last_progress = self.last_save = time.monotonic()
+        self.shown: float | None = None
+        for sentence in svhn_trap(setting.data.name, setting.method.attack, setting.evaluation.attack):
+            self.say(f"warning: {sentence}")
+
+    def _start(self, device: torch.device) -> Trainer:
+        newest = self._newest()
+        if newest is None:
+            return Trainer(self.setting, seed=self.seed, data=self.data, device=device, world=self.world)
+        checkpoint = load_checkpoint(newest)
+        if checkpoint.setting != self.setting or checkpoint.seed != self.seed:
+            raise ValueError(f"`train(resume=True)` found a checkpoint of another run at {newest}.")
+        if checkpoint.world_size != self.world.size:
+            self.say(
+                f"warning: trained with {checkpoint.world_size} processes so far, continued with {self.world.size}; "
+                "not the same to the bit."
+            )
+        self.say(f"resuming {self.folder.path.name} at iteration {checkpoint.iteration}.")
+        return Trainer.from_checkpoint(checkpoint, data=self.data, device=device, world=self.world)
+
+    def _newest(self) -> Path | None:
+        """The readable checkpoint of the latest iteration; a damaged one is named and passed over."""
+        best: tuple[int, Path] | None = None
+        for path in sorted(self.folder.checkpoints.glob("*.pt")):
+            try:
+                iteration = load_checkpoint(path).iteration
+            except ValueError as error:
+                self.say(f"warning: passing over {path.name}: {error}")
+                continue
+            if best is None or iteration > best[0]:
+                best = (iteration, path)
+        return best[1] if best else None
+
+    def go(self) -> None:
+        """Train to the end and leave the evidence."""
+        setting, trainer = self.setting, self.trainer
+        try:
+            with _signals() as received:
+                if trainer.iteration == 0:
+                    self._evaluate()
+                    self._save(0)
+                while trainer.iteration < setting.num_iterations:
+                    self.pending.append(trainer.step())
+                    boundary = trainer.iteration % setting.iterations_per_epoch == 0
+                    if trainer.device.type == "cpu" or len(self.pending) >= LOOK_EVERY or boundary or received:
+                        self._look()
+                    if boundary:
+                        self._close_epoch()
+                    stop = self.world.agree(received[0] if received else 0)
+                    if stop:
+                        self._look()
+                        self._save(None)
+                        raise Interrupted(stop, trainer.iteration)
+            if self.leads:
+                self._leave_evidence()
+            self.world.wait()
+        finally:
+            if self.log is not None:
+                self.log.close()
+            if self.board is not None:
+                self.board.close()
+
+    def _look(self) -> None:
+        """Fetch the losses of the last steps from the device, log them, and stop if one is not finite."""
+        if not self.pending:
+            return
+        steps, self.pending = self.pending, []
+        values = torch.stack([torch.stack([step.loss, step.accuracy.to(step.loss)]) for step in steps]).cpu().numpy()
+        for step, (loss, accuracy) in zip(steps, values, strict=True):
+            if not np.isfinite(loss):
+                if self.log is not None:
+                    self.log.sync()
+                raise DivergedError(
+                    f"the loss is not finite at iteration {step.iteration} (epoch {step.epoch}, learning rate "
+                    f"{step.learning_rate:g}); the last checkpoint in {self.folder.checkpoints} is good. "
+                    "Lower --learning-rate, or look at the data."
+                )
+            self.sums += (loss, accuracy, 1)
+            if self._near_decay(step.iteration):
+                self._write(
+                    kind="iteration",
+                    iteration=step.iteration + 1,
+                    epoch=step.epoch,
+                    learning_rate=step.learning_rate,
+                    loss=float(loss),
+                    accuracy=float(accuracy),
+                )
+        self._report(steps[-1], *values[-1])
+
+    def _near_decay(self, iteration: int) -> bool:
+        window = self.setting.log_window
+        return any(decay - window <= iteration < decay + window for decay in self.decays)
+
+    def _report(self, step: Step, loss: float, accuracy: float) -> None:
+        now = time.monotonic()
+        if self.progress is None or (
+            now - self.last_progress < 0.5 and self.trainer.iteration < len(self.trainer.rates)
+        ):
+            return
+        self.last_progress = now
+        done = self.trainer.iteration - self.first_iteration
+        seconds = time.time() - self.started
+        self.progress(
+            Progress(
+                iteration=self.trainer.iteration,
+                num_iterations=self.setting.num_iterations,
+                epoch=step.epoch,
+                epochs=self.setting.epochs,
+                learning_rate=step.learning_rate,
+                loss=float(loss),
+                train_accuracy=float(accuracy),
+                robust_accuracy=self.shown,
+                seconds_left=seconds / max(done, 1) * (self.setting.num_iterations - self.trainer.iteration),
+            )
+        )
+
+    def _close_epoch(self) -> None:
+        epoch = self.trainer.epoch
+        near = any(
+            abs(self.trainer.iteration - decay) <= 3 * self.setting.iterations_per_epoch for decay in self.decays
+        )
+        if epoch % self.setting.evaluation.every == 0 or near or epoch == self.setting.epochs:
+            self._evaluate()
+        self._save(epoch)
+        self.sums[:] = 0
+
+    def _evaluate(self) -> None:
+        trainer, evaluation = self.trainer, self.setting.evaluation
+        self.world.share_buffers(trainer.model)
+        probes: dict[str, Split] = {
+            "train": self.data.train.first(evaluation.train_probe or len(self.data.test)),
+            "validation": self.data.validation,
+            "test": self.data.test,
+        }
+        found: dict[str, SplitMetrics] = {
+            name: evaluate(
+                trainer.model,
+                split,
+                evaluation.attack,
+                seed=self.seed,
+                batch_size=evaluation.batch_size,
+                world=self.world,
+            )
+            for name, split in probes.items()
+            if len(split)
+        }
+        self.shown = (found.get("validation") or found["test"]).robust_accuracy
+        norms = _weight_norms(trainer.model)
+        loss, accuracy, steps = self.sums
+        line: dict[str, Any] = {
+            "kind": "epoch",
+            "iteration": trainer.iteration,
+            "epoch": trainer.epoch,
+            "learning_rate": float(trainer.rates[max(trainer.iteration - 1, 0)]),
+            "running_loss": loss / steps if steps else None,
+            "running_accuracy": accuracy / steps if steps else None,
+            **{
+                f"{name}_{key}": value
+                for name, metrics in found.items()
+                for key, value in asdict(metrics).items()
+                if key != "count"
+            },
+            "weight_norm": float(np.sqrt(sum(norm**2 for norm in norms.values()))),
+            "layer_norms": norms,
+            "seconds": round(time.time() - self.started, 3),
+        }
+        self._write(**line)
+        if self.board is not None:
+            for key, value in line.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(key, value, trainer.iteration)
+
+    def _write(self, **line: Any) -> None:
+        if self.log is not None:
+            self.log.write(**line)
+
+    def _save(self, epoch: int | None) -> None:
+        """Keep the checkpoint of a listed epoch; refresh `last.pt` when it is old, or (None) in any case."""
+        if self.log is None:
+            return
+        kept = epoch is not None and epoch in self.setting.checkpoint_epochs
+        overdue = epoch is None or time.monotonic() - self.last_save > SAVE_EVERY
+        if not (kept or overdue):
+            return
+        self.log.sync()  # the log must reach as far as the checkpoint does
+        for name in ([f"epoch-{epoch:04d}.pt"] if kept else []) + (["last.pt"] if overdue else []):
+            trainer = self.trainer
+            save_checkpoint(
+                self.folder.checkpoints / name,
+                setting=self.setting,
+                seed=self.seed,
+                iteration=trainer.iteration,
+                model=trainer.model,
+                momentum=trainer.momentum(),
+                average=trainer.average,
+                data_digest=self.data.digest,
+                world_size=self.world.size,
+            )
+        self.last_save = time.monotonic()
+
+    def _leave_evidence(self) -> None:
+        assert self.log is not None
+        setting, trainer, data = self.setting, self.trainer, self.data
+        if setting.num_iterations // setting.iterations_per_epoch not in setting.checkpoint_epochs:
+            self._save(None)
+        self.log.sync()
+        epochs = read_metrics(self.folder.metrics, "epoch")
+        iterations = read_metrics(self.folder.metrics, "iteration")
+        measured: dict[str, Any] = {
+            "method": setting.method.name,
+            "data": setting.data.name,
+            "data_digest": data.digest,
+            "num_parameters": parameter_count(trainer.model),
+            "num_train": len(data.train),
+            "num_validation": len(data.validation),
+            "num_test": len(data.test),
+            "iterations_per_epoch": setting.iterations_per_epoch,
+            "decay_iterations": list(self.decays),
+            "decay_epochs": [decay / setting.iterations_per_epoch for decay in self.decays],
+            "final": _scalars(epochs[-1]),
+            "best": _best(epochs),
+            "last_5_test_robust_accuracy": float(np.mean([line["test_robust_accuracy"] for line in epochs[-5:]])),
+            "average": self._evaluate_average(),
+            "masking": self._masking(),
+            "checkpoints": [self._describe(path) for path in sorted(self.folder.checkpoints.glob("epoch-*.pt"))],
+            "run_folder": str(self.folder.path.relative_to(self.folder.out)),
+        }
+        arrays: dict[str, NDArray] = {f"epoch_{name}": values for name, values in _columns(epochs).items()}
+        arrays |= {f"iteration_{name}": values for name, values in _columns(iterations).items()}
+        evidence = Evidence(
+            experiment=EXPERIMENT,
+            setting=setting.to_dict(),
+            seed=self.seed,
+            measured=measured,
+            arrays=arrays,
+            provenance=provenance(
+                self.started,
+                device=_device_name(trainer.device),
+                processes=self.world.size,
+                threads=torch.get_num_threads(),
+                resumed_at=self.first_iteration,
+            ),
+        )
+        evidence.write(self.folder.out)
+
+    def _evaluate_average(self) -> dict[str, Any] | None:
+        """The averaged weights on the test images, where there is an average."""
+        trainer, evaluation = self.trainer, self.setting.evaluation
+        if trainer.average is None:
+            return None
+        model = build_network(self.setting.network, seed=0).to(trainer.device)
+        model.load_state_dict(trainer.average)
+        return asdict(
+            evaluate(model, self.data.test, evaluation.attack, seed=self.seed, batch_size=evaluation.batch_size)
+        )
+
+    def _masking(self) -> dict[str, Any] | None:
+        """The guard on the first test images; the earliest trained checkpoint plays the black box."""
+        probe = self.data.test.first(self.setting.evaluation.masking_probe)
+        if len(probe) == 0:
+            return None
+        earlier = [path for path in sorted(self.folder.checkpoints.glob("epoch-*.pt")) if path.stem != "epoch-0000"]
+        other = load_checkpoint(earlier[0], device=self.trainer.device).model if len(earlier) > 1 else None
+        x, y = next(probe.batches(len(probe)))
+        return check_masking(
+            self.trainer.model, x, y, self.setting.evaluation.attack, seed=self.seed, other=other
+        ).to_dict()
+
+    def _describe(self, path: Path) -> dict[str, Any]:
+        epoch = int(path.stem.removeprefix("epoch-"))
+        return {
+            "file": str(path.relative_to(self.folder.out)),
+            "epoch": epoch,
+            "iteration": epoch * self.setting.iterations_per_epoch,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+
+
+def _weight_norms(model: torch.nn.Module) -> dict[str, float]:
+    """‖w_l‖ of every tensor with more than one axis: with batch norm, curvature scales as 1/‖w_l‖²."""
+    return {name: value.detach().double().norm().item() for name, value in model.named_parameters() if value.ndim > 1}
+
+
+def _scalars(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in ("kind", "layer_norms", "seconds")}
+
+
+def _best(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The epoch of the largest *validation* robust accuracy; None without a validation split, never by the test set."""
+    if "validation_robust_accuracy" not in epochs[-1]:
+        return None
+    return _scalars(max(epochs, key=lambda line: line["validation_robust_accuracy"]))
+
+
+def _columns(lines: list[dict[str, Any]]) -> dict[str, NDArray]:
+    """Number columns of the log; an absent value is NaN."""
+    keys = {key for line in lines for key, value in line.items() if isinstance(value, (int, float))} - {"seconds"}
+    return {
+        key: np.array([np.nan if line.get(key) is None else line[key] for line in lines], dtype=np.float64)
+        for key in sorted(keys)
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _board(path: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("`--tensorboard` needs the package tensorboard; install the extra `empirical`.") from None
+    return SummaryWriter(str(path))
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Within: SIGINT and SIGTERM are noted, not raised, so that an iteration is never cut in half."""
+    received: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        received.append(number)
+
+    before = {}
+    # Only the main thread may install handlers; elsewhere signals go to the main thread anyway.
+    with contextlib.suppress(ValueError):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, handler)
+    try:
+        yield received
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

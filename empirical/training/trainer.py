@@ -1,0 +1,288 @@
+"""A training run in memory, advanced one optimizer step at a time.
+
+`Trainer.step` is the whole of a training iteration: draw the batch, augment it, attack it, perturb the weights where
+the method says so, take the gradient, step. It keeps no books: losses and accuracies come from the forward that
+the gradient needs anyway. Files, signals and progress belong to `empirical.training.run`.
+
+Cost of a PGD-10 AT step in forwards of the batch (an input-gradient or weight-gradient backward counts as one each):
+23 = 10 × (1 + 1) + 3; with AWP 26. The published code's bookkeeping and discarded weight gradients make it 35 and 38.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from empirical.data.augmentation import augment, draw_augmentation
+from empirical.data.resident import Data, epoch_order
+from empirical.data.streams import derived_seed, generator
+from empirical.network.setting import build_network
+from empirical.training.attack import PGD, draw_starts, forward, pgd_from
+from empirical.training.awp import AWP, awp, perturbed_weights
+from empirical.training.checkpoint import Checkpoint
+from empirical.training.distributed import SINGLE, World
+from empirical.training.graph import GraphedAttack
+from empirical.training.setting import Precision, Training
+
+__all__ = ["Step", "Trainer", "numerics"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one iteration did. `loss` and `accuracy` are scalars on the device, of the batch that was trained on.
+
+    For AT and AWP they are robust and in train mode; with AWP the loss is taken at the perturbed weights.
+    """
+
+    iteration: int  # the index of this step, from 0
+    epoch: int
+    learning_rate: float
+    loss: Tensor
+    accuracy: Tensor
+
+
+@contextlib.contextmanager
+def numerics(precision: Precision) -> Iterator[None]:
+    """PyTorch's process-wide switches as `precision` asks, restored afterwards."""
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.allow_tf32, convolution.allow_tf32, convolution.deterministic, convolution.benchmark)
+    try:
+        matmul.allow_tf32 = convolution.allow_tf32 = precision.tf32
+        convolution.deterministic, convolution.benchmark = precision.deterministic, not precision.deterministic
+        yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32, convolution.deterministic, convolution.benchmark = before
+
+
+class Trainer:
+    """A run at some iteration: network, optimizer, data, and the position in every random stream.
+
+    Args:
+        setting: what is trained.
+        seed: root seed of initialisation, data order, augmentation and attacks.
+        data: `load_data(setting.data)`, on `device`.
+        device: where to compute.
+        world: this process among several.
+    """
+
+    def __init__(
+        self,
+        setting: Training,
+        *,
+        seed: int,
+        data: Data,
+        device: torch.device | str = "cpu",
+        world: World = SINGLE,
+    ) -> None:
+        self.setting, self.seed, self.data, self.world = setting, seed, data, world
+        self.device = torch.device(device)
+        self.iteration = 0
+        self.rates = setting.rates()
+        model = build_network(setting.network, seed=derived_seed(seed, "initialization"))
+        self.model = model.to(
+            self.device,
+            memory_format=torch.channels_last if setting.precision.channels_last else torch.preserve_format,
+        )
+        self._fast: nn.Module = torch.compile(self.model) if setting.precision.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
+        self._synced: nn.Module = DistributedDataParallel(self._fast) if world.size > 1 else self._fast
+        optimizer = setting.optimizer
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=optimizer.learning_rate,
+            momentum=optimizer.momentum,
+            dampening=optimizer.dampening,
+            weight_decay=optimizer.weight_decay,
+            nesterov=optimizer.nesterov,
+        )
+        self.average: dict[str, Tensor] | None = None
+        if setting.ema_decay:
+            self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self._order: tuple[int, Tensor] | None = None
+        self._graph: GraphedAttack | None = None
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        data: Data,
+        device: torch.device | str = "cpu",
+        seed: int | None = None,
+        world: World = SINGLE,
+    ) -> Trainer:
+        """Continue from a checkpoint: to the bit with its own seed, as a fresh branch with another `seed`.
+
+        A branch has the same weights, momentum and data, and its own data order, augmentation and attack starts.
+
+        Raises:
+            ValueError: if `data` is not the data that the checkpoint was trained on.
+        """
+        if data.digest != checkpoint.data_digest:
+            raise ValueError(
+                f"`Trainer.from_checkpoint(data=...)` must be the data it was trained on (digest "
+                f"{checkpoint.data_digest}); got {data.digest}."
+            )
+        trainer = cls(
+            checkpoint.setting,
+            seed=checkpoint.seed if seed is None else seed,
+            data=data,
+            device=device,
+            world=world,
+        )
+        trainer.iteration = checkpoint.iteration
+        trainer.model.load_state_dict(checkpoint.model.state_dict())
+        for name, parameter in trainer.model.named_parameters():
+            if name in checkpoint.momentum:
+                kept = checkpoint.momentum[name].to(parameter)
+                trainer.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(kept)
+        if checkpoint.average is not None:
+            trainer.average = {
+                name: checkpoint.average[name].to(value).clone() for name, value in trainer.model.state_dict().items()
+            }
+        if seed is None:
+            torch.set_rng_state(checkpoint.rng["cpu"])
+            if trainer.device.type == "cuda" and "cuda" in checkpoint.rng:
+                torch.cuda.set_rng_state(checkpoint.rng["cuda"], trainer.device)
+        return trainer
+
+    @property
+    def epoch(self) -> int:
+        """Completed epochs."""
+        return self.iteration // self.setting.iterations_per_epoch
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The optimizer's buffers by parameter name; empty before the first step and without momentum."""
+        found = {}
+        for name, parameter in self.model.named_parameters():
+            buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None:
+                found[name] = buffer
+        return found
+
+    def step(self) -> Step:
+        """Run one iteration.
+
+        Raises:
+            ValueError: if the run is over.
+        """
+        if self.iteration >= len(self.rates):
+            raise ValueError(f"`Trainer.step()` must not be called beyond the run's {len(self.rates)} iterations.")
+        iteration, rate = self.iteration, float(self.rates[self.iteration])
+        method = self.setting.method
+        x, y, count = self._batch(iteration, fresh=False)
+        self.model.train()
+        adversarial = self._attacked(x, y, count, iteration, fresh=False)
+        perturbation: dict[str, Tensor] = {}
+        if method.awp is not None and self.epoch >= method.awp.warmup_epochs:
+            perturbation = self._weight_perturbation(method.awp, x, adversarial, y, count, iteration)
+        with perturbed_weights(self.model, perturbation):
+            if perturbation and method.awp is not None and method.awp.recompute_attack:
+                adversarial = self._attacked(x, y, count, iteration, fresh=False)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss, logits = self._loss(self._synced, x, adversarial, y, count)
+            loss.backward()
+        if method.awp is not None and method.awp.weight_decay == "perturbed" and self.setting.optimizer.weight_decay:
+            # The optimizer adds δ w to the gradient; published AWP steps while the weights are w + v, adding δ (w + v).
+            parameters = dict(self.model.named_parameters())
+            with torch.no_grad():
+                for name, moved in perturbation.items():
+                    gradient = parameters[name].grad
+                    if gradient is not None:
+                        gradient.add_(moved, alpha=self.setting.optimizer.weight_decay)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self._update_average()
+        self.iteration += 1
+        hits = (logits.detach().argmax(1) == y).sum()
+        totals = self.world.sum(torch.stack([loss.detach().double() / self.world.size, hits.double() / count]))
+        return Step(iteration, iteration // self.setting.iterations_per_epoch, rate, totals[0], totals[1])
+
+    def _batch(self, iteration: int, *, fresh: bool) -> tuple[Tensor, Tensor, int]:
+        """This process's pixels and labels, and the size of the global batch.
+
+        A fresh batch, independent of the epoch's order, serves AWP's choice of another batch.
+        """
+        setting, train = self.setting, self.data.train
+        epoch, position = divmod(iteration, setting.iterations_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            order = epoch_order(len(train), setting.order, seed=self.seed, epoch=epoch)  # pyright: ignore[reportArgumentType]
+            self._order = (epoch, order.to(self.device))
+        indices = self._order[1][position * setting.batch_size : (position + 1) * setting.batch_size]
+        count = len(indices)
+        if fresh:
+            source = generator(self.seed, "awp", iteration, device=self.device)
+            indices = torch.randint(0, len(train), (count,), generator=source, device=self.device)
+        rows = self.world.rows(count)
+        images = train.images[indices[rows]]
+        if setting.data.augmentation != "none":
+            source = generator(self.seed, "augmentation", iteration, int(fresh), device=self.device)
+            images = augment(images, setting.data, draw_augmentation(count, setting.data, generator=source).part(rows))
+        x = train.pixels(images)
+        if setting.precision.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x, train.labels[indices[rows]], count
+
+    def _attacked(self, x: Tensor, y: Tensor, count: int, iteration: int, *, fresh: bool) -> Tensor:
+        attack = self.setting.method.attack
+        if attack is None:
+            return x
+        source = generator(self.seed, "attack", iteration, int(fresh), device=self.device)
+        shape = (count, *x.shape[1:])
+        starts = draw_starts(shape, attack, generator=source, device=self.device, dtype=x.dtype)
+        starts = starts[:, self.world.rows(count)]
+        if self.setting.precision.channels_last:
+            starts = starts.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, starts.shape[:2])
+        if self.setting.precision.cuda_graph and count == self.setting.batch_size:
+            if self._graph is None:
+                self._graph = GraphedAttack(self._attack_once, attack, x, y, starts)
+            return self._graph(x, y, starts)
+        return self._attack_once(attack, x, y, starts)
+
+    def _attack_once(self, attack: PGD, x: Tensor, y: Tensor, starts: Tensor) -> Tensor:
+        return pgd_from(self._fast, x, y, attack, starts, autocast=self.setting.precision.dtype)
+
+    def _loss(self, network: nn.Module, x: Tensor, adversarial: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The global batch's mean loss as this process sees it (scaled so that averaging processes gives the mean).
+
+        The second value is the logits of the inputs trained on: adversarial where there is an attack.
+        """
+        autocast = self.setting.precision.dtype
+        scale = self.world.size / count
+        logits = forward(network, adversarial, autocast)
+        if self.setting.method.objective != "trades":
+            return functional.cross_entropy(logits, y, reduction="sum") * scale, logits
+        clean = forward(network, x, autocast)
+        divergence = functional.kl_div(
+            functional.log_softmax(logits, dim=1),
+            functional.log_softmax(clean, dim=1),
+            reduction="sum",
+            log_target=True,
+        )
+        natural = functional.cross_entropy(clean, y, reduction="sum")
+        return (natural + self.setting.method.beta * divergence) * scale, logits
+
+    def _weight_perturbation(
+        self, setting: AWP, x: Tensor, adversarial: Tensor, y: Tensor, count: int, iteration: int
+    ) -> Mapping[str, Tensor]:
+        if setting.batch == "fresh":
+            x, y, count = self._batch(iteration, fresh=True)
+            adversarial = self._attacked(x, y, count, iteration, fresh=True)
+        loss: Callable[[], Tensor] = lambda: self._loss(self._fast, x, adversarial, y, count)[0]  # noqa: E731
+        return awp(self.model, loss, setting, reduce_gradients=self.world.average_ if self.world.size > 1 else None)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average is None:
+            return
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - self.setting.ema_decay)
+            else:
+                self.average[name].copy_(value)
