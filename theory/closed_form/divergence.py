@@ -123,7 +123,7 @@ def _diagonal_kl(variance: NDArray[np.float64], prior: NDArray[np.float64], shif
 
 
 def variance_excess(variance: NDArray[np.float64], prior_variance: ArrayLike) -> NDArray[np.float64]:
-    """x − 1 − ln x with x = variance/prior_variance: twice a direction's share of the KL, any positive input."""
+    """Twice a direction's share of the KL: x − 1 − ln x, x = variance/prior_variance, for any positive input."""
     variance, prior_variance = np.broadcast_arrays(variance, np.asarray(prior_variance, dtype=np.float64))
     with np.errstate(over="ignore"):
         t = (variance - prior_variance) / prior_variance
@@ -143,7 +143,7 @@ def _dense_kl(posterior: NDArray[np.float64], prior: NDArray[np.float64], shift:
     own_factor = _cholesky(posterior, "covariance")
     whitened = linalg.solve_triangular(factor, posterior - prior, lower=True)
     whitened = linalg.solve_triangular(factor, whitened.T, lower=True)
-    excess = np.linalg.eigvalsh(0.5 * (whitened + whitened.T))
+    excess = np.asarray(np.linalg.eigvalsh(0.5 * (whitened + whitened.T)), dtype=np.float64)
     if np.abs(excess).max() <= 0.5:
         spread = float(np.sum(_log_excess(excess)))
     else:
@@ -248,10 +248,12 @@ def _kl_inverse(r: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.fl
         if done.any():
             gaps[active[done]] = gap[done]
             keep = ~done
-            active, r, c, rest, gap, left = (values[keep] for values in (active, r, c, rest, gap, left))
+            active = active[keep]
             if active.size == 0:
                 break
-    gaps[active] = gap
+            r, c, rest, gap, left = r[keep], c[keep], rest[keep], gap[keep], left[keep]
+    if active.size:
+        gaps[active] = gap
     result[index] = np.minimum(first + gaps, 1.0)
     return result
 
@@ -312,7 +314,7 @@ def _vector(value: ArrayLike | None, name: str, size: int) -> NDArray[np.float64
 
 def _cholesky(matrix: NDArray[np.float64], name: str) -> NDArray[np.float64]:
     try:
-        return np.linalg.cholesky(matrix)
+        return np.asarray(np.linalg.cholesky(matrix), dtype=np.float64)
     except np.linalg.LinAlgError:
         smallest = np.linalg.eigvalsh(matrix)[0]
         raise ValueError(
