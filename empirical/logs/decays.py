@@ -104,9 +104,9 @@ def locate(
     """Where the curves change near a decay: the split of two straight lines that fits all curves best.
 
     The split minimises Σ ln RSS over the curves (Gaussian noise, each curve with a variance of its own), so that a
-    quiet curve, such as the training loss, says more than a restless one. The interval holds the middle 95 % of the splits of
-    `replicates` sets of curves made from the fit and blocks of its residuals, the same blocks for all curves: epoch
-    noise is shared by the columns of a run.
+    quiet curve, such as the training loss, says more than a restless one. The interval holds the middle 95 % of the
+    splits of `replicates` sets of curves made from the fit and blocks of its residuals, the same blocks for all curves:
+    epoch noise is shared by the columns of a run.
 
     Args:
         series: curves of one run.

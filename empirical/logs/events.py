@@ -1,9 +1,9 @@
 """Scalars of TensorBoard event files, read without TensorBoard.
 
 Format    A file is a sequence of records ``length (u64) | crc(length) (u32) | bytes | crc(bytes) (u32)``,
-          little-endian, each checksum a masked CRC-32C. The bytes are an ``Event`` message: wall_time 1, step 2, summary 5; a summary
-          holds values: tag 1, simple_value 2, tensor 8 (dtype 1, tensor_content 4, float_val 5, double_val 6).
-          The numbers are the field numbers of TensorFlow's ``event.proto``, ``summary.proto`` and ``tensor.proto``.
+          little-endian, each checksum a masked CRC-32C. The bytes are an ``Event`` message: wall_time 1, step 2,
+          summary 5; a summary holds values: tag 1, simple_value 2, tensor 8 (dtype 1, tensor_content 4, float_val 5,
+          double_val 6): the field numbers of TensorFlow's ``event.proto``, ``summary.proto`` and ``tensor.proto``.
 Epochs    The scalar ``epoch``, where one is logged, says which epoch a step belongs to. Without it steps are epochs,
           unless `iterations_per_epoch` is given: then the last value of an epoch counts.
 Restarts  Later files of a folder are restarts: they replace what earlier ones hold from their first step on.

@@ -2,8 +2,8 @@
 
 Nested objects are flattened with ``/``. Lines that name the same epoch are one row if they do not disagree (some
 scripts write a line after training and another after evaluation). A line without an epoch that holds no measured
-column is the run's arguments; a line of a single iteration (it has ``iteration`` or ``step``) is counted and passed
-over: epochs are what the claims are about.
+column is the run's arguments. Lines of single iterations (``"kind": "iteration"``, or several of an epoch that differ
+in ``iteration`` or ``step``) are counted and passed over: epochs are what the claims are about.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def parse_json_lines(text: str, mapping: Mapping[str, str] | None = None) -> Par
     cut = bool(text) and not text.endswith("\n")
     lines = text.splitlines()
     by_epoch: dict[float, int] = {}
+    single = _single_iterations(lines)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -39,7 +40,7 @@ def parse_json_lines(text: str, mapping: Mapping[str, str] | None = None) -> Par
         if not isinstance(item, dict):
             parsed.faults.append(Fault(line=number, text=f"must be a JSON object; got {type(item).__name__}"))
             continue
-        if "epoch" in item and any(name in item for name in _ITERATION) and item.get("kind") != "epoch":
+        if item.get("kind") == "iteration" or number in single:
             iterations += 1
             continue
         values: dict[str, float] = {}
@@ -65,6 +66,21 @@ def parse_json_lines(text: str, mapping: Mapping[str, str] | None = None) -> Par
         parsed.remarks.append(Fault(line=0, text=f"{iterations} lines of single iterations passed over"))
     parsed.unread_columns = tuple(unread)
     return parsed
+
+
+def _single_iterations(lines: list[str]) -> set[int]:
+    """Numbers of the lines that count iterations and share their epoch and their keys with another such line."""
+    groups: dict[tuple[Any, frozenset[str]], list[int]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not any(f'"{name}"' in line for name in _ITERATION):
+            continue
+        try:
+            item = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(item, dict) and isinstance(item.get("epoch"), (int, float)) and item.get("kind") != "epoch":
+            groups.setdefault((item["epoch"], frozenset(item)), []).append(number)
+    return {number for group in groups.values() if len(group) > 1 for number in group}
 
 
 def _flatten(item: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

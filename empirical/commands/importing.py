@@ -1,0 +1,107 @@
+"""``python -m empirical import FILE|FOLDER… --out …``: training logs become evidence."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from typing import Any
+
+from empirical.logs.columns import COLUMNS
+
+NAME = "import"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        NAME,
+        help="training logs (text, CSV/TSV, JSON lines, TensorBoard) as evidence",
+        description="Reads per-epoch training logs, checks every line, and writes them as evidence for `verify`.",
+        epilog=f"columns: {', '.join(COLUMNS)}",
+    )
+    parser.add_argument("paths", nargs="+", metavar="FILE|FOLDER", help="logs, or folders that hold logs")
+    parser.add_argument("--out", required=True, help="evidence goes to OUT/evidence/training-log")
+    parser.add_argument("--keep-going", action="store_true", help="import the other files although one cannot be read")
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="which column of the file NAME is; end SOURCE in %% where it holds per cent",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a fact about the runs their logs do not state: dataset, method (at, awp, …), seed, batch_size, …",
+    )
+    parser.add_argument("--iterations-per-epoch", type=int, metavar="N", help="turns TensorBoard steps into epochs")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, and say what was read; 0, or 2 if any file was refused."""
+    from empirical.logs.detect import Reading
+    from empirical.published import import_logs
+
+    try:
+        columns = dict(_pair("--column", item) for item in args.column)
+        given = {key: _value(text) for key, text in (_pair("--set", item) for item in args.set)}
+        if args.iterations_per_epoch is not None and args.iterations_per_epoch < 1:
+            raise ValueError(f"`--iterations-per-epoch` must be >= 1; got {args.iterations_per_epoch}.")
+        unknown = sorted(set(columns) - set(COLUMNS))
+        if unknown:
+            raise ValueError(f"`--column` must name columns of a training log; got {unknown}; see `import --help`.")
+    except ValueError as error:
+        print(f"import: {error}", file=sys.stderr)
+        return 2
+    reading = Reading(columns=columns, iterations_per_epoch=args.iterations_per_epoch)
+    try:
+        done = import_logs(args.paths, args.out, keep_going=args.keep_going, given=given, reading=reading)
+    except OSError as error:
+        print(f"import: {args.out} cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 2
+    known = {item.run_id for item in done.known}
+    stopped = bool(done.refused) and not args.keep_going
+    for item in done.evidence:
+        print(_line(item, "read" if stopped else "known" if item.run_id in known else "written"))
+        for remark in item.measured["remarks"]:
+            print(f"  {item.measured['label']}:{remark['line']}: no row: {remark['text']}", file=sys.stderr)
+        superseded = item.measured["superseded_lines"]
+        if superseded:
+            lines = ", ".join(str(line) for line in superseded)
+            print(f"  {item.measured['label']}: lines replaced by a restart: {lines}", file=sys.stderr)
+    for message in done.refused:
+        print(message, file=sys.stderr)
+    for path in done.others:
+        print(f"  not a log by its name: {path}", file=sys.stderr)
+    if stopped:
+        print("import: nothing was written; --keep-going imports the other files", file=sys.stderr)
+    print(f"{len(done.written)} runs written, {len(done.known)} known already, {len(done.refused)} refused")
+    return 2 if done.refused else 0
+
+
+def _line(item: Any, state: str) -> str:
+    facts = item.measured
+    decays = ", ".join(f"{decay['epoch']} (x{decay['ratio']:.3g})" for decay in facts["decays"]) or "none"
+    return (
+        f"{state:8s}{item.run_id}  {facts['label']}  {facts['format']}, {facts['num_epochs']} epochs, "
+        f"{facts['dataset'] or 'data set unknown'}, {facts['method'] or 'method unknown'}, decays: {decays}"
+    )
+
+
+def _pair(option: str, item: str) -> tuple[str, str]:
+    key, separator, value = item.partition("=")
+    if not separator or not key.strip() or not value.strip():
+        raise ValueError(f"`{option}` must be NAME=VALUE; got {item!r}.")
+    return key.strip(), value.strip()
+
+
+def _value(text: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return value if isinstance(value, (bool, int, float, str)) else text
