@@ -26,7 +26,7 @@ def pair(value: ArrayLike) -> Pair:
 
 
 def exact_sum(a: ArrayLike, b: ArrayLike) -> Pair:
-    """a + b of two doubles without error."""
+    """The sum a + b of two doubles without error."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     high = np.asarray(a + b)
     part = high - a
@@ -34,7 +34,7 @@ def exact_sum(a: ArrayLike, b: ArrayLike) -> Pair:
 
 
 def exact_product(a: ArrayLike, b: ArrayLike) -> Pair:
-    """a · b of two doubles without error (|a|, |b| < 2⁹⁷⁰, and no underflow)."""
+    """The product a · b of two doubles without error (|a|, |b| < 2⁹⁷⁰, and no underflow)."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     high = np.asarray(a * b)
     a_high, a_low = _split(a)
@@ -43,7 +43,7 @@ def exact_product(a: ArrayLike, b: ArrayLike) -> Pair:
 
 
 def add(a: Pair, b: Pair) -> Pair:
-    """a + b of two pairs."""
+    """The sum a + b of two pairs."""
     high, low = exact_sum(a[0], b[0])
     other, rest = exact_sum(a[1], b[1])
     high, low = _renormalized(high, low + other)
@@ -51,25 +51,25 @@ def add(a: Pair, b: Pair) -> Pair:
 
 
 def subtract(a: Pair, b: Pair) -> Pair:
-    """a − b of two pairs."""
+    """The difference a − b of two pairs."""
     return add(a, (-b[0], -b[1]))
 
 
 def multiply(a: Pair, b: Pair) -> Pair:
-    """a · b of two pairs."""
+    """The product a · b of two pairs."""
     high, low = exact_product(a[0], b[0])
     return _renormalized(high, low + (a[0] * b[1] + a[1] * b[0]))
 
 
 def divide(a: Pair, b: Pair) -> Pair:
-    """a / b of two pairs."""
+    """The quotient a / b of two pairs."""
     first = np.asarray(a[0] / b[0])
     remainder = subtract(a, multiply(pair(first), b))
     return _renormalized(first, np.asarray(remainder[0] / b[0]))
 
 
 def square_root(a: Pair) -> Pair:
-    """√a of a pair ≥ 0."""
+    """The root √a of a pair ≥ 0."""
     root = np.sqrt(a[0])
     remainder = subtract(a, exact_product(root, root))
     safe = np.where(root > 0, root, 1.0)
@@ -77,7 +77,7 @@ def square_root(a: Pair) -> Pair:
 
 
 def choose(condition: NDArray[np.bool_], a: Pair, b: Pair) -> Pair:
-    """a where the condition holds, else b."""
+    """Pair a where the condition holds, else b."""
     return np.where(condition, a[0], b[0]), np.where(condition, a[1], b[1])
 
 

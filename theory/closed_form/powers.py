@@ -73,8 +73,7 @@ class Companion:
 
 @dataclass(frozen=True)
 class Power:
-    """Gᵏ of every mode, ``(2, 2, m)``; `less_one` is Gᵏ − 1 with its first diagonal entry formed without
-    cancellation; `flip` is sᵏ."""
+    """Gᵏ of every mode, ``(2, 2, m)``; `less_one` is Gᵏ − 1, formed without cancellation at (x, x); `flip` is sᵏ."""
 
     matrix: NDArray[np.float64]
     less_one: NDArray[np.float64]
@@ -191,7 +190,7 @@ def from_right(state: NDArray[np.float64], right: NDArray[np.float64]) -> NDArra
 
 
 def stationary_state(mode: Companion, forcing: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fixed point of M = G_i M G_jᵀ s_i s_j + E_ij [[1, 1], [1, 1]], ``(2, 2, m, m)``, entry by entry without cancellation.
+    """Fixed point of M = s_i s_j G_i M G_jᵀ + E_ij [[1, 1], [1, 1]], ``(2, 2, m, m)``, without cancellation.
 
     For modes of the same sign, with κ = 1 − D_i D_j,
         Den = κ (δ_j p_i + δ_i p_j) − δ_i δ_j p_i p_j + (p_i − p_j)(D_j p_i − D_i p_j),   M_xx = κ E_ij / Den,
@@ -270,7 +269,7 @@ def _phase(angle: tuple[NDArray[np.int64], Pair], steps: int) -> NDArray[np.floa
 
 
 def _table() -> tuple[Pair, Pair]:
-    """sin and cos of jπ/256, j = 0 … 128, by turning through one exact step at a time."""
+    """Sine and cosine of jπ/256, j = 0 … 128, by turning through one exact step at a time."""
     step_sine, step_cosine = ((np.asarray(h), np.asarray(low)) for h, low in (_SIN_STEP, _COS_STEP))
     sine, cosine = dd.pair(0.0), dd.pair(1.0)
     sines, cosines = [sine], [cosine]

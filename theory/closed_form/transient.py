@@ -1,7 +1,7 @@
 r"""After a change of learning rate, momentum, curvature or noise: the exact covariance and mean at any later step.
 
-Model     z = (w, v) obeys z₊ = F z + G ξ. At step 0 its law has mean m₀ and covariance M₀; from then on F and C are those
-          of `after`. What v carries across the change is the form's business: the PyTorch form keeps the buffer and
+Model     z = (w, v) obeys z₊ = F z + G ξ. At step 0 its law has mean m₀ and covariance M₀; from then on F and C are
+          those of `after`. What v carries across the change is the form's business: the PyTorch form keeps the buffer and
           thereby rescales the displacement −ηv by η₂/η₁, the position form keeps the displacement.
 Result    M_k = Fᵏ M₀ Fᵏᵀ + N_k,   N_k = Σ_{l<k} Fˡ Q Fˡᵀ,   m_k = Fᵏ m₀                                       (T1)
           mode pair by mode pair with the 2×2 powers of `powers`; no commutation of H and C is needed.
@@ -17,6 +17,7 @@ Source    Own derivation; textbook linear recursions (Hamilton 1994, §10.1). Xu
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,7 +97,9 @@ def transient_covariance(
             f"got {changed.dimension} against {problem.dimension}."
         )
     if before is not None and before.form != after.form:
-        raise ValueError(f"`{where}(after=...)` must have the form of `before`; got {after.form!r} and {before.form!r}.")
+        raise ValueError(
+            f"`{where}(after=...)` must have the form of `before`; got {after.form!r} and {before.form!r}."
+        )
     frame = eigenbasis(changed)
     if initial is not None:
         natural = blocks(checked_covariance(initial, problem.dimension, where), frame)
@@ -174,8 +177,8 @@ def stationary_blocks(frame: Eigenbasis, optimizer: MomentumSGD) -> NDArray[np.f
     if not mode.stable.all():
         stable_modes(frame, optimizer)  # raises with the reason, unless rounding hides it
         raise UnstableError(
-            f"`MomentumSGD(learning_rate=...)` must keep every mode stable; got {optimizer.learning_rate}, at which mode "
-            f"{int(np.argmin(mode.gap))} sits on the edge."
+            f"`MomentumSGD(learning_rate=...)` must keep every mode stable; got {optimizer.learning_rate}, at which "
+            f"mode {int(np.argmin(mode.gap))} sits on the edge."
         )
     inner = stationary_state(mode, mode.kick**2 * frame.noise)
     return sandwich(mode.outward, inner, mode.outward)
@@ -202,7 +205,7 @@ def checked_steps(steps: int | Sequence[int] | NDArray[np.integer], where: str) 
             raise ValueError(f"`{where}(steps=...)` must be integers; got {entry!r}.")
         if not 0 <= entry <= MAX_STEPS:
             raise ValueError(f"`{where}(steps=...)` must be in [0, {MAX_STEPS:.0e}]; got {entry}.")
-    for first, second in zip(listed, listed[1:], strict=False):
+    for first, second in itertools.pairwise(listed):
         if second <= first:
             raise ValueError(f"`{where}(steps=...)` must rise; got {first} before {second}.")
     return np.array([int(entry) for entry in listed], dtype=np.int64)
@@ -222,12 +225,15 @@ def checked_covariance(initial: ArrayLike, dimension: int, where: str) -> NDArra
         raise ValueError(f"`{where}(initial=...)` must be finite; got {int((~np.isfinite(state)).sum())} bad entries.")
     scale = float(np.abs(state).max())
     if float(np.abs(state - state.T).max()) > 1e-8 * scale:
-        raise ValueError(f"`{where}(initial=...)` must be symmetric; got an asymmetry of {np.abs(state - state.T).max():.3g}.")
+        raise ValueError(
+            f"`{where}(initial=...)` must be symmetric; got an asymmetry of {np.abs(state - state.T).max():.3g}."
+        )
     # A full eigenvalue test would refuse rounded states whose blocks differ in scale by 16 digits.
     spread = np.sqrt(np.abs(np.diag(state)))
     if (np.diag(state) < 0).any() or (np.abs(state) > (1 + 1e-8) * np.multiply.outer(spread, spread)).any():
         raise ValueError(
-            f"`{where}(initial=...)` must be a covariance, |M_ij|² <= M_ii M_jj; got smallest variance {np.diag(state).min():.6g}."
+            f"`{where}(initial=...)` must be a covariance, |M_ij|² <= M_ii M_jj; got a smallest variance of "
+            f"{np.diag(state).min():.6g}."
         )
     if len(state) == m:
         return np.block([[state, np.zeros((m, m))], [np.zeros((m, m)), np.zeros((m, m))]])
@@ -307,6 +313,6 @@ def _symmetric(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 def _raise_overflow(mode: Companion, frame: Eigenbasis, steps: int, where: str) -> None:
     worst = int(np.argmax(mode.spectral_radius))
     raise UnstableError(
-        f"`{where}(steps=...)` must leave the state within the float range; got {steps} steps, after which mode {worst} "
-        f"(curvature {frame.curvatures[worst]:.6g}, spectral radius {mode.spectral_radius[worst]:.6g}) overflows."
+        f"`{where}(steps=...)` must leave the state within the float range; got {steps} steps, after which mode "
+        f"{worst} (curvature {frame.curvatures[worst]:.6g}, spectral radius {mode.spectral_radius[worst]:.6g}) overflows."
     )
