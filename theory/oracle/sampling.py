@@ -9,6 +9,7 @@ replicates whose spread needs no model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,11 @@ from theory.model.optimizer import MomentumSGD
 from theory.model.regression import FiniteSum, GaussianRegression, RidgeRegression, Sampling
 from theory.model.setting import Setting, keyword_setting
 from theory.oracle.update import momentum_update
+
+try:  # optional: same answer to rounding, without copying every batch
+    from theory.oracle.compiled_rows import least_squares_gradient
+except ImportError:
+    least_squares_gradient = None
 
 Progress = Callable[[float], None]
 
@@ -101,23 +107,31 @@ class SampledMoments:
     second: NDArray[np.float64]
 
 
-def simulate_sampling(run: SamplingRun, *, seed: int, progress: Progress | None = None) -> SampledMoments:
+def simulate_sampling(
+    run: SamplingRun, *, seed: int, threads: int = 2, progress: Progress | None = None
+) -> SampledMoments:
     """Run every replica and return its moments.
 
     Args:
         run: what to do.
-        seed: root seed; each block of `BLOCK` replicas draws from its own spawned stream.
+        seed: root seed; each block of `BLOCK` replicas draws from its own spawned stream, so that the answer does not
+            depend on the number of threads.
+        threads: blocks advanced at the same time.
         progress: called with the share done.
     """
     sizes = [min(BLOCK, run.replicas - first) for first in range(0, run.replicas, BLOCK)]
     streams = np.random.SeedSequence(seed).spawn(len(sizes))
+
+    def work(size: int, stream: np.random.SeedSequence) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return _run_block(run, size, np.random.Generator(np.random.SFC64(stream)))
+
     parts, seconds = [], []
-    for block, (size, stream) in enumerate(zip(sizes, streams, strict=True)):
-        part, second = _run_block(run, size, np.random.Generator(np.random.SFC64(stream)))
-        parts.append(part)
-        seconds.append(second * size)
-        if progress is not None:
-            progress((block + 1) / len(sizes))
+    with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+        for block, (part, second) in enumerate(pool.map(work, sizes, streams)):
+            parts.append(part)
+            seconds.append(second * sizes[block])
+            if progress is not None:
+                progress((block + 1) / len(sizes))
     mean, square, fourth = (np.concatenate([part[index] for part in parts], axis=1) for index in range(3))
     return SampledMoments(
         phases=run.phases,
@@ -181,7 +195,7 @@ def _gradients(run: SamplingRun, size: int, rng: np.random.Generator) -> Iterato
         for _ in range(run.burn_in + run.records):
             order = rng.permuted(order, axis=1)
             for step in range(problem.batches_per_epoch):
-                yield step + 1, _of_rows(problem, order[:, step * batch : (step + 1) * batch])
+                yield step + 1, _of_rows(problem, np.ascontiguousarray(order[:, step * batch : (step + 1) * batch]))
     elif problem.sampling is Sampling.WITH_REPLACEMENT:
         for _ in range(steps):
             yield 0, _of_rows(problem, rng.integers(0, problem.num_rows, size=(size, batch)))
@@ -192,17 +206,14 @@ def _gradients(run: SamplingRun, size: int, rng: np.random.Generator) -> Iterato
 
 def _distinct(num_rows: int, size: int, batch: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """`size` independent draws of `batch` different rows each."""
-    if 4 * batch >= num_rows:
-        return np.argpartition(rng.random((size, num_rows)), batch - 1, axis=1)[:, :batch]
+    if batch * batch > 4 * num_rows:  # most draws would hold a repeat
+        return rng.permuted(np.tile(np.arange(num_rows), (size, 1)), axis=1)[:, :batch].copy()
     rows = rng.integers(0, num_rows, size=(size, batch))
     while True:  # a draw with a repeat is thrown away whole, which leaves the others uniform over the subsets
         ordered = np.sort(rows, axis=1)
         repeats = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
         if not len(repeats):
             return rows
-        if len(repeats) > 0.9 * size:  # large batches hardly ever pass: partition random keys instead
-            rows[repeats] = np.argpartition(rng.random((len(repeats), num_rows)), batch - 1, axis=1)[:, :batch]
-            continue
         rows[repeats] = rng.integers(0, num_rows, size=(len(repeats), batch))
 
 
@@ -210,6 +221,8 @@ def _of_rows(problem: RidgeRegression | FiniteSum, rows: NDArray[np.intp]) -> Gr
     if isinstance(problem, FiniteSum):
         offset = problem.offsets[rows].mean(axis=1)
         return lambda weights: problem.curvatures * weights + offset
+    if least_squares_gradient is not None:
+        return lambda weights: least_squares_gradient(problem.inputs, problem.targets, rows, weights, problem.ridge)
     return _least_squares(problem.inputs.take(rows, axis=0), problem.targets[rows], problem.ridge)
 
 
