@@ -26,6 +26,8 @@ _SERIES_RADIUS = 0.25
 _SERIES = tuple(1.0 / (2 * k + 3) for k in range(9))
 #: Most Newton steps of the inverse kl; quadratic convergence from a bound needs 4 to 7.
 _NEWTON_STEPS = 60
+#: Risks and complexities below this count as 0 in kl: gap/r would overflow, and r ln(gap/r) is below 1e-287.
+_TINY = 1e-290
 
 
 def log_excess(t: ArrayLike) -> NDArray[np.float64]:
@@ -174,8 +176,8 @@ def binary_kl(risk: ArrayLike, other: ArrayLike) -> NDArray[np.float64] | float:
 def _binary_kl(r: NDArray[np.float64], gap: NDArray[np.float64], left: NDArray[np.float64]) -> NDArray[np.float64]:
     """kl(r ‖ r + gap), `left` = 1 − r − gap > 0. r = 0 and r = 1 take their limits."""
     rest = 1.0 - r
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low = np.where(r > 0, r * _log_excess(gap / r), gap)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        low = np.where(r > _TINY, r * _log_excess(gap / r), gap)
         high = rest * _log_excess(-gap / rest)
         # Where the complement shrinks a lot, 1 − gap/(1−r) has rounded: use the complement itself.
         far = left < 0.25 * rest
@@ -216,10 +218,11 @@ def kl_inverse(risk: ArrayLike, complexity: ArrayLike) -> NDArray[np.float64] | 
 def _kl_inverse(r: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.float64]:
     result = np.ones_like(r)
     rest = 1.0 - r
-    result[c == 0] = r[c == 0]
+    flat = c < _TINY  # R − r ≤ c + √(c(c + 2r)), too small for the iteration, is added as it is
+    result[flat] = np.minimum(1.0, r[flat] + c[flat] + np.sqrt(c[flat]) * np.sqrt(c[flat] + 2.0 * r[flat]))
     # 1 − R ≤ (1−r) e^{−c/(1−r)}: where that is below 2⁻⁵⁴ the answer is the float 1, and nothing may underflow.
     with np.errstate(divide="ignore", invalid="ignore"):
-        open_ = (c > 0) & (rest > 0) & (c < rest * (37.5 + np.log(rest)))
+        open_ = ~flat & (rest > 0) & (c < rest * (37.5 + np.log(rest)))
     index = np.flatnonzero(open_)
     if index.size == 0:
         return result
@@ -228,7 +231,7 @@ def _kl_inverse(r: NDArray[np.float64], c: NDArray[np.float64]) -> NDArray[np.fl
     entropy = -special.xlogy(r, r) - special.xlogy(rest, rest)
     least_left = np.exp(-(c + entropy) / rest)  # kl ≥ −entropy − (1−r) ln(1−R)
     # Two more upper bounds on R − r: Pinsker's, and the one from kl(r ‖ R) ≥ (R − r)²/(2R).
-    gap = np.minimum(np.sqrt(0.5 * c), c + np.sqrt(c * (c + 2.0 * r)))
+    gap = np.minimum(np.sqrt(0.5 * c), c + np.sqrt(c) * np.sqrt(c + 2.0 * r))
     left = rest - gap
     use_entropy = left < least_left
     left = np.where(use_entropy, least_left, left)
