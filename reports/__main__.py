@@ -1,0 +1,67 @@
+"""``python -m reports build | compare``: exit status 0, 1 (results differ), 2 (wrong usage or unreadable input)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports.build import MissingMatplotlibError, build
+from reports.compare import compare, table
+from theory.judge.verdict import read_verdicts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; everything that is wrong with the input is one line on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, MissingMatplotlibError) as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: `{options.command}` cannot write {place}{error.strerror}.", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m reports", description="Render results, or compare two of them.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("build", help="write index.html and report.md beside the results they are made from")
+    make.add_argument("out", type=Path, help="folder with verdicts.json and evidence/")
+    make.add_argument("--markdown", action="store_true", help="report.md alone; needs no matplotlib")
+    make.add_argument("--figures", action="store_true", help="also write figures/<claim>-<n>.svg")
+    make.set_defaults(run=_build)
+    both = commands.add_parser("compare", help="compare two folders; exit 0 if all outcomes are the same, else 1")
+    both.add_argument("a", type=Path, metavar="A", help="folder with verdicts.json")
+    both.add_argument("b", type=Path, metavar="B", help="folder with verdicts.json")
+    both.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    both.set_defaults(run=_compare)
+    return parser
+
+
+def _build(options: argparse.Namespace) -> int:
+    if options.markdown and options.figures:
+        raise ValueError("`build --figures` draws, `build --markdown` does not; give one of them.")
+    for path in build(options.out, page=not options.markdown, figure_files=options.figures):
+        print(path)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    differences = compare(*(read_verdicts(folder / "verdicts.json") for folder in (options.a, options.b)))
+    same = all(item.same_outcome for item in differences)
+    if options.json:
+        found = {"same_outcomes": same, "verdicts": [item.to_dict() for item in differences]}
+        print(json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False))
+    else:
+        print(table(differences))
+        changed = sum(not item.same_outcome for item in differences)
+        print("All outcomes are the same." if same else f"{changed} of {len(differences)} verdicts differ.")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

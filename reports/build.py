@@ -1,0 +1,61 @@
+"""From a folder of results to the files of its report, each written whole or not at all."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from reports import markdown
+from reports.outline import slug
+from reports.source import read_results
+from theory.judge.evidence import atomic_write
+
+
+class MissingMatplotlibError(RuntimeError):
+    """The page was asked for and matplotlib is not installed."""
+
+
+def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tuple[Path, ...]:
+    """Render ``index.html`` and ``report.md`` from the verdicts and the evidence in `folder`, beside them.
+
+    Everything is rendered before anything is written.
+
+    Args:
+        folder: results; the report is written there.
+        page: whether to make ``index.html``; without it nothing is drawn.
+        figure_files: also write ``figures/<claim>-<n>.svg`` and show them in ``report.md``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingMatplotlibError: if the page is asked for and cannot be drawn.
+        ValueError: if the results are missing or damaged (`read_results`).
+        OSError: if a file cannot be written.
+    """
+    results = read_results(folder)
+    files: dict[Path, str] = {}
+    shown: dict[str, list[tuple[str, str]]] | None = None
+    if page:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise MissingMatplotlibError(
+                "`python -m reports build` needs matplotlib for index.html: pip install 'spikeshrink[report]', "
+                "or ask for report.md alone with --markdown."
+            )
+        from reports.html import Page
+
+        sheet = Page()
+        text = sheet.render(results)
+        if figure_files:
+            shown = {}
+            for claim, drawings in sheet.drawings.items():
+                for place, drawing in enumerate(drawings, start=1):
+                    name = f"figures/{slug(claim)}-{place}.svg"
+                    files[folder / name] = drawing.svg
+                    shown.setdefault(claim, []).append((name, drawing.description))
+        files[folder / "index.html"] = text
+    files[folder / "report.md"] = markdown.render(results, shown)
+    for path, content in files.items():
+        path.parent.mkdir(exist_ok=True)
+        atomic_write(path, content.encode(), overwrite=True)
+    return tuple(files)

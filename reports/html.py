@@ -1,0 +1,267 @@
+"""The report as one page: no script, no network, light and dark, for the screen and for paper. Needs matplotlib."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from reports import figures
+from reports.figures import COLORS, Drawing, outline_sheet
+from reports.formatting import DASH, cell, is_number
+from reports.outline import (
+    MARKS,
+    QUESTION,
+    SYMBOLS,
+    Matrix,
+    Panels,
+    Row,
+    Section,
+    decoy_table,
+    environments,
+    matrices,
+    overview,
+    runs_table,
+    sections,
+    setting_rows,
+    subject_table,
+    summary,
+    verdict_facts,
+)
+from reports.source import Results
+from theory.judge.figure import Table
+from theory.judge.verdict import Outcome
+
+#: Panels of one drawing: as many as a sheet of paper holds.
+_PANELS = 20
+#: Longer tables open at the reader's wish.
+_LONG = 24
+_EQUATION = (
+    '<math display="block" alttext="sigma_i^2 = eta gamma_i (1 + mu) / (lambda_i (1 - mu) (2 (1 + mu) - eta lambda_i))">'
+    "<mrow><msubsup><mi>σ</mi><mi>i</mi><mn>2</mn></msubsup><mo>=</mo><mfrac>"
+    "<mrow><mi>η</mi><msub><mi>γ</mi><mi>i</mi></msub><mo>(</mo><mn>1</mn><mo>+</mo><mi>μ</mi><mo>)</mo></mrow>"
+    "<mrow><msub><mi>λ</mi><mi>i</mi></msub><mo>(</mo><mn>1</mn><mo>−</mo><mi>μ</mi><mo>)</mo>"
+    "<mo>(</mo><mn>2</mn><mo>(</mo><mn>1</mn><mo>+</mo><mi>μ</mi><mo>)</mo><mo>−</mo><mi>η</mi>"
+    "<msub><mi>λ</mi><mi>i</mi></msub><mo>)</mo></mrow></mfrac></mrow></math>"
+)
+
+
+class Page:
+    """One rendering: numbers figures and tables through the page, and keeps what it draws.
+
+    Attributes:
+        drawings: claim to its drawings, in their order; filled by `render`.
+    """
+
+    def __init__(self) -> None:
+        self.drawings: dict[str, list[Drawing]] = {}
+        self._outlines: dict[str, str] = {}
+        self._figures = 0
+        self._tables = 0
+
+    def render(self, results: Results) -> str:
+        """``index.html``."""
+        parts = sections(results.verdicts)
+        body = [
+            '<a class="skip" href="#verdicts">To the verdicts</a>',
+            '<header><p class="kicker">Spikeshrink</p><h1>What was found</h1>',
+            f'<p class="question">{_text(QUESTION)}</p>',
+            f'<div class="equation">{_EQUATION}<span class="tag">(S1)</span></div>',
+            f'<p class="symbols">{_text(SYMBOLS)}</p></header><main>',
+            f'<section aria-labelledby="verdicts"><h2 id="verdicts">Verdicts</h2><p>{_text(summary(parts))}</p>',
+            _overview(overview(parts)),
+            *(_matrix(matrix, {part.claim: part.anchor for part in parts}) for matrix in matrices(parts)),
+            "</section>",
+            *(self._section(part) for part in parts),
+            self._provenance(results),
+            "</main>",
+        ]
+        content = "\n".join(body)
+        return (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            '<meta name="color-scheme" content="light dark">\n<title>Spikeshrink: what was found</title>\n'
+            f"<style>\n{_stylesheet()}</style>\n</head>\n<body>\n{outline_sheet(self._outlines)}\n{content}\n"
+            "</body>\n</html>\n"
+        )
+
+    def _section(self, part: Section) -> str:
+        first = part.first
+        blocks = [f'<section class="claim" aria-labelledby="{part.anchor}"><h2 id="{part.anchor}">{_text(part.claim)}']
+        if len(part.verdicts) == 1:
+            blocks.append(f" {_outcome(first.outcome)}")
+        blocks.append(f'</h2><p class="statement">{_text(first.statement)}</p>')
+        if len(part.verdicts) == 1:
+            facts = "".join(
+                f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in verdict_facts(first)
+            )
+            blocks.append(f'<dl class="facts">{facts}</dl>')
+            if first.note:
+                blocks.append(f'<p class="note">{_text(first.note)}</p>')
+        else:
+            blocks.append(self._table(subject_table(part)))
+        blocks.append(self._figure_row(part))
+        blocks.extend(self._table(table) for table in part.tables())
+        decoys = decoy_table(part)
+        if decoys.rows:
+            blocks.append(self._table(decoys))
+        assumed = "".join(f"<li>{_text(assumption)}</li>" for assumption in first.assumptions)
+        blocks.append(
+            f'<dl class="ground"><div><dt>Kind</dt><dd>{_text(first.kind.value)}</dd></div>'
+            f"<div><dt>Source</dt><dd>{_text(first.source)}</dd></div>"
+            + (f"<div><dt>Assumes</dt><dd><ul>{assumed}</ul></dd></div>" if assumed else "")
+            + '</dl><p class="back"><a href="#verdicts">All verdicts</a></p></section>'
+        )
+        return "".join(blocks)
+
+    def _figure_row(self, part: Section) -> str:
+        drawn = []
+        for panels in part.figures():
+            for start in range(0, len(panels.panels), _PANELS):
+                drawn.append(self._figure(part, panels, start))
+        return f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""
+
+    def _figure(self, part: Section, panels: Panels, start: int) -> str:
+        chunk = panels.panels[start : start + _PANELS]
+        wide = len(panels.panels) > 1
+        drawing = figures.draw_grid(chunk) if wide else figures.draw(chunk[0][1])
+        self.drawings.setdefault(part.claim, []).append(drawing)
+        self._figures += 1
+        picture = drawing.inline(f"f{self._figures}", self._outlines)
+        title = panels.title + (", continued" if start else "")
+        caption = f" {_text(panels.caption)}" if panels.caption else ""
+        return (
+            f'<figure{" class=wide" if wide else ""}>{picture}<figcaption><b>Figure {self._figures}. {_text(title)}.</b>'
+            f"{caption}</figcaption></figure>"
+        )
+
+    def _table(self, table: Table) -> str:
+        self._tables += 1
+        title = f"<b>Table {self._tables}. {_text(table.title)}.</b>"
+        caption = f" {_text(table.caption)}" if table.caption else ""
+        flush = [
+            bool(table.rows) and all(is_number(row[place]) for row in table.rows) for place in range(len(table.columns))
+        ]
+        grid = _grid(table.columns, [[_cell(value) for value in row] for row in table.rows], flush, title + caption)
+        if len(table.rows) <= _LONG:
+            return grid
+        return f"<details><summary>{_text(table.title)}: {len(table.rows)} rows</summary>{grid}</details>"
+
+    def _provenance(self, results: Results) -> str:
+        blocks = ['<section aria-labelledby="provenance"><h2 id="provenance">Settings and provenance</h2>']
+        for facts, runs in environments(results.evidence):
+            made = "".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
+            blocks.append(f'<dl class="ground"><div><dt>runs</dt><dd>{runs}</dd></div>{made}</dl>')
+        if results.evidence:
+            blocks.append(self._table(runs_table(results.evidence, results.verdicts)))
+        for run in results.evidence.values():
+            rows = [[_text(name), _text(value)] for name, value in setting_rows(run.setting)]
+            title = f"Setting of {_text(run.experiment)}, run {_text(run.run_id)}"
+            grid = _grid(("field", "value"), rows, [False, False], "", label=title)
+            blocks.append(f"<details><summary>{title}</summary>{grid}</details>")
+        blocks.append("</section>")
+        return "".join(blocks)
+
+
+def _overview(rows: Sequence[Row]) -> str:
+    cells = []
+    for row in rows:
+        subject = f'<br><span class="subject">{_text(row.subject)}</span>' if row.subject else ""
+        several = len(row.outcomes) > 1
+        outcome = "<br>".join(_outcome(found, many if several else 0) for found, many in row.outcomes)
+        decoys = "".join(
+            f"<li>{_mark(found) if found else ''}{_text(decoy)}"
+            f"{f' {_text(how)}' if how else ''}"
+            f"{f'<span class=hidden> {found.value}</span>' if found and not how else ''}</li>"
+            for decoy, found, how in row.decoys
+        )
+        interval = f'<br><span class="interval">{_text(row.interval)}</span>' if row.interval else ""
+        cells.append(
+            [
+                f'<a href="#{row.anchor}">{_text(row.claim)}</a>{subject}',
+                row.kind.value,
+                outcome,
+                f"{_text(row.estimate)}{interval}",
+                _text(row.tolerance),
+                f'<ul class="decoys">{decoys}</ul>' if decoys else DASH,
+                _text(row.degrees).replace(" / ", " /<br>"),
+            ]
+        )
+    columns = ("claim", "kind", "outcome", "estimate, interval", "tolerance", "decoys", "ν reached / required")
+    caption = (
+        f"Outcomes of the claims and, under the same evidence, of their decoys: {_legend()}. Tolerance: the error an "
+        "identity’s test detects (%), the margin within which an approximation must stay (±), the effect a "
+        "hypothesis must exceed (&gt;). ν: effective degrees of freedom of the weakest test."
+    )
+    return _grid(columns, cells, [False] * 6 + [True], caption, style="overview")
+
+
+def _legend() -> str:
+    return ", ".join(f"{_mark(outcome)}{outcome.value}" for outcome in Outcome)
+
+
+def _matrix(matrix: Matrix, anchors: dict[str, str]) -> str:
+    heads = [f'<a href="#{anchors[claim]}">{_text(claim)}</a>' for claim in matrix.claims]
+    rows = [
+        [_text(subject), *("" if verdict is None else _outcome(verdict.outcome) for verdict in verdicts)]
+        for subject, verdicts in matrix.rows
+    ]
+    caption = "Every run, pair or group (a row) under every claim judged on it (a column)."
+    return _grid(["judged on", *heads], rows, [False] * (1 + len(heads)), caption, style="matrix", escape=False)
+
+
+def _grid(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    flush_right: Sequence[bool],
+    caption: str,
+    *,
+    style: str = "",
+    label: str = "",
+    escape: bool = True,
+) -> str:
+    """A table whose cells (not its column heads, unless `escape` is False) are markup already."""
+    number = [' class="n"' if right else "" for right in flush_right]
+    heads = "".join(
+        f'<th scope="col"{how}>{_text(column) if escape else column}</th>'
+        for column, how in zip(columns, number, strict=True)
+    )
+    body = []
+    for row in rows:
+        head = f'<th scope="row"{number[0]}>{row[0]}</th>'
+        rest = "".join(f"<td{how}>{value}</td>" for value, how in zip(row[1:], number[1:], strict=True))
+        body.append(f"<tr>{head}{rest}</tr>")
+    named = f"<caption>{caption}</caption>" if caption else ""
+    aria = f' aria-label="{label}"' if label else ""
+    return (
+        f'<div class="scroll"><table{f" class={style}" if style else ""}{aria}>{named}<thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _cell(value: Any) -> str:
+    return _outcome(value) if isinstance(value, Outcome) else _text(cell(value))
+
+
+def _outcome(outcome: Outcome, many: int = 0) -> str:
+    words = f"{many} {outcome.value}" if many else outcome.value
+    return f'<span class="outcome {_name(outcome)}">{_mark(outcome)}{words}</span>'
+
+
+def _mark(outcome: Outcome) -> str:
+    return f'<span class="mark {_name(outcome)}" aria-hidden="true">{MARKS[outcome]}</span>'
+
+
+def _name(outcome: Outcome) -> str:
+    return outcome.name.lower().replace("_", "-")
+
+
+def _stylesheet() -> str:
+    light = "".join(f"--{name}:{color};" for name, color in COLORS.items())
+    rules = resources.files("reports").joinpath("style.css").read_text(encoding="utf-8")
+    return f":root{{{light}}}\n{rules}"
+
+
+def _text(text: str) -> str:
+    return html.escape(str(text))

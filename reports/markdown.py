@@ -1,0 +1,145 @@
+"""The report as Markdown: the same tables as the page; figures only if they were drawn as files. Needs no matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reports.formatting import DASH, cell, is_number
+from reports.outline import (
+    MARKS,
+    QUESTION,
+    SYMBOLS,
+    Matrix,
+    Row,
+    Section,
+    decoy_table,
+    environments,
+    matrices,
+    overview,
+    runs_table,
+    sections,
+    setting_rows,
+    subject_table,
+    summary,
+    verdict_facts,
+)
+from reports.source import Results
+from theory.judge.evidence import Evidence
+from theory.judge.figure import Table
+from theory.judge.verdict import Outcome
+
+_EQUATION = (
+    r"$$\sigma_i^2 = \frac{\eta\,\gamma_i\,(1+\mu)}{\lambda_i\,(1-\mu)\,\bigl(2(1+\mu)-\eta\lambda_i\bigr)} "
+    r"\tag{S1}$$"
+)
+
+
+def render(results: Results, figures: Mapping[str, Sequence[tuple[str, str]]] | None = None) -> str:
+    """``report.md``.
+
+    Args:
+        results: what to report.
+        figures: claim to (relative path, description) of the figures drawn as files, in their order.
+    """
+    parts = sections(results.verdicts)
+    blocks = ["# Spikeshrink: what was found", QUESTION, _EQUATION, SYMBOLS, f"**{summary(parts)}**", "## Verdicts"]
+    blocks.append(_overview(overview(parts)))
+    blocks.extend(_matrix(matrix) for matrix in matrices(parts))
+    blocks.append("## Claims")
+    for part in parts:
+        blocks.extend(_section(part, (figures or {}).get(part.claim)))
+    blocks.extend(_provenance(results))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _overview(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        name = f"[{_text(row.claim)}](#{row.anchor.lower()})" + (f" ({_text(row.subject)})" if row.subject else "")
+        outcome = ", ".join(_outcome(found, many if len(row.outcomes) > 1 else 0) for found, many in row.outcomes)
+        estimate = f"{row.estimate} {row.interval}".strip()
+        decoys = ", ".join(f"{_text(decoy)} {how or (_outcome(found) if found else DASH)}" for decoy, found, how in row.decoys)
+        lines.append((name, row.kind.value, outcome, estimate, row.tolerance, decoys or DASH, row.degrees))
+    columns = ("claim", "kind", "outcome", "estimate [interval]", "tolerance", "decoys", "ν reached / required")
+    return _grid(columns, lines, [False, False, False, False, False, False, True])
+
+
+def _matrix(matrix: Matrix) -> str:
+    lines = []
+    for subject, verdicts in matrix.rows:
+        lines.append((_text(subject), *("" if verdict is None else _outcome(verdict.outcome) for verdict in verdicts)))
+    return _grid(("judged on", *map(_text, matrix.claims)), lines, [False] * (1 + len(matrix.claims)))
+
+
+def _section(part: Section, figures: Sequence[tuple[str, str]] | None) -> list[str]:
+    first = part.first
+    blocks = [f"### {_text(part.claim)}", _text(first.statement)]
+    if len(part.verdicts) == 1:
+        facts = [f"{name} {_text(value)}" for name, value in verdict_facts(first)]
+        blocks.append(f"**{_outcome(first.outcome)}**: {'; '.join(facts)}.")
+        if first.note:
+            blocks.append(_text(first.note))
+    else:
+        blocks.append(_table(subject_table(part)))
+    lines = [f"- Kind: {first.kind.value}", f"- Source: {_text(first.source)}"]
+    lines.extend(f"- Assumes: {_text(assumption)}" for assumption in first.assumptions)
+    blocks.append("\n".join(lines))
+    if figures is not None:
+        blocks.extend(f"![{_text(description)}]({path})" for path, description in figures)
+    for drawn in part.figures():
+        place = "" if figures is not None else " (drawn in `index.html`)"
+        blocks.append(f"Figure: {_text(drawn.title)}{place}. {_text(drawn.caption)}".rstrip())
+    for table in part.tables():
+        blocks.append(f"**{_text(table.title)}** {_text(table.caption)}".rstrip())
+        blocks.append(_table(table))
+    decoys = decoy_table(part)
+    if decoys.rows:
+        blocks.extend(["**Decoys**", _table(decoys)])
+    return blocks
+
+
+def _provenance(results: Results) -> list[str]:
+    blocks = ["## Settings and provenance"]
+    for facts, runs in environments(results.evidence):
+        lines = [f"- {runs} run{'s' if runs != 1 else ''}"] + [f"- {name}: {_text(value)}" for name, value in facts]
+        blocks.append("\n".join(lines))
+    if results.evidence:
+        blocks.append(_table(runs_table(results.evidence, results.verdicts)))
+        blocks.extend(_setting(run) for run in results.evidence.values())
+    return blocks
+
+
+def _setting(run: Evidence) -> str:
+    rows = [(_text(name), _text(value)) for name, value in setting_rows(run.setting)]
+    title = f"Setting of {_text(run.experiment)}, run {run.run_id}"
+    return f"<details><summary>{title}</summary>\n\n{_grid(('field', 'value'), rows, [False, False])}\n\n</details>"
+
+
+def _table(table: Table) -> str:
+    flush = [
+        bool(table.rows) and all(is_number(row[place]) for row in table.rows) for place in range(len(table.columns))
+    ]
+    return _grid(tuple(map(_text, table.columns)), [tuple(map(_cell, row)) for row in table.rows], flush)
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]], flush_right: Sequence[bool]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + "|".join("--:" if right else "---" for right in flush_right) + "|"]
+    lines.extend("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return _outcome(value) if isinstance(value, Outcome) else _text(cell(value))
+
+
+def _outcome(outcome: Outcome, many: int = 0) -> str:
+    return f"{MARKS[outcome]} {f'{many} ' if many else ''}{outcome.value}"
+
+
+def _text(text: str) -> str:
+    """`text` on one line, with nothing in it that Markdown would read as markup or as the end of a cell."""
+    line = " ".join(str(text).split())
+    for sign in "\\`*_[]<>|#$":
+        line = line.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
+    return line

@@ -1,0 +1,360 @@
+"""What a report says, before anyone decides how it looks: the part that the page and the Markdown have in common.
+
+A claim about quadratics has one verdict; a claim about networks has one for each run, pair or group it was judged on
+(its subjects). `sections` puts the verdicts of a claim together, `matrices` lays out subjects against claims.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reports.formatting import DASH, cell, count, estimate_with_interval, number, percent
+from theory.judge.evidence import Evidence
+from theory.judge.figure import Figure, Table
+from theory.judge.verdict import Kind, Outcome, Verdict
+
+QUESTION = (
+    "Does momentum SGD in a quadratic basin spread, along each curvature direction, by exactly the variance below; and "
+    "does what follows from it, curvature and gradient noise that spike after a learning-rate decay while the "
+    "posterior shrinks, explain how adversarially trained networks generalize?"
+)
+SYMBOLS = (
+    "σᵢ² posterior variance, η learning rate, γᵢ mini-batch gradient noise, μ momentum, λᵢ curvature, all along "
+    "direction i of the Hessian."
+)
+MARKS = {Outcome.SUPPORTED: "✓", Outcome.REFUTED: "✗", Outcome.INCONCLUSIVE: "?", Outcome.NOT_APPLICABLE: DASH}
+#: Up to so many verdicts of one claim have a row each in the overview, and figures of their own.
+FEW = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panels:
+    """One figure of one verdict, or the same figure of several, subject by subject."""
+
+    title: str
+    caption: str
+    panels: tuple[tuple[str, Figure], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """All verdicts on one claim."""
+
+    claim: str
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def first(self) -> Verdict:
+        """The verdict whose statement, source and kind stand for all of them."""
+        return self.verdicts[0]
+
+    @property
+    def anchor(self) -> str:
+        """Fragment of a link to this section."""
+        return slug(self.claim)
+
+    @property
+    def has_subjects(self) -> bool:
+        """Whether the claim was judged on named runs, pairs or groups."""
+        return any(verdict.subject for verdict in self.verdicts)
+
+    def figures(self) -> tuple[Panels, ...]:
+        """Figures in the order of the verdicts; those of many subjects side by side."""
+        if len(self.verdicts) <= FEW:
+            return tuple(
+                Panels(title=_about(verdict, figure.title), caption=figure.caption, panels=((verdict.subject, figure),))
+                for verdict in self.verdicts
+                for figure in verdict.figures
+            )
+        groups: dict[tuple[Any, ...], list[tuple[str, Figure]]] = {}
+        for verdict in self.verdicts:
+            for place, figure in enumerate(verdict.figures):
+                like = (place, figure.x_label, figure.y_label, figure.x_scale, figure.y_scale, figure.heatmap is None)
+                groups.setdefault(like, []).append((verdict.subject, figure))
+        return tuple(
+            Panels(title=_common([figure.title for _, figure in panels]) or self.claim,
+                   caption=_common([figure.caption for _, figure in panels]), panels=tuple(panels))
+            for panels in groups.values()
+        )  # fmt: skip
+
+    def tables(self) -> tuple[Table, ...]:
+        """Tables in the order of the verdicts; those of many subjects under one head, a column naming the subject."""
+        if len(self.verdicts) == 1:
+            return self.first.tables
+        groups: dict[tuple[Any, ...], list[tuple[str, Table]]] = {}
+        for verdict in self.verdicts:
+            for place, table in enumerate(verdict.tables):
+                groups.setdefault((place, table.columns), []).append((verdict.subject, table))
+        merged = []
+        for (_, columns), members in groups.items():
+            rows = tuple((subject, *row) for subject, table in members for row in table.rows)
+            title = _common([table.title for _, table in members]) or self.claim
+            caption = _common([table.caption for _, table in members])
+            merged.append(Table(title=title, columns=("judged on", *columns), rows=rows, caption=caption))
+        return tuple(merged)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the overview: a verdict, or the verdicts of one claim counted."""
+
+    claim: str
+    anchor: str
+    subject: str
+    kind: Kind
+    outcomes: tuple[tuple[Outcome, int], ...]
+    estimate: str
+    interval: str
+    tolerance: str
+    decoys: tuple[tuple[str, Outcome | None, str], ...]  # name, outcome (None: several), how many
+    degrees: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """Subjects against claims."""
+
+    claims: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Verdict | None, ...]], ...]
+
+
+def sections(verdicts: Sequence[Verdict]) -> tuple[Section, ...]:
+    """Verdicts put together claim by claim, in the order in which claims first occur."""
+    grouped: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        grouped.setdefault(verdict.claim, []).append(verdict)
+    return tuple(Section(claim=claim, verdicts=tuple(members)) for claim, members in grouped.items())
+
+
+def overview(parts: Sequence[Section]) -> tuple[Row, ...]:
+    """The rows of the table of verdicts."""
+    rows = []
+    for part in parts:
+        if len(part.verdicts) > FEW:
+            rows.append(_counted(part))
+        else:
+            rows.extend(_row(part, verdict) for verdict in part.verdicts)
+    return tuple(rows)
+
+
+def matrices(parts: Sequence[Section]) -> tuple[Matrix, ...]:
+    """A table of outcomes, subjects against claims, for each set of claims that share a subject."""
+    judged = [part for part in parts if part.has_subjects]
+    groups: list[tuple[set[str], list[Section]]] = []
+    for part in judged:
+        subjects = {verdict.subject for verdict in part.verdicts}
+        touching = [group for group in groups if group[0] & subjects]
+        together = [member for group in touching for member in group[1]] + [part]
+        groups = [group for group in groups if group not in touching]
+        groups.append((subjects.union(*(group[0] for group in touching)), together))
+    found = []
+    for _, members in groups:
+        names = list(dict.fromkeys(verdict.subject for part in members for verdict in part.verdicts))
+        lookup = {(verdict.subject, part.claim): verdict for part in members for verdict in part.verdicts}
+        rows = tuple((name, tuple(lookup.get((name, part.claim)) for part in members)) for name in names)
+        found.append(Matrix(claims=tuple(part.claim for part in members), rows=rows))
+    return tuple(found)
+
+
+def summary(parts: Sequence[Section]) -> str:
+    """One sentence: how many claims came out how, and how many decoys the evidence refuted."""
+    verdicts = [verdict for part in parts for verdict in part.verdicts]
+    tally = Counter(verdict.outcome for verdict in verdicts)
+    found = [f"{tally[outcome]} {outcome.value}" for outcome in Outcome if tally[outcome]]
+    decoys = [decoy for verdict in verdicts for decoy in verdict.decoys]
+    refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in decoys)
+    claims = f"{len(parts)} claim{'s' if len(parts) != 1 else ''}"
+    judged = f"{claims} in {len(verdicts)} verdicts" if len(verdicts) != len(parts) else claims
+    return f"{judged}: {', '.join(found)}. The evidence refutes {refuted} of {len(decoys)} decoys, the plausible wrong " \
+        "formulas that every claim is compared with."  # fmt: skip
+
+
+def verdict_facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
+    """How one verdict was reached: name and value, in the order of reading."""
+    estimate, interval = estimate_with_interval(verdict.estimate, verdict.interval)
+    facts = [("estimate", estimate), ("interval", interval), (_tolerance_name(verdict), tolerance(verdict))]
+    if verdict.p_value is not None:
+        tests = f"smallest of {count(verdict.num_tests)}" if verdict.num_tests > 1 else "one test"
+        facts.append(("p-value", f"{number(verdict.p_value, 2)} ({tests})"))
+    facts.append(("level α", number(verdict.alpha, 2)))
+    if verdict.power is not None:
+        facts.append(("chance to miss", number(round(1 - verdict.power, 12), 2)))
+    if verdict.reached is not None or verdict.required is not None:
+        facts.append(("ν reached / required", degrees(verdict)))
+    return tuple(facts)
+
+
+def decoy_table(part: Section) -> Table:
+    """The decoys of a claim, and what the same evidence says of them."""
+    subjects = part.has_subjects
+    rows = []
+    for verdict in part.verdicts:
+        for decoy in verdict.decoys:
+            estimate, interval = estimate_with_interval(decoy.estimate, decoy.interval)
+            p_value = DASH if decoy.p_value is None else number(decoy.p_value, 2)
+            row = (decoy.name, decoy.outcome, estimate, interval, p_value)
+            rows.append((verdict.subject, *row) if subjects else row)
+    columns = ("decoy", "outcome", "estimate", "interval", "p-value")
+    return Table(title="Decoys", columns=("judged on", *columns) if subjects else columns, rows=tuple(rows))
+
+
+def subject_table(part: Section) -> Table:
+    """The verdicts of a claim with several subjects, one a row."""
+    columns = ("judged on", "outcome", "estimate", "interval", _tolerance_name(part.first), "note")
+    rows = []
+    for verdict in part.verdicts:
+        estimate, interval = estimate_with_interval(verdict.estimate, verdict.interval)
+        rows.append((verdict.subject, verdict.outcome, estimate, interval, tolerance(verdict), verdict.note))
+    return Table(title="Verdicts", columns=columns, rows=tuple(rows))
+
+
+def environments(evidence: Mapping[str, Evidence]) -> tuple[tuple[tuple[tuple[str, str], ...], int], ...]:
+    """Where the runs were made, and how many in each place: commit, platform, device, versions."""
+    tally: Counter[tuple[tuple[str, str], ...]] = Counter()
+    for run in evidence.values():
+        made = run.provenance
+        commit = str(made.get("commit") or DASH)
+        facts = [("commit", commit + (" with uncommitted changes" if made.get("dirty") else ""))]
+        facts.append(("platform", ", ".join(str(made[key]) for key in ("platform", "machine") if made.get(key)) or DASH))
+        facts.append(("device", f"{made.get('device', DASH)}, {made['cores']} cores" if made.get("cores") else DASH))
+        versions = made.get("versions") or {}
+        facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or DASH))
+        tally[tuple(facts)] += 1
+    return tuple(tally.items())
+
+
+def runs_table(evidence: Mapping[str, Evidence], verdicts: Sequence[Verdict]) -> Table:
+    """Every run recorded: experiment, id, seed, start, seconds, and the claims that rest on it."""
+    users: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        for run_id in verdict.evidence:
+            users.setdefault(run_id, []).append(verdict.claim)
+    rows = []
+    for run_id, run in evidence.items():
+        claims = ", ".join(dict.fromkeys(users.get(run_id, []))) or "none"
+        made = run.provenance
+        start, seconds = str(made.get("start", DASH)), number(made.get("seconds"), 3)
+        rows.append((run.experiment, run_id, str(run.seed), start, seconds, claims))
+    return Table(
+        title="Runs", columns=("experiment", "run", "seed", "start", "seconds", "judged by"), rows=tuple(rows)
+    )  # fmt: skip
+
+
+def setting_rows(setting: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
+    """A Setting as dotted names and values; an array is told by its shape and its ends."""
+    rows: list[tuple[str, str]] = []
+    for key, value in setting.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and set(value) == {"array"}:
+            rows.append((name, _array(value["array"])))
+        elif isinstance(value, Mapping):
+            rows.extend(setting_rows(value, f"{name}."))
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            for place, item in enumerate(value[:8]):
+                rows.extend(setting_rows(item, f"{name}[{place}]."))
+            if len(value) > 8:
+                rows.append((name, f"… {len(value)} in all"))
+        elif isinstance(value, list) and len(value) > 12:
+            rows.append((name, _array(value)))
+        else:
+            rows.append((name, cell(value)))
+    return tuple(rows)
+
+
+def tolerance(verdict: Verdict) -> str:
+    """What the estimate was held against."""
+    if verdict.tolerance is None:
+        return DASH
+    if verdict.kind is Kind.HYPOTHESIS:
+        return f"> {number(verdict.tolerance)}"
+    if verdict.p_value is not None:
+        return percent(verdict.tolerance)
+    # A margin at rounding level is read as a power of ten, a coarse one as a percentage.
+    return f"± {percent(verdict.tolerance) if verdict.tolerance >= 1e-4 else number(verdict.tolerance, 3)}"
+
+
+def degrees(verdict: Verdict) -> str:
+    """Degrees of freedom reached and required."""
+    if verdict.reached is None and verdict.required is None:
+        return DASH
+    return f"{count(verdict.reached)} / {count(verdict.required)}"
+
+
+def slug(text: str) -> str:
+    """`text` as a fragment or a file name."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "unnamed"
+
+
+def _row(part: Section, verdict: Verdict) -> Row:
+    estimate, interval = estimate_with_interval(verdict.estimate, verdict.interval)
+    return Row(
+        claim=part.claim,
+        anchor=part.anchor,
+        subject=verdict.subject,
+        kind=verdict.kind,
+        outcomes=((verdict.outcome, 1),),
+        estimate=estimate,
+        interval=interval,
+        tolerance=tolerance(verdict),
+        decoys=tuple((decoy.name, decoy.outcome, "") for decoy in verdict.decoys),
+        degrees=degrees(verdict),
+    )
+
+
+def _counted(part: Section) -> Row:
+    tally = Counter(verdict.outcome for verdict in part.verdicts)
+    decoys: dict[str, Counter[Outcome]] = {}
+    for verdict in part.verdicts:
+        for decoy in verdict.decoys:
+            decoys.setdefault(decoy.name, Counter())[decoy.outcome] += 1
+    listed = []
+    for name, found in decoys.items():
+        total = sum(found.values())
+        same = next(iter(found)) if len(found) == 1 else None
+        listed.append((name, same, f"refuted in {found[Outcome.REFUTED]} of {total}"))
+    return Row(
+        claim=part.claim,
+        anchor=part.anchor,
+        subject=f"{len(part.verdicts)} subjects",
+        kind=part.first.kind,
+        outcomes=tuple((outcome, tally[outcome]) for outcome in Outcome if tally[outcome]),
+        estimate=DASH,
+        interval="",
+        tolerance=_common([tolerance(verdict) for verdict in part.verdicts]) or DASH,
+        decoys=tuple(listed),
+        degrees=DASH,
+    )
+
+
+def _tolerance_name(verdict: Verdict) -> str:
+    if verdict.kind is Kind.HYPOTHESIS:
+        return "effect claimed"
+    return "error detected" if verdict.p_value is not None else "margin"
+
+
+def _about(verdict: Verdict, title: str) -> str:
+    return f"{title} ({verdict.subject})" if verdict.subject and verdict.subject not in title else title
+
+
+def _common(texts: Sequence[str]) -> str:
+    """The text if it is the same for all, else nothing."""
+    return texts[0] if texts and all(text == texts[0] for text in texts) else ""
+
+
+def _array(values: Sequence[Any]) -> str:
+    shape = []
+    inner: Any = values
+    while isinstance(inner, list):
+        shape.append(len(inner))
+        inner = inner[0] if inner else None
+    flat: list[Any] = list(values)
+    while flat and isinstance(flat[0], list):
+        flat = [item for row in flat for item in row]
+    size = " × ".join(str(length) for length in shape)
+    if len(flat) <= 6 and len(shape) == 1:
+        return f"({cell(flat)})"
+    return f"{size} values, {cell(flat[0])} … {cell(flat[-1])}" if flat else "empty"
