@@ -1,7 +1,7 @@
 r"""After a change of learning rate, momentum, curvature or noise: the exact covariance and mean at any later step.
 
 Model     z = (w, v) obeys z₊ = F z + G ξ. At step 0 its law has mean m₀ and covariance M₀; from then on F and C are
-          those of `after`. What v carries across the change is the form's business: the PyTorch form keeps the buffer and
+          those of `after`. What v carries across the change is up to the form: PyTorch keeps the buffer and
           thereby rescales the displacement −ηv by η₂/η₁, the position form keeps the displacement.
 Result    M_k = Fᵏ M₀ Fᵏᵀ + N_k,   N_k = Σ_{l<k} Fˡ Q Fˡᵀ,   m_k = Fᵏ m₀                                       (T1)
           mode pair by mode pair with the 2×2 powers of `powers`; no commutation of H and C is needed.
@@ -312,7 +312,8 @@ def _symmetric(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _raise_overflow(mode: Companion, frame: Eigenbasis, steps: int, where: str) -> None:
     worst = int(np.argmax(mode.spectral_radius))
+    curvature, radius = float(frame.curvatures[worst]), float(mode.spectral_radius[worst])
     raise UnstableError(
         f"`{where}(steps=...)` must leave the state within the float range; got {steps} steps, after which mode "
-        f"{worst} (curvature {frame.curvatures[worst]:.6g}, spectral radius {mode.spectral_radius[worst]:.6g}) overflows."
+        f"{worst} (curvature {curvature:.6g}, spectral radius {radius:.6g}) overflows."
     )
