@@ -5,10 +5,12 @@ Model     χ = tr(HCHC)/tr(H²C²) = 1 − 2δ², δ = ‖HC − CH‖/(2‖HC�
           judged on: among 11 million dimensions random matrices almost commute.)
 Estimator tr(X) = Σ uᵢᵀXuᵢ over the computed eigenvectors U of H, exactly, plus Rademacher probes z projected off U.
           With a = H(Cz), b = C(Hz): E a·b = tr(HCHC), E ½(|a|² + |b|²) = tr(H²C²). 2 + 2 products a probe.
-Errors    *probe*: delete-one jackknife over probes. *sampling*: H and C are means over N samples, so χ is a smooth
-          function of two means and each sample has an influence on it,
-              IF_n = (2/h) [∇²ℓ_n(z, CHCz − χ HC²z) + (g̃_n·z)(g̃_n·(HCHz − χ H²Cz))],   h = tr(H²C²),
-          at the cost of two products and three forward derivatives a column. The two are kept apart.
+Errors    *probe*: delete-one jackknife over probes, at fixed data. *sampling*: H and C are means over N samples and
+          1 − χ = ‖HC − CH‖²/(2‖HC‖²) is a square, so their noise biases χ downward (0.989 for 0.999 at N = 1,000):
+          the interval is the delete-a-group jackknife, bias removed, with Student's t on the groups (ten by
+          default). The two are kept apart. Measured coverage of nominal 95 % at N = 1,000: 95 % at χ = 0.87, 96 % at
+          χ = 0.990 with kurtosis 28, 99 % at χ = 0.999 (the square is then nearly degenerate and the jackknife
+          conservative), 90 % at χ = 0.967 under an extreme scale mixture.
 Null      C rotated at random. `rotation_null` draws it exactly for spectra made of k outliers and a flat bulk, and
           returns the mean and an upper quantile (the mean formula exceeds 1 on flat spectra).
 Limits    HC = 0 makes χ 0/0: ω = ‖HC‖/(‖H‖‖C‖) is the guard. One aligned outlier alone gives χ ≈ 1, so χ is given for
@@ -19,7 +21,7 @@ Oracle    Tests: dense traces; dense random rotations.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,8 +35,8 @@ from empirical.measure.operators import (
     GradientCovarianceOperator,
     HessianOperator,
     SymmetricOperator,
-    bilinear_curvatures,
     project_gradients,
+    unit_gradients,
 )
 
 
@@ -119,7 +121,7 @@ def alignment(
     covariance_pairs: Eigenpairs | None = None,
     num_probes: int = 16,
     landscape: Landscape | None = None,
-    sampling_probes: int | None = None,
+    groups: int = 10,
     seed: int = 0,
     level: float = 0.95,
 ) -> Alignment:
@@ -132,8 +134,8 @@ def alignment(
         covariance_pairs: eigenpairs of C, for the null and the subspace overlap.
         num_probes: Rademacher probes, ≥ 2 unless the deflation spans everything.
         landscape: where H and C come from; gives sampling errors and the interval of χ.
-        sampling_probes: probes used for the sampling error (default: all).
-        seed: of the probes.
+        groups: groups of the jackknife over data, ≥ 4 (costs as many evaluations of χ).
+        seed: of the probes and of the groups.
         level: coverage of the interval of χ.
 
     Raises:
@@ -170,12 +172,9 @@ def alignment(
     bulk = None
     if num_exact and not complete and eigenpairs is not None:
         bulk = _bulk_chi(exact, eigenpairs.values.to(exact), c_z[:, num_exact:], a[:, num_exact:], b[:, num_exact:])
-    influence = None
+    sampling = None
     if landscape is not None:
-        used = num_probes if sampling_probes is None else min(sampling_probes, num_probes)
-        influence = _chi_influence(
-            landscape, hessian, covariance, columns, (c_z, a, b), chi, total["hhcc"], num_exact, used
-        )
+        sampling = chi_sampling(landscape, columns, num_exact, chi, groups=groups, level=level, seed=seed)
     null_mean, null_quantile = rotation_null(
         _outliers(eigenpairs), _outliers(covariance_pairs), total["h"], total["c"], size, seed=seed
     )
@@ -188,7 +187,7 @@ def alignment(
     overlap, overlap_size = _overlap(eigenpairs, covariance_pairs)
     slope, slope_error = _slope(eigenpairs, gammas)
     return Alignment(
-        chi=_with_interval(chi, chi_error, influence, level),
+        chi=Estimate(value=chi, probe_error=chi_error) if sampling is None else replace(sampling, probe_error=chi_error),
         chi_bulk=bulk,
         chi_null=null_mean,
         chi_null_quantile=null_quantile,
@@ -264,48 +263,79 @@ def _bulk_chi(exact: Tensor, values: Tensor, c_z: Tensor, a: Tensor, b: Tensor) 
     return Estimate(value=value, probe_error=error)
 
 
-def _chi_influence(
+def chi_sampling(
     landscape: Landscape,
-    hessian: SymmetricOperator,
-    covariance: SymmetricOperator,
     columns: Tensor,
-    products: tuple[Tensor, Tensor, Tensor],
-    chi: float,
-    scale: float,
     num_exact: int,
-    num_probes: int,
-) -> NDArray[np.float64]:
-    used = slice(0, num_exact + num_probes)
-    z, c_z, a, b = (tensor[:, used] for tensor in (columns, *products))
-    curvature_side = covariance.matmat(a) - chi * hessian.matmat(covariance.matmat(c_z))
-    noise_side = hessian.matmat(b - chi * a)
-    bilinear = bilinear_curvatures(landscape, z, curvature_side).cpu().numpy()
-    left = project_gradients(landscape, z, method="auto").values.cpu().numpy()
-    right = project_gradients(landscape, noise_side, method="auto").values.cpu().numpy()
-    left, right = left - left.mean(axis=0), right - right.mean(axis=0)
-    per_column = 2 / scale * (bilinear + left * right)
-    influence = per_column[:, :num_exact].sum(axis=1)
-    if per_column.shape[1] > num_exact:
-        influence = influence + per_column[:, num_exact:].mean(axis=1)
-    return influence - influence.mean()
+    chi: float,
+    *,
+    groups: int = 10,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """χ with its bias removed and the interval of the delete-a-group jackknife over the data; see the module's *Errors*.
 
+    Args:
+        landscape: the data behind χ.
+        columns: exact directions, then probes, shape ``(P, k + m)``, the same for every group.
+        num_exact: k.
+        chi: χ on all the data with those columns.
+        groups: J ≥ 4.
+        level: coverage of the interval.
+        seed: of the partition.
 
-def _with_interval(chi: float, probe_error: float, influence: NDArray[np.float64] | None, level: float) -> Estimate:
-    if influence is None:
-        return Estimate(value=chi, probe_error=probe_error)
-    count = len(influence)
-    sampling = float(influence.std(ddof=1)) / math.sqrt(count)
-    total = math.hypot(sampling, probe_error)
-    # χ lives in [-1, 1] and sits near 1: the interval is symmetric in the logarithm of its distance 1 − χ.
-    distance = max(1 - chi, 1e-15)
-    reach = math.exp(min(float(stats.t.ppf(0.5 + level / 2, count - 1)) * total / distance, 700.0))
+    Raises:
+        ValueError: if there are fewer than 4 groups, or a group would hold fewer than two units.
+    """
+    count = landscape.num_units
+    if groups < 4 or count < 2 * groups:
+        raise ValueError(f"`chi_sampling(groups=...)` must lie in [4, {count // 2}]; got {groups}.")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(landscape.device)
+    parts = order.tensor_split(groups)
+    if columns.shape[1] == num_exact == landscape.dimension:
+        left_out = _dense_left_out([landscape.subset(part) for part in parts])
+    else:
+        rest = [torch.cat([part for i, part in enumerate(parts) if i != j]) for j in range(groups)]
+        left_out = np.array([_chi_of(landscape.subset(units), columns, num_exact) for units in rest])
+    value = groups * chi - (groups - 1) * float(left_out.mean())
+    error = math.sqrt((groups - 1) / groups * float(((left_out - left_out.mean()) ** 2).sum()))
+    half = float(stats.t.ppf(0.5 + level / 2, groups - 1)) * error
     return Estimate(
-        value=chi,
-        probe_error=probe_error,
-        sampling_error=sampling,
-        low=max(1 - distance * reach, -1.0),
-        high=1 - distance / reach,
+        value=min(value, 1.0),
+        probe_error=0.0,
+        sampling_error=error,
+        low=max(value - half, -1.0),
+        high=min(value + half, 1.0),
     )
+
+
+def _chi_of(landscape: Landscape, columns: Tensor, num_exact: int) -> float:
+    hessian, covariance = HessianOperator(landscape, method="double-backward"), GradientCovarianceOperator(landscape)
+    a, b = hessian.matmat(covariance.matmat(columns)), covariance.matmat(hessian.matmat(columns))
+    traces = _Traces({"hchc": _dot(a, b), "hhcc": 0.5 * (_dot(a, a) + _dot(b, b))}, num_exact).total()
+    return traces["hchc"] / traces["hhcc"]
+
+
+def _dense_left_out(parts: list[Landscape]) -> NDArray[np.float64]:
+    # On a small network each group's H, second moment and mean fit: the J complements are then sums of matrices.
+    identity = torch.eye(parts[0].dimension, dtype=parts[0].dtype, device=parts[0].device)
+    hessians, moments, means, sizes = [], [], [], []
+    for part in parts:
+        gradients = torch.cat([unit_gradients(part, units) for units in part.chunks()]).double()
+        hessians.append(HessianOperator(part, method="double-backward").matmat(identity).double() * part.num_units)
+        moments.append(gradients.T @ gradients)
+        means.append(gradients.sum(dim=0))
+        sizes.append(part.num_units)
+    totals = [sum(values) for values in (hessians, moments, means)]
+    found = []
+    for j in range(len(parts)):
+        rest = sum(sizes) - sizes[j]
+        h, second, mean = (
+            (total - values[j]) / rest for total, values in zip(totals, (hessians, moments, means), strict=True)
+        )
+        product = h @ (second - torch.outer(mean, mean))
+        found.append(float((product * product.T).sum() / (product**2).sum()))
+    return np.array(found)
 
 
 def _direction_errors(

@@ -202,6 +202,17 @@ class Landscape:
                 total += torch.autograd.grad(loss, leaf)[0].double()
         return total / self.num_units
 
+    def subset(self, units: Tensor) -> Landscape:
+        """The same loss over some of the units: samples, or mini-batches in ``"train"`` mode."""
+        if len(units) == 0:
+            raise ValueError("`subset(units=...)` must name at least one unit; got none.")
+        smaller = copy.copy(self)
+        if self._batches is None:
+            smaller.inputs, smaller.targets = self.inputs[units], self.targets[units]
+        else:
+            smaller._batches = self._batches[units]
+        return smaller
+
     def at(self, weights: Tensor) -> Landscape:
         """The same landscape expanded at other flat weights ``(P,)``; data and batch-norm statistics are shared."""
         if weights.shape != self.weights.shape:
