@@ -45,6 +45,7 @@ from theory.closed_form.divergence import (
 )
 from theory.closed_form.eigenbasis import eigenbasis
 from theory.closed_form.stationary import modes
+from theory.closed_form.transient import mean_path, transient_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.setting import Setting, keyword_setting
@@ -55,6 +56,7 @@ __all__ = [
     "DataDependentPrior",
     "FixedPrior",
     "PacBayesBound",
+    "PacBayesPath",
     "PacBayesTerms",
     "PriorGrid",
     "SubGaussianLoss",
@@ -67,8 +69,10 @@ __all__ = [
     "maurer_moment",
     "optimal_variance",
     "pac_bayes_bound",
+    "pac_bayes_path",
     "pac_bayes_terms",
     "variance_elasticities",
+    "with_factors",
 ]
 
 Method = Literal["seeger", "mcallester", "catoni"]
@@ -624,6 +628,91 @@ def _hypotheses(
 def _scalar(value: NDArray[np.float64]) -> float | NDArray[np.float64]:
     value = np.asarray(value)
     return float(value) if value.ndim == 0 else value
+
+
+# ---------------------------------------------------------------------------------------------------- over time
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacBayesPath:
+    """Risk and divergence of the posterior at each of K steps after a change of learning rate or landscape.
+
+    Args:
+        steps: updates since the change, shape ``(K,)``.
+        expected_risk: (B1) under the curvature after the change, shape ``(K,)``.
+        kl: (B2), shape ``(K,)``, or ``(K, J)`` for a grid of J priors.
+        variances: σ² in the eigenbasis of H after the change, shape ``(K, m)``.
+        means: posterior mean relative to the optimum, in the problem's coordinates, shape ``(K, m)``.
+        correlation_price: −½ ln det R at each step, shape ``(K,)``.
+    """
+
+    steps: NDArray[np.int64]
+    expected_risk: NDArray[np.float64]
+    kl: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    means: NDArray[np.float64]
+    correlation_price: NDArray[np.float64]
+
+
+def pac_bayes_path(
+    problem: Quadratic,
+    before: MomentumSGD | None,
+    after: MomentumSGD,
+    steps: int | Sequence[int] | NDArray[np.integer],
+    *,
+    prior: float | PriorGrid,
+    problem_after: Quadratic | None = None,
+    initial: ArrayLike | None = None,
+    mean: ArrayLike | None = None,
+    prior_mean: ArrayLike | None = None,
+    residual_risk: float = 0.0,
+) -> PacBayesPath:
+    """The bound's two ingredients at any time after a change, from (T1) and the mean path; no commutation needed.
+
+    Q at step k is the marginal law of w_k over everything random in the optimizer since the start, given the training
+    sample. Feed `expected_risk` and `kl` to `pac_bayes_bound`.
+
+    Args:
+        problem: H and C before the change.
+        before: optimizer whose stationary law is the state at step 0; None where `initial` is given.
+        after: optimizer from step 1 on.
+        steps: rising numbers of updates since the change; 0 is the old law under the new curvature.
+        prior: σ_P² of one isotropic prior, or a grid of them.
+        problem_after: H and C after the change (a spike); None if they stay.
+        initial: covariance of (w, v) or of w at step 0 instead of the stationary law.
+        mean: of (w, v), shape ``(2m,)``, or of w, shape ``(m,)``, at step 0, relative to the optimum; None for 0.
+        prior_mean: relative to the optimum, shape ``(m,)``; None for 0.
+        residual_risk: loss at the optimum.
+
+    Raises:
+        UnstableError: as `transient_covariance`.
+        ValueError: as `transient_covariance`, `mean_path` and `pac_bayes_terms`; a posterior without variance (a start
+            at one point, step 0) has no divergence.
+    """
+    changed = problem if problem_after is None else problem_after
+    size = changed.dimension
+    if not isinstance(prior, PriorGrid):
+        _positive(float(prior), "pac_bayes_path(prior=...)")
+    moved = transient_covariance(problem, before, after, steps, initial, problem_after=problem_after)
+    start = np.zeros(size) if mean is None else np.asarray(mean, dtype=np.float64)
+    means = mean_path(changed, after, start, steps)[:, :size]
+    anchor = np.zeros(size) if prior_mean is None else np.asarray(prior_mean, dtype=np.float64)
+    rows = [
+        pac_bayes_terms(
+            changed, covariance, prior_variance=1.0, mean=place, prior_mean=anchor, residual_risk=residual_risk
+        )
+        for covariance, place in zip(moved.value, means, strict=True)
+    ]
+    grid = prior.variances if isinstance(prior, PriorGrid) else (float(prior),)
+    divergences = np.array([[dataclasses.replace(row, prior_variance=one).kl for one in grid] for row in rows])
+    return PacBayesPath(
+        steps=moved.steps,
+        expected_risk=np.array([row.expected_risk for row in rows]),
+        kl=divergences if isinstance(prior, PriorGrid) else divergences[:, 0],
+        variances=np.array([row.variances for row in rows]),
+        means=means,
+        correlation_price=np.array([row.correlation_price for row in rows]),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- flatness
