@@ -1,0 +1,117 @@
+"""``python -m empirical verify OUT``: judge whatever evidence a folder holds.
+
+Nothing is run. Every claim of the register (`empirical.claims`) picks its subjects (runs, pairs, groups) from the
+evidence of all kinds under ``OUT/evidence``, imported or our own, and is judged on each. Verdicts go to
+``OUT/verdicts.json``; evidence is left alone. Works without torch: claims whose modules need what is not installed are
+named and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from empirical.claims import Register
+    from theory.judge.evidence import Evidence
+    from theory.judge.verdict import Verdict
+
+NAME = "verify"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        NAME,
+        help="judge the evidence in a folder",
+        description="Judges every empirical claim on the evidence under OUT/evidence and writes OUT/verdicts.json.",
+    )
+    parser.add_argument("out", help="folder with evidence")
+    parser.add_argument("--claim", action="append", metavar="ID", help="judge only these claims (all by default)")
+    parser.add_argument("--quiet", action="store_true", help="print the summary only")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge and write; 0, 1 (an identity is refuted), 2 (usage, unreadable evidence) or 3 (undecided)."""
+    from empirical.claims import collect
+    from theory.judge.evidence import read_evidence
+    from theory.judge.verdict import exit_status, write_verdicts
+
+    try:
+        evidence = read_evidence(args.out)
+        register = collect()
+        if args.claim:
+            register = _chosen(register, args.claim)
+    except ValueError as error:
+        print(f"verify: {error}", file=sys.stderr)
+        return 2
+    for line in register.missing:
+        print(f"verify: left out, {line}", file=sys.stderr)
+    if not evidence:
+        print(f"verify: `{args.out}/evidence` holds no evidence", file=sys.stderr)
+        return 2
+    verdicts = judge_all(register, evidence)
+    try:
+        write_verdicts(verdicts, Path(args.out))
+    except OSError as error:
+        print(f"verify: {args.out} cannot be written: {error.strerror or error}", file=sys.stderr)
+        return 2
+    if not args.quiet:
+        for verdict in verdicts:
+            print(_line(verdict))
+    print("\n".join(_table(verdicts)))
+    judged = {verdict.claim for verdict in verdicts}
+    silent = [entry.claim.name for entry in register.claims if entry.claim.name not in judged]
+    if silent:
+        print(f"no evidence here for: {', '.join(silent)}")
+    print(_summary(verdicts, len(evidence)))
+    return exit_status(verdicts)
+
+
+def judge_all(register: Register, evidence: Sequence[Evidence]) -> tuple[Verdict, ...]:
+    """The verdict of every claim on every subject it finds, claims in the register's order."""
+    return tuple(entry.judge(subject) for entry in register.claims for subject in entry.subjects(evidence))
+
+
+def _chosen(register: Register, names: Sequence[str]) -> Register:
+    import dataclasses
+
+    known = [entry.claim.name for entry in register.claims]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"`--claim` must name registered claims; unknown: {unknown}; known: {known}.")
+    return dataclasses.replace(register, claims=tuple(entry for entry in register.claims if entry.claim.name in names))
+
+
+def _line(verdict: Verdict) -> str:
+    interval = ""
+    if verdict.estimate is not None and None not in verdict.interval:
+        low, high = verdict.interval
+        interval = f" {verdict.estimate:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{verdict.outcome.value:15s}{verdict.claim} · {verdict.subject}{interval}: {verdict.note}"
+
+
+_SIGNS = {"supported": "yes", "refuted": "no", "inconclusive": "?", "not applicable": "–"}
+
+
+def _table(verdicts: Sequence[Verdict]) -> list[str]:
+    """A row a subject (the decays of a run share its row), a column a claim."""
+    claims = list(dict.fromkeys(verdict.claim for verdict in verdicts))
+    rows: dict[str, dict[str, list[str]]] = {}
+    for verdict in verdicts:
+        subject = verdict.subject.split(" · ")[0]
+        rows.setdefault(subject, {}).setdefault(verdict.claim, []).append(_SIGNS[verdict.outcome.value])
+    widths = [max([len(row) for row in rows], default=0), *(len(claim) for claim in claims)]
+    cells = [("", *claims)]
+    cells += [(subject, *(", ".join(found.get(claim, ())) for claim in claims)) for subject, found in rows.items()]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [*lines, "yes supported, no refuted, ? inconclusive, – not applicable; several: one a decay"]
+
+
+def _summary(verdicts: Sequence[Verdict], runs: int) -> str:
+    counts = {outcome: sum(verdict.outcome.value == outcome for verdict in verdicts) for outcome in _SIGNS}
+    return f"{len(verdicts)} verdicts on {runs} runs: " + ", ".join(f"{n} {name}" for name, n in counts.items())

@@ -1,0 +1,396 @@
+"""The quantities that the log claims are about, each a linear contrast of a measured curve.
+
+Units     Effects are in units of σ, the epoch-to-epoch noise of the curve itself (`resampling`), so that one margin
+          holds for data sets whose losses differ by a factor of three. Gaps between runs are in nats.
+Windows   Fixed beforehand, in epochs: `BEFORE` ahead of a decay, `AFTER` behind it, `EARLY` after the first decay,
+          `LATE` at the end. A minimum is never used: every noisy curve rises after its own minimum.
+Start     A window after a decay starts where the curves are estimated to change (`decays.locate`), not where the
+          schedule says.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from empirical.logs.decays import Decay, Location, change_points, find_decays, locate
+from empirical.logs.resampling import FEWEST, STRETCH, Contrast, EpochNoise, contrast, epoch_noise, window_weights
+from theory.judge.evidence import Evidence
+
+#: Epochs of the window ahead of a decay, and of the window behind it: the published fall is over within 5 epochs.
+BEFORE, AFTER = 10, 5
+#: Epochs of the early window after the first decay and of the late window (Rice et al. average the last epochs).
+EARLY, LATE = 10, 10
+#: Epochs on either side of a decay to which straight lines are fitted for the jump of a decay.
+LINE = 20
+#: The curves a run must have measured for the claims about one run.
+TEST, TRAIN = "test_robust_loss", "train_robust_loss"
+
+
+class NotApplicableError(Exception):
+    """The evidence cannot speak to the claim; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training log ready for the claims: the epochs at which the needed curves were measured.
+
+    Args:
+        label: how readers know it.
+        columns: canonical name to values at those epochs.
+        decays: learning-rate decays, by row.
+        locations: for each decay where the curves change, or None if too few epochs surround it.
+        dataset, method, data_order, train_columns: see `empirical.logs.evidence.log_evidence`.
+    """
+
+    label: str
+    columns: dict[str, NDArray[np.float64]]
+    decays: tuple[Decay, ...]
+    locations: tuple[Location | None, ...]
+    dataset: str | None
+    method: str | None
+    data_order: str | None
+    train_columns: str
+
+    @property
+    def length(self) -> int:
+        """Epochs in it."""
+        return len(self.columns["epoch"])
+
+    def epoch(self, row: int) -> int:
+        """Epoch number of a row."""
+        return int(self.columns["epoch"][row])
+
+    def change(self, index: int) -> int:
+        """First row of the new regime after decay `index`."""
+        location = self.locations[index]
+        return self.decays[index].row if location is None else location.row
+
+    def stretch_before(self, index: int) -> tuple[int, int]:
+        """Rows of constant rate ahead of a decay, at most `STRETCH`; of a run's first stretch the last two thirds."""
+        decay = self.decays[index]
+        end = min(decay.row, self.change(index))
+        start = decay.start if index == 0 else max(decay.start, self.change(index - 1))
+        if index == 0:
+            start += (end - start) // 3
+        return max(start, end - STRETCH), end
+
+    def stretch_after(self, index: int) -> tuple[int, int]:
+        """Rows after a decay up to the next one, at most `STRETCH`."""
+        end = self.decays[index].stop if index + 1 < len(self.decays) else self.length
+        return self.change(index), min(end, self.change(index) + STRETCH)
+
+    def last_stretch(self) -> tuple[int, int]:
+        """Rows at the end of the run, at most `STRETCH`, all after the last decay."""
+        start = self.change(len(self.decays) - 1)
+        return max(start, self.length - STRETCH), self.length
+
+
+class _Identity:
+    """Hashes by identity, so that a cache can hold what cannot be hashed."""
+
+    def __init__(self, evidence: Evidence):
+        self.evidence = evidence
+
+    def __hash__(self) -> int:
+        return id(self.evidence)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.evidence is self.evidence
+
+
+def run_of(evidence: Evidence) -> Run:
+    """The run in a training log's evidence.
+
+    Raises:
+        NotApplicableError: if a curve that the claims need was not measured.
+    """
+    return _run(_Identity(evidence))
+
+
+@functools.lru_cache(maxsize=512)
+def _run(key: _Identity) -> Run:
+    evidence = key.evidence
+    missing = [name for name in ("epoch", "learning_rate", TEST, TRAIN) if name not in evidence.arrays]
+    if missing:
+        raise NotApplicableError(f"the log has no column {', '.join(missing)}")
+    measured = np.isfinite(evidence.arrays[TEST]) & np.isfinite(evidence.arrays[TRAIN])
+    columns = {name: np.asarray(values, dtype=np.float64)[measured] for name, values in evidence.arrays.items()}
+    decays = find_decays(columns)
+    curves = {name: columns[name] for name in (TEST, TRAIN)}
+    facts = evidence.measured
+    return Run(
+        label=str(facts.get("label", evidence.run_id)),
+        columns=columns,
+        decays=decays,
+        locations=tuple(locate(curves, decay) for decay in decays),
+        dataset=facts.get("dataset"),
+        method=facts.get("method"),
+        data_order=facts.get("data_order"),
+        train_columns=str(facts.get("train_columns", "unknown")),
+    )
+
+
+def noise_of(values: NDArray[np.float64], stretch: tuple[int, int], what: str) -> EpochNoise:
+    """Epoch noise of a stretch.
+
+    Raises:
+        NotApplicableError: if the stretch is too short.
+    """
+    first, last = stretch
+    if last - first < FEWEST:
+        raise NotApplicableError(f"{what} has {max(last - first, 0)} epochs; at least {FEWEST} are needed")
+    return epoch_noise(values, first, last)
+
+
+# --- the response to a decay -------------------------------------------------------------------------------------
+
+
+def need_decay(run: Run, index: int) -> Decay:
+    """Decay `index` of the run.
+
+    Raises:
+        NotApplicableError: if there is none.
+    """
+    if index >= len(run.decays):
+        raise NotApplicableError("the learning rate of this log has no step decay")
+    return run.decays[index]
+
+
+def decay_windows(run: Run, index: int) -> tuple[int, int]:
+    """Epochs of the windows before and after a decay; shorter where the stretches are short."""
+    (a, b), (c, d) = run.stretch_before(index), run.stretch_after(index)
+    return max(min(BEFORE, (b - a) // 2), 1), max(min(AFTER, (d - c) // 2), 1)
+
+
+def fall(run: Run, index: int, starts: Sequence[int], series: str = TEST) -> tuple[Contrast, float]:
+    """How far a curve falls at `starts`, in nats, and σ of the stretch before the decay.
+
+    Effect: mean over starts s of [mean of the BEFORE epochs ahead of s − mean of the AFTER epochs from s on]. At a
+    decay, the epochs between the scheduled drop and the estimated change belong to neither window.
+
+    Args:
+        run: which.
+        index: of the decay.
+        starts: first rows of the window after; the decay's own start, or pretended ones.
+        series: the curve.
+    """
+    values = run.columns[series]
+    before = noise_of(values, run.stretch_before(index), "the stretch of constant rate before the decay")
+    after = noise_of(values, run.stretch_after(index), "the stretch after the decay")
+    num_before, num_after = decay_windows(run, index)
+    end = run.stretch_before(index)[1]
+    windows = []
+    for start in starts:
+        ahead = min(start, end)
+        windows += [(ahead - num_before, ahead, 1 / len(starts)), (start, start + num_after, -1 / len(starts))]
+    found = contrast(values, window_weights(run.length, windows), (before, after))
+    return found, before.standard_deviation
+
+
+def at_the_decay(run: Run, index: int) -> tuple[int, ...]:
+    """Where the curves change."""
+    return (run.change(index),)
+
+
+def at_pretend_decays(run: Run, index: int) -> tuple[int, ...]:
+    """Every row of the stretch before a decay at which both windows fit into it: nothing happened there.
+
+    Raises:
+        NotApplicableError: if none fits.
+    """
+    first, last = run.stretch_before(index)
+    num_before, num_after = decay_windows(run, index)
+    rows = tuple(range(first + num_before, last - num_after + 1))
+    if not rows:
+        raise NotApplicableError("no pretend decay fits into the stretch before the decay")
+    return rows
+
+
+def later_rise(run: Run, index: int) -> Contrast:
+    """Rise from the AFTER epochs behind a decay to as many at the end of the stretch that follows, in nats."""
+    values, (first, last) = run.columns[TEST], run.stretch_after(index)
+    noise = noise_of(values, (first, last), "the stretch after the decay")
+    windows = [(last - AFTER, last, 1.0), (first, first + AFTER, -1.0)]
+    return contrast(values, window_weights(run.length, windows), (noise,))
+
+
+# --- robust overfitting ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Two sets of rows, and the direction in which the training loss is said to move between them (−1 falls)."""
+
+    early: tuple[int, ...]
+    late: tuple[int, ...]
+    train: int
+
+
+def overfitting_pattern(run: Run) -> Pattern:
+    """The claim's: from the EARLY epochs after the first decay to the LATE epochs of the run, training loss falls.
+
+    Raises:
+        NotApplicableError: without a decay, or if the windows would overlap.
+    """
+    need_decay(run, 0)
+    start = run.change(0)
+    if run.length - start < EARLY + LATE:
+        raise NotApplicableError(
+            f"the run ends {run.length - start} epochs after its first decay; the windows need {EARLY + LATE}"
+        )
+    early = tuple(range(start, start + EARLY))
+    return Pattern(early=early, late=tuple(range(run.length - LATE, run.length)), train=-1)
+
+
+def interleaved_pattern(run: Run) -> Pattern:
+    """A decoy's: the epochs after the first decay, every other one, so that time orders nothing."""
+    honest = overfitting_pattern(run)
+    rows = range(honest.early[0], run.length)
+    return Pattern(early=tuple(rows[::2]), late=tuple(rows[1::2]), train=-1)
+
+
+def divergence_pattern(run: Run) -> Pattern:
+    """A decoy's: the whole loss drifts up, training loss included."""
+    honest = overfitting_pattern(run)
+    return Pattern(early=honest.early, late=honest.late, train=1)
+
+
+def moves(run: Run, pattern: Pattern) -> tuple[Contrast, Contrast, float]:
+    """(rise of the test loss, move of the training loss in the pattern's direction), in σ; and the rise in nats."""
+    weights = np.zeros(run.length)
+    weights[list(pattern.late)] += 1 / len(pattern.late)
+    weights[list(pattern.early)] -= 1 / len(pattern.early)
+    found = []
+    for series, sign in ((TEST, 1), (TRAIN, pattern.train)):
+        values = run.columns[series]
+        noises = (
+            noise_of(values, run.stretch_after(0), "the stretch after the first decay"),
+            noise_of(values, run.last_stretch(), "the stretch after the last decay"),
+        )
+        unit = max(noise.standard_deviation for noise in noises)
+        found.append(contrast(values, sign * weights, noises).scaled(unit))
+    nats = float(weights @ run.columns[TEST])
+    return found[0], found[1], nats
+
+
+# --- the gap between methods -------------------------------------------------------------------------------------
+
+
+def late_rows(run: Run) -> tuple[int, int]:
+    """The LATE epochs at the end."""
+    return run.length - LATE, run.length
+
+
+def early_rows(run: Run) -> tuple[int, int]:
+    """Epochs LATE to 2·LATE from the start: a decoy's window, in which little is memorised.
+
+    Raises:
+        NotApplicableError: if the window meets the late one.
+    """
+    if run.length < 3 * LATE:
+        raise NotApplicableError(f"the run has {run.length} epochs; the windows need {3 * LATE}")
+    return LATE, 2 * LATE
+
+
+def gap_difference(baseline: Run, other: Run, windows: tuple[tuple[int, int], tuple[int, int]]) -> tuple[Contrast, str]:
+    """Robust gap of the baseline minus the largest robust gap that the other run can have, in nats.
+
+    The gap is test − train robust loss at the same weights. Where a log measured its training loss at perturbed weights
+    or not at all comparably, its loss at the weights themselves is unknown, but not below 0: the gap is at most the
+    test loss. The runs of a pair are subtracted epoch by epoch: what they share through their data order cancels.
+
+    Args:
+        baseline: the run without the method.
+        other: the run with it.
+        windows: (first row, row after the last) in each run.
+
+    Returns:
+        The contrast, and how the other run's gap was read.
+    """
+    exact = other.train_columns == "fixed" == baseline.train_columns
+    (a, b), (c, d) = windows
+    if b - a != d - c:
+        raise NotApplicableError("the windows of the two runs differ in length")
+    reach = min(STRETCH, b, d)
+    lower = baseline.columns[TEST][b - reach : b] - baseline.columns[TRAIN][b - reach : b]
+    upper = other.columns[TEST][d - reach : d] - (other.columns[TRAIN][d - reach : d] if exact else 0.0)
+    series = lower - upper
+    start = max(reach - STRETCH, reach - _quiet(baseline, b), reach - _quiet(other, d), 0)
+    noise = noise_of(series, (start, reach), "the stretch that the pair shares")
+    width = b - a
+    found = contrast(series, window_weights(reach, [(reach - width, reach, 1.0)]), (noise,))
+    return found, "gap at fixed weights" if exact else "its test loss, the largest its gap can be"
+
+
+def _quiet(run: Run, end: int) -> int:
+    """Rows without a decay that lead up to row `end`."""
+    starts = [run.change(index) for index in range(len(run.decays)) if run.change(index) < end]
+    return end - max(starts) if starts else end - end // 3
+
+
+# --- size of the decay -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SizeResponse:
+    """What a decay of size x = ln(η₁/η₂) did, in σ of the epochs before it: jump down, and later rise per 10 epochs."""
+
+    size: float
+    jump: Contrast
+    rise: Contrast
+
+
+def size_response(run: Run) -> SizeResponse:
+    """Jump and later slope of the test robust loss at the first decay.
+
+    Two straight lines over at most LINE epochs either side are compared where the curve changes; the later slope is
+    that of a straight line from AFTER epochs behind the change to the end of the stretch.
+    """
+    need_decay(run, 0)
+    return _response(run, run.stretch_before(0), run.stretch_after(0))
+
+
+def pretended_size_response(run: Run) -> SizeResponse:
+    """The same, half-way through the stretch before the decay, which cannot know how large the decay will be."""
+    need_decay(run, 0)
+    first, last = run.stretch_before(0)
+    middle = (first + last) // 2
+    return _response(run, (first, middle), (middle, last))
+
+
+def _response(run: Run, left: tuple[int, int], right: tuple[int, int]) -> SizeResponse:
+    decay, values, start = run.decays[0], run.columns[TEST], right[0]
+    noises = [noise_of(values, run.stretch_before(0), "the stretch before the decay")]
+    unit = noises[0].standard_deviation
+    noises.append(noise_of(values, run.stretch_after(0), "the stretch after the decay"))
+    if min(left[1] - left[0], right[1] - right[0] - AFTER) < 3:
+        raise NotApplicableError("the stretches around the decay are too short for straight lines")
+    jump = _line(run.length, (max(left[0], left[1] - LINE), left[1]), start)
+    jump -= _line(run.length, (right[0], min(right[1], right[0] + LINE)), start)
+    later = (right[0] + AFTER, right[1])
+    slope = 10 * (_line(run.length, later, later[0] + 1) - _line(run.length, later, later[0]))
+    return SizeResponse(
+        size=-math.log(decay.ratio),
+        jump=contrast(values, jump, noises).scaled(unit),
+        rise=contrast(values, slope, noises).scaled(unit),
+    )
+
+
+def _line(length: int, rows: tuple[int, int], at: float) -> NDArray[np.float64]:
+    """Weights of the value at row `at` of the least-squares line through `rows`."""
+    t = np.arange(*rows, dtype=np.float64)
+    centred = t - t.mean()
+    weights = np.zeros(length)
+    weights[rows[0] : rows[1]] = 1 / len(t) + (at - t.mean()) * centred / (centred @ centred)
+    return weights
+
+
+def unprompted_changes(run: Run) -> tuple[int, ...]:
+    """Epochs at which the test robust loss changes its course, found without the schedule."""
+    return tuple(run.epoch(row) for row in change_points(run.columns[TEST]))
