@@ -41,7 +41,7 @@ _ONE = np.uint64(0x3FF0000000000000)  # the bits of 1.0
 _MANTISSA = np.uint64(0x000FFFFFFFFFFFFF)
 _SIGN = np.uint64(1 << 63)
 _ROOT_HALF = np.uint64(0x3FE6A09E667F3BCD)  # the bits of √½: mantissas are taken from [√½, √2)
-_S1, _S12, _S17, _S19 = np.uint64(1), np.uint64(12), np.uint64(17), np.uint64(19)
+_S12, _S17, _S19 = np.uint64(12), np.uint64(17), np.uint64(19)
 _S23, _S41, _S45, _S52, _S63 = np.uint64(23), np.uint64(41), np.uint64(45), np.uint64(52), np.uint64(63)
 _LN2 = math.log(2.0)
 _LOG2_E = 1.0 / _LN2
@@ -81,9 +81,8 @@ def _as_bits(typing_context, number):
 
 
 @njit(fastmath=_SAFE, **_OPTIONS)
-def _draw(a, b, c, d, lane):
-    """One word of xoshiro256++ from one lane, whose state moves on."""
-    s0, s1, s2, s3 = a[lane], b[lane], c[lane], d[lane]
+def _draw(s0, s1, s2, s3):
+    """One word of xoshiro256++ and the state that follows."""
     total = s0 + s3
     word = ((total << _S23) | (total >> _S41)) + s0
     shifted = s1 << _S17
@@ -92,8 +91,7 @@ def _draw(a, b, c, d, lane):
     s1 ^= s2
     s0 ^= s3
     s2 ^= shifted
-    a[lane], b[lane], c[lane], d[lane] = s0, s1, s2, (s3 << _S45) | (s3 >> _S19)
-    return word
+    return word, s0, s1, s2, (s3 << _S45) | (s3 >> _S19)
 
 
 @njit(fastmath=_SAFE, **_OPTIONS)
@@ -123,67 +121,72 @@ def _half_cosine(x):
 
 
 @njit(fastmath=_SAFE, **_OPTIONS)
-def _normals(a, b, c, d, first, second):
-    for lane in range(LANES):
-        radius = math.sqrt(-2.0 * _log_uniform(_draw(a, b, c, d, lane)))
-        word = _draw(a, b, c, d, lane)
-        x = _as_double((word >> _S12) | _ONE) * 2.0 - 3.0
-        sine = _half_sine(x)
-        # The angle πx/2 covers the right half plane; a spare bit of the word mirrors it to the left.
-        first[lane] = _as_double(_as_bits(radius * (1.0 - 2.0 * sine * sine)) ^ (word << _S63))
-        second[lane] = 2.0 * radius * sine * _half_cosine(x)
-
-
-@njit(fastmath=_SAFE, **_OPTIONS)
-def _signs(a, b, c, d, words, out):
-    for lane in range(LANES):
-        words[lane] = _draw(a, b, c, d, lane)
-    for row in range(64):
-        part = out[row * LANES : (row + 1) * LANES]
-        shift = np.uint64(row)
+def _normals(a, b, c, d, values):
+    for start in range(0, values.size, 2 * LANES):
+        first, second = values[start : start + LANES], values[start + LANES : start + 2 * LANES]
         for lane in range(LANES):
-            part[lane] = _as_double(((words[lane] << shift) & _SIGN) | _ONE)
+            size, s0, s1, s2, s3 = _draw(a[lane], b[lane], c[lane], d[lane])
+            angle, a[lane], b[lane], c[lane], d[lane] = _draw(s0, s1, s2, s3)
+            radius = math.sqrt(-2.0 * _log_uniform(size))
+            x = _as_double((angle >> _S12) | _ONE) * 2.0 - 3.0
+            sine = _half_sine(x)
+            # The angle πx/2 covers the right half plane; a spare bit of the word mirrors it to the left.
+            first[lane] = _as_double(_as_bits(radius * (1.0 - 2.0 * sine * sine)) ^ (angle << _S63))
+            second[lane] = 2.0 * radius * sine * _half_cosine(x)
 
 
 @njit(fastmath=_SAFE, **_OPTIONS)
-def _uniforms(a, b, c, d, out):
-    for lane in range(LANES):
-        word = _draw(a, b, c, d, lane)
-        out[lane] = ((_as_double((word >> _S12) | _ONE) - 1.5) + 2.0**-53) * (2.0 * _ROOT_3)
+def _signs(a, b, c, d, words, values):
+    for start in range(0, values.size, UNIT):
+        for lane in range(LANES):
+            words[lane], a[lane], b[lane], c[lane], d[lane] = _draw(a[lane], b[lane], c[lane], d[lane])
+        for row in range(64):
+            part = values[start + row * LANES : start + (row + 1) * LANES]
+            shift = np.uint64(row)
+            for lane in range(LANES):
+                part[lane] = _as_double(((words[lane] << shift) & _SIGN) | _ONE)
 
 
 @njit(fastmath=_SAFE, **_OPTIONS)
-def _students(a, b, c, d, degrees, out):
-    for lane in range(LANES):
-        y = -2.0 / degrees * _log_uniform(_draw(a, b, c, d, lane))
-        word = _draw(a, b, c, d, lane)
-        sine = _half_sine(_as_double((word >> _S12) | _ONE) * 2.0 - 3.0)
-        cosine = _as_double(_as_bits(1.0 - 2.0 * sine * sine) ^ (word << _S63))
-        # exp(y) = 2^k exp(r), 0 ≤ y < 19
-        k = np.int32(y * _LOG2_E + 0.5)
-        r = y - k * _LN2
-        p = ((((_E11 * r + _E10) * r + _E9) * r + _E8) * r + _E7) * r + _E6
-        p = (((((p * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r + _E1) * r + _E0
-        power = p * _as_double(np.uint64(np.int64(k) + 1023) << _S52)
-        out[lane] = cosine * math.sqrt((degrees - 2.0) * max(power - 1.0, 0.0))
+def _uniforms(a, b, c, d, values):
+    for start in range(0, values.size, LANES):
+        part = values[start : start + LANES]
+        for lane in range(LANES):
+            word, a[lane], b[lane], c[lane], d[lane] = _draw(a[lane], b[lane], c[lane], d[lane])
+            part[lane] = ((_as_double((word >> _S12) | _ONE) - 1.5) + 2.0**-53) * (2.0 * _ROOT_3)
+
+
+@njit(fastmath=_SAFE, **_OPTIONS)
+def _students(a, b, c, d, degrees, values):
+    slope = -2.0 / degrees
+    for start in range(0, values.size, LANES):
+        part = values[start : start + LANES]
+        for lane in range(LANES):
+            size, s0, s1, s2, s3 = _draw(a[lane], b[lane], c[lane], d[lane])
+            angle, a[lane], b[lane], c[lane], d[lane] = _draw(s0, s1, s2, s3)
+            y = slope * _log_uniform(size)
+            sine = _half_sine(_as_double((angle >> _S12) | _ONE) * 2.0 - 3.0)
+            cosine = _as_double(_as_bits(1.0 - 2.0 * sine * sine) ^ (angle << _S63))
+            # exp(y) = 2^k exp(r), 0 ≤ y < 19
+            k = np.int32(y * _LOG2_E + 0.5)
+            r = y - k * _LN2
+            p = ((((_E11 * r + _E10) * r + _E9) * r + _E8) * r + _E7) * r + _E6
+            p = (((((p * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r + _E1) * r + _E0
+            power = p * _as_double(np.uint64(np.int64(k) + 1023) << _S52)
+            part[lane] = cosine * math.sqrt((degrees - 2.0) * max(power - 1.0, 0.0))
 
 
 @njit(fastmath=_SAFE, **_OPTIONS)
 def _refill(state, words, values, law, degrees):
     a, b, c, d = state[0], state[1], state[2], state[3]
     if law == _GAUSSIAN:
-        for start in range(0, values.size, 2 * LANES):
-            middle = start + LANES
-            _normals(a, b, c, d, values[start:middle], values[middle : middle + LANES])
+        _normals(a, b, c, d, values)
     elif law == _RADEMACHER:
-        for start in range(0, values.size, UNIT):
-            _signs(a, b, c, d, words, values[start : start + UNIT])
+        _signs(a, b, c, d, words, values)
     elif law == _UNIFORM:
-        for start in range(0, values.size, LANES):
-            _uniforms(a, b, c, d, values[start : start + LANES])
+        _uniforms(a, b, c, d, values)
     else:
-        for start in range(0, values.size, LANES):
-            _students(a, b, c, d, degrees, values[start : start + LANES])
+        _students(a, b, c, d, degrees, values)
 
 
 @njit(fastmath=_SAFE, **_OPTIONS)

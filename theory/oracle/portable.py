@@ -26,6 +26,7 @@ class Noise:
         correlation: float = 0.0,
         given: NDArray[np.float64] | None = None,
     ) -> None:
+        self.shape = shape
         self.generator = np.random.Generator(np.random.SFC64(seed))
         self.law = law
         self.values = np.empty(shape)

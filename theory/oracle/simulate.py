@@ -96,7 +96,7 @@ class Simulation(Setting):
         noise_autocorrelation: φ of the noise in time, |φ| < 1.
         initial_weights: w_0 of every replica, shape ``(m,)``; None for 0.
         undampened_first_step: torch's start, v_1 = g_1 whatever the dampening (PyTorch form only).
-        moments: ``"full"`` matrices, or ``"diagonal"``: only what belongs to one direction, for a small share of that cost.
+        moments: ``"full"`` matrices, or ``"diagonal"``: what belongs to one direction, for a small share of that cost.
 
     Raises:
         ValueError: if a value lies outside its range, dimensions differ, segments mix the two forms (v changes its
@@ -275,13 +275,14 @@ def simulate(
     num_threads = _threads(threads)
     sizes = _block_sizes(setting.replicas)
     seeds = np.random.SeedSequence(_integer(seed, "simulate(seed=...)", 0)).spawn(len(sizes))
-    total = _Merged(setting, plan.diagonal)
+    total = _Merged(setting)
 
     def run(block: int) -> NDArray[np.float64]:
-        recorder = _Recorder(setting, plan.diagonal, sizes[block])
+        recorder = _Recorder(setting)
         noise = tools.Noise(seeds[block], setting.noise, (plan.dimension, sizes[block]), setting.noise_autocorrelation)
-        _run_block(tools, plan, noise, recorder)
-        return recorder.flat()
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow is reported below, by its effect
+            _run_block(tools, plan, noise, recorder)
+            return recorder.flat()
 
     done = 0
     with _single_threaded_blas():
@@ -456,7 +457,7 @@ def _advance(
 
 
 def _run_block(tools: ModuleType, plan: _Plan, noise: Any, recorder: _Recorder | _Tracer) -> None:
-    m, width = noise.shape if hasattr(noise, "shape") else noise.values.shape
+    m, width = noise.shape
     z, before = np.zeros((2 * m, width)), np.zeros((m, width))
     if plan.initial_weights is not None:
         z[:m] = plan.initial_weights[:, None]
@@ -477,7 +478,7 @@ def _run_block(tools: ModuleType, plan: _Plan, noise: Any, recorder: _Recorder |
 class _Recorder:
     """Sums over a block's replicas of the moments asked for."""
 
-    def __init__(self, setting: Simulation, diagonal: bool, width: int) -> None:
+    def __init__(self, setting: Simulation) -> None:
         m = setting.problem.dimension
         self.full = setting.moments == "full"
         self.pool = setting.pool
@@ -552,7 +553,7 @@ class _Tracer:
 class _Merged:
     """Mean of the block averages, and their spread, block after block (West 1979)."""
 
-    def __init__(self, setting: Simulation, diagonal: bool) -> None:
+    def __init__(self, setting: Simulation) -> None:
         self.setting = setting
         self.blocks, self.replicas = 0, 0
         self.average: NDArray[np.float64] = np.zeros(0)
