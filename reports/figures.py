@@ -193,12 +193,25 @@ def draw(figure: Figure, *, width: float = 5.4, height: float = 3.5) -> Drawing:
         return _finished(canvas, describe(figure))
 
 
-def draw_grid(panels: Sequence[tuple[str, Figure]], *, width: float = 10.8, columns: int = 4) -> Drawing:
-    """Small multiples: a named panel for each figure, on common axes wherever the data allow it."""
-    figures = [figure for _, figure in panels]
+def draw_grid(
+    panels: Sequence[tuple[str, Figure]],
+    *,
+    family: Sequence[Figure] = (),
+    width: float = 10.8,
+    columns: int = 4,
+) -> Drawing:
+    """Small multiples: a named panel for each figure, on common axes wherever the data allow it.
+
+    Args:
+        panels: name and figure of each panel, all with the same axis labels.
+        family: all figures of which the panels are a part, on whose common axes they are drawn; default the panels.
+        width: inches.
+        columns: at most so many panels side by side.
+    """
+    figures = list(family) or [figure for _, figure in panels]
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
-    first = figures[0]
+    first = panels[0][1]
     with _style(), mpl.rc_context({"lines.linewidth": 1.1, "xtick.labelsize": 6.8, "ytick.labelsize": 6.8}):
         styles = _styles(figures)
         legend_columns = _legend_columns(styles, width)
@@ -224,6 +237,10 @@ def draw_grid(panels: Sequence[tuple[str, Figure]], *, width: float = 10.8, colu
                 axes.set_visible(False)
             elif shared["sharex"]:
                 axes.tick_params(labelbottom=index + columns >= len(panels))
+        for axis, common in (("x", shared["sharex"]), ("y", shared["sharey"])):
+            ends = _extent(figures, axis)
+            if common and ends is not None and family:
+                getattr(cells[0], f"set_{axis}lim")(*ends)
         if first.heatmap is not None:
             place = canvas.add_axes((1 - (right - 0.25) / width, below / total, 0.12 / width, 1 - (above + below) / total))
             _draw_colorbar(canvas, None, first.heatmap, place)
@@ -464,21 +481,35 @@ def _legend_columns(looks: dict[str, _Look], width: float) -> int:
 
 def _commensurable(figures: Sequence[Figure], name: str) -> bool:
     """Whether every panel fills a good part of the common axis, so that sharing it hides nothing."""
-    spans = []
+    spans = [span for figure in figures if (span := _span([figure], name)) is not None]
+    whole = _span(figures, name)
+    return whole is None or all(high - low >= 0.2 * (whole[1] - whole[0]) for low, high in spans)
+
+
+def _span(figures: Sequence[Figure], name: str) -> tuple[float, float] | None:
+    """Smallest and largest coordinate, in logarithms on a logarithmic axis."""
+    values = []
     for figure in figures:
-        values = _coordinates(figure, name)
-        if getattr(figure, f"{name}_scale") == "log":
-            values = [math.log(value) for value in values if value > 0]
-        if values:
-            spans.append((min(values), max(values)))
-    if not spans:
-        return True
-    whole = max(high for _, high in spans) - min(low for low, _ in spans)
-    return all(high - low >= 0.2 * whole for low, high in spans)
+        found = _coordinates(figure, name)
+        log = getattr(figure, f"{name}_scale") == "log"
+        values.extend([math.log(value) for value in found if value > 0] if log else found)
+    return (min(values), max(values)) if values else None
+
+
+def _extent(figures: Sequence[Figure], name: str) -> tuple[float, float] | None:
+    """Ends of the common axis of a family, with a margin."""
+    span = _span(figures, name)
+    if span is None or not span[0] < span[1]:
+        return None
+    margin = 0.0 if figures[0].heatmap is not None else 0.04 * (span[1] - span[0])
+    low, high = span[0] - margin, span[1] + margin
+    return (math.exp(low), math.exp(high)) if getattr(figures[0], f"{name}_scale") == "log" else (low, high)
 
 
 def _coordinates(figure: Figure, name: str) -> list[float]:
     values = [value for series in figure.series for value in getattr(series, name)]
+    if name == "y":
+        values.extend(value for series in figure.series for value in (*(series.low or ()), *(series.high or ())))
     if figure.heatmap is not None:
         values.extend(getattr(figure.heatmap, name))
     return [float(value) for value in values]

@@ -125,7 +125,8 @@ class Page:
     def _figure(self, part: Section, panels: Panels, start: int) -> str:
         chunk = panels.panels[start : start + _PANELS]
         wide = len(panels.panels) > 1
-        drawing = figures.draw_grid(chunk) if wide else figures.draw(chunk[0][1])
+        family = [figure for _, figure in panels.panels]
+        drawing = figures.draw_grid(chunk, family=family) if wide else figures.draw(chunk[0][1])
         self.drawings.setdefault(part.claim, []).append(drawing)
         self._figures += 1
         picture = drawing.inline(f"f{self._figures}", self._outlines)
@@ -171,12 +172,12 @@ def _overview(rows: Sequence[Row]) -> str:
         several = len(row.outcomes) > 1
         outcome = "<br>".join(_outcome(found, many if several else 0) for found, many in row.outcomes)
         decoys = "".join(
-            f"<li>{_mark(found) if found else ''}{_text(decoy)}"
-            f"{f' {_text(how)}' if how else ''}"
-            f"{f'<span class=hidden> {found.value}</span>' if found and not how else ''}</li>"
+            f'<li{"" if found is Outcome.REFUTED else " class=escaped"}>{MARKS[found] if found else DASH} {_text(decoy)}'
+            f' <span class="subject">{_text(how or (found.value if found else ""))}</span></li>'
             for decoy, found, how in row.decoys
         )
-        interval = f'<br><span class="interval">{_text(row.interval)}</span>' if row.interval else ""
+        given = row.interval not in ("", DASH)
+        interval = f'<br><span class="interval">{_text(row.interval)}</span>' if given else ""
         cells.append(
             [
                 f'<a href="#{row.anchor}">{_text(row.claim)}</a>{subject}',
@@ -190,7 +191,7 @@ def _overview(rows: Sequence[Row]) -> str:
         )
     columns = ("claim", "kind", "outcome", "estimate, interval", "tolerance", "decoys", "ν reached / required")
     caption = (
-        f"Outcomes of the claims and, under the same evidence, of their decoys: {_legend()}. Tolerance: the error an "
+        f"Outcomes: {_legend()}. Decoys are judged on the same evidence, which has to refute them. Tolerance: the error an "
         "identity’s test detects (%), the margin within which an approximation must stay (±), the effect a "
         "hypothesis must exceed (&gt;). ν: effective degrees of freedom of the weakest test."
     )

@@ -157,7 +157,8 @@ def matrices(parts: Sequence[Section]) -> tuple[Matrix, ...]:
         lookup = {(verdict.subject, part.claim): verdict for part in members for verdict in part.verdicts}
         rows = tuple((name, tuple(lookup.get((name, part.claim)) for part in members)) for name in names)
         found.append(Matrix(claims=tuple(part.claim for part in members), rows=rows))
-    return tuple(found)
+    # A table with a single column repeats what its claim's own section says.
+    return tuple(matrix for matrix in found if len(matrix.claims) > 1) or tuple(found)
 
 
 def summary(parts: Sequence[Section]) -> str:
