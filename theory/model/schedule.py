@@ -145,7 +145,7 @@ class StepSchedule(Schedule):
 
     def _path(self, ticks: int) -> NDArray[np.float64]:
         passed = np.searchsorted(np.asarray(self.milestones, dtype=np.int64), np.arange(ticks), side="right")
-        return self.rate * self.factor**passed
+        return np.asarray(self.rate * np.power(self.factor, passed), dtype=np.float64)
 
 
 @setting
@@ -259,8 +259,8 @@ class TableSchedule(Schedule):
     def _path(self, ticks: int) -> NDArray[np.float64]:
         if ticks > len(self.table):
             raise ValueError(
-                f"`TableSchedule.rates(steps=...)` must be at most {len(self.table) * self.hold}, where the table ends; "
-                f"got more than {(ticks - 1) * self.hold}."
+                f"`TableSchedule.rates(steps=...)` must be at most {len(self.table) * self.hold}, where the table "
+                f"ends; got more than {(ticks - 1) * self.hold}."
             )
         return self.table[:ticks]
 
