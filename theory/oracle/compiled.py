@@ -16,6 +16,7 @@ Oracle     `tests/theory/oracle/test_simulate_normals.py`: the same words in Pyt
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -35,7 +36,10 @@ _GAUSSIAN, _RADEMACHER, _UNIFORM, _STUDENT = range(4)
 _CODES = {Gaussian: _GAUSSIAN, Rademacher: _RADEMACHER, Uniform: _UNIFORM, StudentT: _STUDENT}
 
 _SAFE = {"contract", "nnan", "ninf", "nsz", "arcp"}
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": False}
+_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+_compile: Any = njit(fastmath=_SAFE, **_OPTIONS)
+_compile_sums: Any = njit(fastmath=_SAFE | {"reassoc"}, **_OPTIONS)
+_intrinsic: Any = intrinsic
 
 _ONE = np.uint64(0x3FF0000000000000)  # the bits of 1.0
 _MANTISSA = np.uint64(0x000FFFFFFFFFFFFF)
@@ -60,7 +64,7 @@ _E4, _E5, _E6, _E7 = 0.04166666666648795, 0.008333333333319589, 0.00138888889523
 _E8, _E9, _E10, _E11 = 2.4801485441561313e-05, 2.755724088722987e-06, 2.763265472252779e-07, 2.5110049204818658e-08
 
 
-@intrinsic
+@_intrinsic
 def _as_double(typing_context, word):
     """The double with the given 64 bits."""
 
@@ -70,7 +74,7 @@ def _as_double(typing_context, word):
     return types.float64(types.uint64), generate
 
 
-@intrinsic
+@_intrinsic
 def _as_bits(typing_context, number):
     """The 64 bits of a double."""
 
@@ -80,7 +84,7 @@ def _as_bits(typing_context, number):
     return types.uint64(types.float64), generate
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _draw(s0, s1, s2, s3):
     """One word of xoshiro256++ and the state that follows."""
     total = s0 + s3
@@ -94,7 +98,7 @@ def _draw(s0, s1, s2, s3):
     return word, s0, s1, s2, (s3 << _S45) | (s3 >> _S19)
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _log_uniform(word):
     """Ln u for u uniform on the odd multiples of 2⁻⁵³ in (0, 1)."""
     shifted = _as_bits(_as_double((word >> _S12) | _ONE) - (1.0 - 2.0**-53)) - _ROOT_HALF
@@ -106,21 +110,21 @@ def _log_uniform(word):
     return p * s + exponent * _LN2
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _half_sine(x):
     """Sin(πx/4) for x in [−1, 1)."""
     q = x * x
     return ((((((_N6 * q + _N5) * q + _N4) * q + _N3) * q + _N2) * q + _N1) * q + _N0) * x
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _half_cosine(x):
     """Cos(πx/4) for x in [−1, 1)."""
     q = x * x
     return ((((((_C7 * q + _C6) * q + _C5) * q + _C4) * q + _C3) * q + _C2) * q + _C1) * q + _C0
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _normals(a, b, c, d, values):
     for start in range(0, values.size, 2 * LANES):
         first, second = values[start : start + LANES], values[start + LANES : start + 2 * LANES]
@@ -135,7 +139,7 @@ def _normals(a, b, c, d, values):
             second[lane] = 2.0 * radius * sine * _half_cosine(x)
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _signs(a, b, c, d, words, values):
     for start in range(0, values.size, UNIT):
         for lane in range(LANES):
@@ -147,7 +151,7 @@ def _signs(a, b, c, d, words, values):
                 part[lane] = _as_double(((words[lane] << shift) & _SIGN) | _ONE)
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _uniforms(a, b, c, d, values):
     for start in range(0, values.size, LANES):
         part = values[start : start + LANES]
@@ -156,7 +160,7 @@ def _uniforms(a, b, c, d, values):
             part[lane] = ((_as_double((word >> _S12) | _ONE) - 1.5) + 2.0**-53) * (2.0 * _ROOT_3)
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _students(a, b, c, d, degrees, values):
     slope = -2.0 / degrees
     for start in range(0, values.size, LANES):
@@ -176,7 +180,7 @@ def _students(a, b, c, d, degrees, values):
             part[lane] = cosine * math.sqrt((degrees - 2.0) * max(power - 1.0, 0.0))
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _refill(state, words, values, law, degrees):
     a, b, c, d = state[0], state[1], state[2], state[3]
     if law == _GAUSSIAN:
@@ -189,13 +193,13 @@ def _refill(state, words, values, law, degrees):
         _students(a, b, c, d, degrees, values)
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _remember(memory, fresh, correlation, innovation):
     for k in range(memory.size):
         memory[k] = correlation * memory[k] + innovation * fresh[k]
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _next(state, words, values, position, law, degrees, memory, correlation, innovation, size):
     """Offset in `values` of the noise of this step; with memory, the noise lies in `memory` instead."""
     if position[0] + size > position[1]:
@@ -208,7 +212,7 @@ def _next(state, words, values, position, law, degrees, memory, correlation, inn
     return start
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _diagonal_row(w, v, x, curvature, scale, mu, alpha, beta, delta):
     for r in range(w.size):
         gradient = curvature * w[r] + scale * x[r]
@@ -217,7 +221,7 @@ def _diagonal_row(w, v, x, curvature, scale, mu, alpha, beta, delta):
         w[r] = w[r] + beta * velocity + delta * gradient
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _dense_row(w, v, x, slope, scale, mu, alpha, beta, delta):
     for r in range(w.size):
         gradient = slope[r] + scale * x[r]
@@ -226,7 +230,7 @@ def _dense_row(w, v, x, slope, scale, mu, alpha, beta, delta):
         w[r] = w[r] + beta * velocity + delta * gradient
 
 
-@njit(fastmath=_SAFE | {"reassoc"}, **_OPTIONS)
+@_compile_sums
 def _row_sums(w, v, before, sums, i):
     s0 = s1 = s2 = s3 = s4 = s5 = 0.0
     for r in range(w.size):
@@ -244,7 +248,7 @@ def _row_sums(w, v, before, sums, i):
     sums[5, i] += s5
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _advance_diagonal(
     z, before, state, words, values, position, law, degrees, memory, correlation, innovation,
     curvature, scale, table, slots, sums,
@@ -266,7 +270,7 @@ def _advance_diagonal(
                 _row_sums(w, v, before[i], sums[slot], i)
 
 
-@njit(fastmath=_SAFE, **_OPTIONS)
+@_compile
 def _apply_gradient(z, slope, noise, scale, coefficients):
     m = len(slope)
     mu, alpha, beta, delta = coefficients[0], coefficients[1], coefficients[2], coefficients[3]

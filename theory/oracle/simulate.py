@@ -575,15 +575,22 @@ class _Merged:
         times = np.array(self.setting.record_times, dtype=np.int64)
         rows = 1 if self.setting.pool else len(times)
         count = np.full(rows, self.setting.replicas * (len(times) if self.setting.pool else 1), dtype=np.int64)
-        errors: dict[str, NDArray[np.float64] | None] = dict.fromkeys(("mean", "second", "cross", "lag"))
+        average = self._split(self.average, rows)
+        error: dict[str, NDArray[np.float64]] = {}
         if self.blocks > 1:
             variance = np.maximum(self.spread, 0.0) / (self.blocks - 1) / self.replicas
-            errors.update(self._split(np.sqrt(variance), rows))
+            error = self._split(np.sqrt(variance), rows)
         return Moments(
             times=times,
             count=count,
-            **self._split(self.average, rows),
-            **{f"{name}_error": value for name, value in errors.items()},
+            mean=average["mean"],
+            second=average["second"],
+            cross=average["cross"],
+            lag=average["lag"],
+            mean_error=error.get("mean"),
+            second_error=error.get("second"),
+            cross_error=error.get("cross"),
+            lag_error=error.get("lag"),
             blocks=self.blocks,
             replicas=self.replicas,
             engine=engine,

@@ -90,8 +90,9 @@ def test_impulses_see_the_matrices_rates_and_problems_of_every_segment(optimizer
     problem, other = dense_problem(3, 0), dense_problem(3, 5)
     segments = two_segments(optimizer, problem, other)
     setting = run_of(optimizer, problem, segments=segments, record_times=(45,))
-    for step, segment, at in [(0, segments[0], problem), (19, segments[0], problem), (27, segments[1], other),
-                              (34, segments[1], other), (35, segments[2], other), (44, segments[2], other)]:  # fmt: skip
+    first, second, third = (segments[0], problem), (segments[1], other), (segments[2], other)
+    for step, where in {0: first, 19: first, 27: second, 34: second, 35: third, 44: third}.items():
+        segment, at = where
         used = segment.optimizer
         if segment.learning_rates is not None:
             used = dataclasses.replace(used, learning_rate=float(segment.learning_rates[step - 20]))
