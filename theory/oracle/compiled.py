@@ -16,6 +16,7 @@ Oracle     `tests/theory/oracle/test_simulate_normals.py`: the same words in Pyt
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,9 +38,19 @@ _CODES = {Gaussian: _GAUSSIAN, Rademacher: _RADEMACHER, Uniform: _UNIFORM, Stude
 
 _SAFE = {"contract", "nnan", "ninf", "nsz", "arcp"}
 _OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
-_compile: Any = njit(fastmath=_SAFE, **_OPTIONS)
-_compile_sums: Any = njit(fastmath=_SAFE | {"reassoc"}, **_OPTIONS)
-_intrinsic: Any = intrinsic
+
+
+def _compile(function: Callable[..., Any]) -> Any:
+    return njit(fastmath=_SAFE, **_OPTIONS)(function)
+
+
+def _compile_sums(function: Callable[..., Any]) -> Any:
+    return njit(fastmath=_SAFE | {"reassoc"}, **_OPTIONS)(function)
+
+
+def _intrinsic(function: Callable[..., Any]) -> Any:
+    return intrinsic(function)
+
 
 _ONE = np.uint64(0x3FF0000000000000)  # the bits of 1.0
 _MANTISSA = np.uint64(0x000FFFFFFFFFFFFF)
