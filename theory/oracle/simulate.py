@@ -40,9 +40,9 @@ from theory.model.quadratic import Quadratic
 from theory.model.setting import Setting, keyword_setting
 from theory.oracle import portable
 
-#: Replicas in a block: its state fits the second-level cache at 64 modes, and a matrix product runs at full speed.
-BLOCK = 256
-#: Runs of fewer than `BLOCK · MIN_BLOCKS` replicas are cut finer, so that errors can be read off the spread of blocks.
+#: Weights in a block: its state fits the second-level cache, and what a step costs beside its arithmetic is spread out.
+BLOCK_WEIGHTS = 16384
+#: Runs too short for `MIN_BLOCKS` such blocks are cut finer, so that errors can be read off the spread of blocks.
 MIN_BLOCKS = 16
 
 Engine = Literal["auto", "numba", "numpy"]
@@ -273,7 +273,7 @@ def simulate(
     tools = _engine(engine)
     plan = _plan(setting, path)
     num_threads = _threads(threads)
-    sizes = _block_sizes(setting.replicas)
+    sizes = _block_sizes(setting.replicas, plan.dimension)
     seeds = np.random.SeedSequence(_integer(seed, "simulate(seed=...)", 0)).spawn(len(sizes))
     total = _Merged(setting)
 
@@ -313,7 +313,7 @@ def trajectory(
     tools = _engine(engine)
     plan = _plan(setting, path)
     stride = _integer(stride, "trajectory(stride=...)", 1)
-    sizes = _block_sizes(setting.replicas)
+    sizes = _block_sizes(setting.replicas, plan.dimension)
     seeds = np.random.SeedSequence(_integer(seed, "trajectory(seed=...)", 0)).spawn(len(sizes))
     times = np.arange(0, setting.steps + 1, stride)
     weights = np.empty((len(times), setting.replicas, plan.dimension))
@@ -620,10 +620,10 @@ class _Merged:
 # Blocks, threads and engines.
 
 
-def _block_sizes(replicas: int) -> list[int]:
-    """Widths of the blocks: a function of `replicas` alone, so that threads can't matter."""
-    width = BLOCK
-    if replicas < BLOCK * MIN_BLOCKS:
+def _block_sizes(replicas: int, dimension: int) -> list[int]:
+    """Replicas of each block: a function of the setting alone, so that threads can't matter."""
+    width = min(max(BLOCK_WEIGHTS // dimension, 8), 2048)
+    if replicas < width * MIN_BLOCKS:
         width = max(1, math.ceil(replicas / MIN_BLOCKS))
         if width >= 8:
             width = 8 * math.ceil(width / 8)
