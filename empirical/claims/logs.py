@@ -225,8 +225,8 @@ def _each_decay(evidence: Sequence[Evidence]) -> Iterable[Subject]:
         decays = item.measured.get("decays") or []
         if not decays:
             yield Subject(label=_label(item), evidence={"decay 1": item})
-        for number, decay in enumerate(decays, start=1):
-            label = f"{_label(item)} · decay {number} (epoch {decay['epoch']})"
+        for number in range(1, len(decays) + 1):
+            label = f"{_label(item)} · decay {number}"
             yield Subject(label=label, evidence={f"decay {number}": item})
     for name, items in _groups(evidence).items():
         with_decay = [item for item in items if item.measured.get("decays")]

@@ -28,7 +28,7 @@ def run_figures(run: Run, evidence: Evidence) -> tuple[Figure, ...]:
 def _predicted(run: Run, evidence: Evidence) -> tuple[Figure, ...]:
     from empirical.logs.schedule import predicted_variance
 
-    prediction = predicted_variance(evidence)
+    prediction = predicted_variance(run, evidence)
     if prediction is None:
         return ()
     return (
