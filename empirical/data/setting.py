@@ -82,7 +82,7 @@ class DataSetting(Setting):
     Args:
         name: a key of `DATASETS`.
         train_size: training images after the validation split is taken; None for all that are left.
-        validation_size: images held out of the training set for choosing checkpoints; the test set is never used for it.
+        validation_size: images held out of the training set for choosing checkpoints; the test set never is used so.
         test_size: test images; None for all.
         split_seed: seed of the subsets, the noisy labels and the generated images; not the run's seed, so that
             replicates of a run share their data.

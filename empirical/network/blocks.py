@@ -1,6 +1,6 @@
 """Normalisation and activation layers shared by the networks.
 
-`NORMALIZATIONS` and `ACTIVATIONS` are the only spellings of these choices; a `NetworkSetting` is validated against them.
+`NORMALIZATIONS` and `ACTIVATIONS` are the only spellings of these choices; `NetworkSetting` is validated against them.
 ReLU makes the Hessian of the loss discontinuous (curvature probes land on kinks); softplus and GELU are its smooth
 controls. Group normalisation is the control for batch normalisation: it has no running statistics and no train mode.
 """

@@ -132,7 +132,8 @@ def load_public_weights(model: nn.Module, path: str | Path) -> None:
     for name, value in weights.items():
         if value.shape != expected[name].shape:
             raise ValueError(
-                f"{where} is of another network: `{name}` has shape {tuple(value.shape)}, not {tuple(expected[name].shape)}."
+                f"{where} is of another network: `{name}` has shape {tuple(value.shape)}, "
+                f"not {tuple(expected[name].shape)}."
             )
     model.load_state_dict(weights, strict=False)
 

@@ -63,7 +63,8 @@ class PGD(Setting):
         limit = 1 if self.norm == "linf" else float("inf")
         if not 0 <= self.epsilon <= limit:
             raise ValueError(
-                f"`PGD(epsilon=...)` must be in [0, {limit}], in pixel units of [0, 1] (8/255, not 8); got {self.epsilon}."
+                f"`PGD(epsilon=...)` must be in [0, {limit}], in pixel units of [0, 1] (8/255, not 8); "
+                f"got {self.epsilon}."
             )
         if not 0 <= self.step_size < float("inf"):
             raise ValueError(f"`PGD(step_size=...)` must be >= 0 and finite; got {self.step_size}.")

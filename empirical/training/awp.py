@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from empirical.training.attack import batch_norm_layers
 from theory.model.setting import Setting, keyword_setting
 
-__all__ = ["AWP", "awp", "perturbed_parameters", "perturbed_weights", "perturbation_step"]
+__all__ = ["AWP", "awp", "perturbation_step", "perturbed_parameters", "perturbed_weights"]
 
 NORMALIZATIONS = ("layer", "filter", "network")
 BATCHES = ("same", "fresh")

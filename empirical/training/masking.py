@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ from empirical.training.evaluate import eval_mode
 
 __all__ = ["MaskingReport", "MaskingWarning", "check_masking", "svhn_trap"]
 
-#: Loss of robust accuracy under the strong attack beyond which the weak number misleads. PGD-20 against PGD-10 differs
-#: by 0.4 to 1.7 points on CIFAR-10 and by 10 on SVHN at step 1/255; 0.05 lies between.
+#: Loss of robust accuracy under the strong attack beyond which the weak number misleads. PGD-20 against PGD-10
+#: differs by 0.4 to 1.7 points on CIFAR-10 and by 10 on SVHN at step 1/255; 0.05 lies between.
 MAX_DROP = 0.05
 #: A loss may shrink by this share before "did not grow" is said: float32 and random starts.
 SLACK = 0.01
@@ -100,7 +101,7 @@ def check_masking(
         signs.append(f"more steps and restarts lower the accuracy, {accuracy:.3f} to {accuracy_strong:.3f}")
     if accuracy_fgsm < accuracy - SLACK:
         signs.append(f"one FGSM step fools more than PGD, accuracy {accuracy_fgsm:.3f} against {accuracy:.3f}")
-    if any(after < before * (1 - SLACK) for before, after in zip(by_epsilon, by_epsilon[1:], strict=False)):
+    if any(after < before * (1 - SLACK) for before, after in pairwise(by_epsilon)):
         signs.append(f"the loss does not grow with epsilon: {[round(value, 3) for value in by_epsilon]}")
     if loss_transfer is not None and loss_transfer > loss * (1 + SLACK):
         signs.append(f"inputs of another network raise the loss more, {loss_transfer:.3f} against {loss:.3f}")

@@ -51,7 +51,7 @@ class DivergedError(RuntimeError):
     """The loss is not finite: the run was stopped, its last checkpoint is good."""
 
 
-class Interrupted(Exception):  # noqa: N818  (a request, not an error)
+class Interrupted(Exception):
     """SIGINT or SIGTERM arrived: the iteration was finished and a checkpoint written."""
 
     def __init__(self, number: int, iteration: int) -> None:
@@ -246,7 +246,7 @@ class _Run:
         try:
             with _signals() as received:
                 if trainer.iteration == 0:
-                    self._evaluate()
+                    self._write_epoch(self._evaluated())
                     self._save(0)
                 while trainer.iteration < setting.num_iterations:
                     self.pending.append(trainer.step())
@@ -324,16 +324,40 @@ class _Run:
         )
 
     def _close_epoch(self) -> None:
+        """Write the epoch's line, with an evaluation where one is due, then the checkpoint."""
         epoch = self.trainer.epoch
         near = any(
             abs(self.trainer.iteration - decay) <= 3 * self.setting.iterations_per_epoch for decay in self.decays
         )
-        if epoch % self.setting.evaluation.every == 0 or near or epoch == self.setting.epochs:
-            self._evaluate()
+        due = epoch % self.setting.evaluation.every == 0 or near or epoch == self.setting.epochs
+        self._write_epoch(self._evaluated() if due else {})
         self._save(epoch)
         self.sums[:] = 0
 
-    def _evaluate(self) -> None:
+    def _write_epoch(self, evaluated: Mapping[str, Any]) -> None:
+        trainer = self.trainer
+        loss, accuracy, steps = self.sums
+        norms = _weight_norms(trainer.model)
+        running = {"running_loss": loss / steps, "running_accuracy": accuracy / steps} if steps else {}
+        line: dict[str, Any] = {
+            "kind": "epoch",
+            "iteration": trainer.iteration,
+            "epoch": trainer.epoch,
+            "learning_rate": float(trainer.rates[max(trainer.iteration - 1, 0)]),
+            **running,
+            **evaluated,
+            "weight_norm": float(np.sqrt(sum(norm**2 for norm in norms.values()))),
+            "layer_norms": norms,
+            "seconds": round(time.time() - self.started, 3),
+        }
+        self._write(**line)
+        if self.board is not None:
+            for key, value in line.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(key, value, trainer.iteration)
+
+    def _evaluated(self) -> dict[str, float]:
+        """Clean and robust loss and accuracy of every split, as ``<split>_<quantity>``."""
         trainer, evaluation = self.trainer, self.setting.evaluation
         self.world.share_buffers(trainer.model)
         probes: dict[str, Split] = {
@@ -354,30 +378,12 @@ class _Run:
             if len(split)
         }
         self.shown = (found.get("validation") or found["test"]).robust_accuracy
-        norms = _weight_norms(trainer.model)
-        loss, accuracy, steps = self.sums
-        line: dict[str, Any] = {
-            "kind": "epoch",
-            "iteration": trainer.iteration,
-            "epoch": trainer.epoch,
-            "learning_rate": float(trainer.rates[max(trainer.iteration - 1, 0)]),
-            "running_loss": loss / steps if steps else None,
-            "running_accuracy": accuracy / steps if steps else None,
-            **{
-                f"{name}_{key}": value
-                for name, metrics in found.items()
-                for key, value in asdict(metrics).items()
-                if key != "count"
-            },
-            "weight_norm": float(np.sqrt(sum(norm**2 for norm in norms.values()))),
-            "layer_norms": norms,
-            "seconds": round(time.time() - self.started, 3),
+        return {
+            f"{name}_{key}": value
+            for name, metrics in found.items()
+            for key, value in asdict(metrics).items()
+            if key != "count"
         }
-        self._write(**line)
-        if self.board is not None:
-            for key, value in line.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(key, value, trainer.iteration)
 
     def _write(self, **line: Any) -> None:
         if self.log is not None:
@@ -428,7 +434,9 @@ class _Run:
             "decay_epochs": [decay / setting.iterations_per_epoch for decay in self.decays],
             "final": _scalars(epochs[-1]),
             "best": _best(epochs),
-            "last_5_test_robust_accuracy": float(np.mean([line["test_robust_accuracy"] for line in epochs[-5:]])),
+            "last_5_test_robust_accuracy": float(
+                np.mean([line["test_robust_accuracy"] for line in epochs if "test_robust_accuracy" in line][-5:])
+            ),
             "average": self._evaluate_average(),
             "masking": self._masking(),
             "checkpoints": [self._describe(path) for path in sorted(self.folder.checkpoints.glob("epoch-*.pt"))],
@@ -496,9 +504,8 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, Any]:
 
 def _best(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The epoch of the largest *validation* robust accuracy; None without a validation split, never by the test set."""
-    if "validation_robust_accuracy" not in epochs[-1]:
-        return None
-    return _scalars(max(epochs, key=lambda line: line["validation_robust_accuracy"]))
+    judged = [line for line in epochs if "validation_robust_accuracy" in line]
+    return _scalars(max(judged, key=lambda line: line["validation_robust_accuracy"])) if judged else None
 
 
 def _columns(lines: list[dict[str, Any]]) -> dict[str, NDArray]:

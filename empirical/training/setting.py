@@ -55,7 +55,8 @@ class Method(Setting):
             raise ValueError(f"`Method(objective=...)` must be 'standard', 'at' or 'trades'; got {self.objective!r}.")
         if (self.attack is None) != (self.objective == "standard"):
             raise ValueError(
-                f"`Method(attack=...)` must be given for 'at' and 'trades' only; got {self.attack} for {self.objective!r}."
+                f"`Method(attack=...)` must be given for 'at' and 'trades' only; "
+                f"got {self.attack} with {self.objective!r}."
             )
         if self.attack is not None and (self.attack.loss == "kl") != (self.objective == "trades"):
             raise ValueError(

@@ -1,0 +1,125 @@
+"""``python -m empirical train``: adversarial training runs, from data to checkpoints and evidence.
+
+Under ``torchrun`` the processes share each run's batches. Exit status: 0 all right, 2 wrong usage or unusable data,
+1 a run failed (diverged, out of memory, disk full), 130 and 143 stopped by SIGINT and SIGTERM with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from empirical.commands.live import LiveProgress
+from empirical.commands.options import (
+    add_run_options,
+    add_training_options,
+    available_cores,
+    device_name,
+    overrides,
+    preset_and_methods,
+)
+
+if TYPE_CHECKING:
+    from empirical.training.jobs import Job
+
+NAME = "train"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        NAME,
+        help="adversarial training runs: checkpoints, logs and evidence",
+        description="Trains every method with every seed. A folder a run, under OUT/runs; evidence under OUT/evidence.",
+    )
+    add_training_options(parser)
+    add_run_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; see the module for the exit status."""
+    try:
+        jobs = planned(args)
+    except ValueError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    return execute(jobs, args, command=NAME)
+
+
+def planned(args: argparse.Namespace, changes: Mapping[str, Any] | None = None) -> list[Job]:
+    """The runs that the arguments ask for, `changes` overriding them.
+
+    Raises:
+        ValueError: if an argument is out of range, or parts do not fit together.
+    """
+    from empirical.training.jobs import Job
+    from empirical.training.presets import make_training
+
+    preset, methods = preset_and_methods(args)
+    given = overrides(args) | dict(changes or {})
+    options = {
+        "out": args.out,
+        "device": device_name(args.device),
+        "data_root": args.data_root,
+        "download": not args.no_download,
+        "resume": args.resume,
+        "tensorboard": args.tensorboard,
+    }
+    return [
+        Job(setting=make_training(preset, method, given), seed=seed, options=options)
+        for seed in range(args.seed, args.seed + args.seeds)
+        for method in methods
+    ]
+
+
+def execute(jobs: list[Job], args: argparse.Namespace, *, command: str) -> int:
+    """Run the jobs and turn what goes wrong into one line and an exit status."""
+    from empirical.training.distributed import join_world, leave_world
+    from empirical.training.jobs import JobError, run_jobs
+    from empirical.training.run import DivergedError, Interrupted
+
+    show = LiveProgress(quiet=args.quiet)
+    cores = available_cores()
+    on_cpu = device_name(args.device) == "cpu"
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    workers = args.jobs or (min(cores, len(jobs)) if on_cpu and not distributed else 1)
+    threads = args.threads or max(1, cores // workers)
+    try:
+        if workers < 1 or threads < 1:
+            raise ValueError(f"`--jobs` and `--threads` must be >= 1; got {args.jobs} and {args.threads}.")
+        if distributed:
+            world, device = join_world(device_name(args.device))
+            try:
+                run_jobs([_joined(job, world, device) for job in jobs], workers=1, threads=threads, show=show)
+            finally:
+                leave_world(world)
+        else:
+            run_jobs(jobs, workers=workers, threads=threads, show=show)
+    except Interrupted as stopped:
+        show.clear()
+        print(f"{command}: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except ValueError as error:
+        show.clear()
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
+    except (DivergedError, JobError, MemoryError) as error:
+        show.clear()
+        print(f"{command}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        show.clear()
+        reason = error.strerror or str(error)
+        print(f"{command}: {args.out} cannot be written ({reason}); the newest checkpoint is whole.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _joined(job: Job, world: Any, device: Any) -> Job:
+    import dataclasses
+
+    return dataclasses.replace(job, options={**job.options, "world": world, "device": device})

@@ -1,0 +1,151 @@
+"""Several runs at once on one machine: a process each, their progress merged, signals passed on.
+
+Small networks gain nothing from a second thread, and two runs gain everything from a second core.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from empirical.training.setting import Training
+from theory.model.setting import Setting
+
+__all__ = ["Job", "JobError", "run_jobs"]
+
+
+class JobError(RuntimeError):
+    """A run failed; the message is the run's own line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run: its Setting, its seed, and keyword arguments of `train`."""
+
+    setting: Training
+    seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How the reader knows it."""
+        return f"{self.setting.method.name}-seed{self.seed}"
+
+
+Message = tuple[str, str, Any]  # label; "progress", "note", "done", "failed" or "interrupted"; payload
+
+
+def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[[str, str, Any], None]) -> None:
+    """Run every job; with one worker in this process, else in spawned ones.
+
+    Args:
+        jobs: what to run, in this order.
+        workers: runs at once, ≥ 1.
+        threads: PyTorch's threads in each run.
+        show: called with (label, kind, payload) for progress and notes.
+
+    Raises:
+        Interrupted: if a signal stopped the runs; every one wrote its checkpoint.
+        JobError: if a run failed; the others were let finish.
+    """
+    import torch
+
+    from empirical.training.run import Interrupted, train
+
+    if workers == 1 or len(jobs) == 1:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            for job in jobs:
+                train(
+                    job.setting,
+                    seed=job.seed,
+                    progress=lambda state, job=job: show(job.label, "progress", state),
+                    note=lambda sentence, job=job: show(job.label, "note", sentence),
+                    **job.options,
+                )
+        finally:
+            torch.set_num_threads(before)
+        return
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.Queue()
+    waiting, running = list(jobs), {}
+    failed: list[str] = []
+    stopped: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        stopped.append(number)
+        waiting.clear()
+        for process in running.values():
+            if process.pid is not None and process.is_alive():
+                process.terminate()  # SIGTERM: finish the iteration, write the checkpoint
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                arguments = (job.label, job.setting.to_dict(), job.seed, dict(job.options), threads, messages)
+                process = context.Process(target=_work, args=arguments, name=job.label)
+                process.start()
+                running[job.label] = process
+            try:
+                label, kind, payload = messages.get(timeout=0.2)
+            except queue.Empty:
+                label, kind, payload = _silent_death(running)
+            if kind in ("done", "failed", "interrupted"):
+                running.pop(label).join()
+                if kind == "failed":
+                    failed.append(f"{label}: {payload}")
+            elif label:
+                show(label, kind, payload)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stopped:
+        raise Interrupted(stopped[0], 0)
+    if failed:
+        raise JobError("; ".join(failed))
+
+
+def _silent_death(running: Mapping[str, Any]) -> Message:
+    """A process that ended without a word (killed, out of memory), as its message."""
+    for label, process in running.items():
+        if not process.is_alive():
+            time.sleep(0.5)  # its last message may still be on the way
+            if process.exitcode != 0:
+                return label, "failed", f"the process ended with status {process.exitcode}; resume with --resume"
+    return "", "", None
+
+
+def _work(
+    label: str, setting: Mapping[str, Any], seed: int, options: dict[str, Any], threads: int, messages: Any
+) -> None:
+    import torch
+
+    from empirical.training.run import Interrupted, train
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes on one SIGTERM
+    torch.set_num_threads(threads)
+    try:
+        described = Setting.from_dict(setting)
+        assert isinstance(described, Training)
+        train(
+            described,
+            seed=seed,
+            progress=lambda state: messages.put((label, "progress", state)),
+            note=lambda sentence: messages.put((label, "note", sentence)),
+            **options,
+        )
+    except Interrupted:
+        messages.put((label, "interrupted", None))
+    except Exception as error:  # whatever it was, the parent must hear of it
+        text = " ".join(str(error).split()) or type(error).__name__
+        messages.put((label, "failed", text))
+    else:
+        messages.put((label, "done", None))
