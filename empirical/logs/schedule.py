@@ -82,8 +82,8 @@ def predicted_variance(run: Run, evidence: Evidence) -> Prediction | None:
         for relaxation, lam, variance in zip(RELAXATIONS, curvatures, variances, strict=True)
     )
     caption = (
-        "τ: relaxation time. Exact propagation from the stationary law at the first rate along the log's learning rates, "
-        f"λ and γ constant; {facts.iterations} iterations an epoch, "
+        "τ: relaxation time. Exact propagation from the stationary law at the first rate along the log's learning "
+        f"rates, λ and γ constant; {facts.iterations} iterations an epoch, "
         f"momentum {facts.momentum:g}{facts.assumed}."
     )
     return Prediction(epochs=epochs, modes=modes, caption=caption)
