@@ -1,12 +1,13 @@
 r"""How simulated second moments are compared with a predicted law, entry by entry, with the error each entry has.
 
-A prediction is a covariance M of the state z = (w, v) in some frame. What an estimate of M scatters by follows from the
-recursion: at lag h the state's covariance is Fʰ M, and noise enters through Fᵏ G L (C = L Lᵀ). Products of two
-directions, pooled over replicas and times, are then tested against M (`theory.judge.statistics`).
+A prediction is a covariance M of the state z = (w, v). What an estimate of it scatters by follows from the recursion:
+at lag h the state's covariance is Fʰ Ŝ, and noise enters through Fᵏ G L (C = L Lᵀ). Products of two directions, pooled
+over replicas and times, are then tested against M (`theory.judge.statistics`).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,30 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.judge.claim import MISS, TEST_ALPHA, Comparison, Experiment, Progress, needed_degrees
+from theory.judge.claim import TEST_ALPHA, Comparison, Experiment, Progress, needed_degrees
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Series
 from theory.judge.statistics import (
     normal_p_value,
-    normal_quantile,
     pooled_kurtosis_variance,
     pooled_moment_variance,
     variance_interval,
     variance_p_value,
 )
 from theory.model.quadratic import Quadratic
-from theory.model.setting import Setting
 from theory.oracle.simulate import Simulation, simulate
 from theory.oracle.transition import transition
 
 #: Lags and responses whose size fell below this share of the start no longer move a variance.
 NEGLIGIBLE = 1e-7
-
-__all__ = [
-    "MISS", "Tests", "error_figure", "law_in_frame", "moment_tests", "simulation_experiment", "simulation_of",
-    "state_frame", "to_comparison",
-]  # fmt: skip
-
 
 def simulation_experiment(name: str, title: str, setting: Any) -> Experiment:
     """An experiment that simulates and keeps the moments. `setting` maps a budget to a `Simulation`."""
@@ -48,22 +41,12 @@ def _run_simulation(
     setting: Simulation, seed: int, progress: Progress
 ) -> tuple[Mapping[str, Any], Mapping[str, NDArray]]:
     moments = simulate(setting, seed=seed, progress=progress)
-    arrays = {"count": moments.count, "mean": moments.mean, "second": moments.second, "lag": moments.lag}
-    return {"engine": moments.engine, "replicas": setting.replicas}, arrays
+    return {"engine": moments.engine, "path": moments.path, "blocks": moments.blocks}, moments.to_arrays()
 
 
 def simulation_of(evidence: Evidence) -> Simulation:
     """The Simulation an evidence was made with."""
     return Simulation.from_dict(evidence.setting)
-
-
-@dataclass(frozen=True)
-class FrameLaw:
-    """The law of the state in a frame: covariance M, its lagged values Fʰ M, and the noise response Fᵏ G L."""
-
-    covariance: NDArray[np.float64]  # (n, n)
-    lagged: NDArray[np.float64]  # (L, n, n), at lags of recorded times
-    response: NDArray[np.float64]  # (K, n, q), at every step
 
 
 def state_frame(basis: NDArray[np.float64] | None, dimension: int) -> NDArray[np.float64]:
@@ -72,33 +55,76 @@ def state_frame(basis: NDArray[np.float64] | None, dimension: int) -> NDArray[np
     return np.kron(np.eye(2), turn)
 
 
-def law_in_frame(simulation: Simulation, covariance: NDArray[np.float64], frame: NDArray[np.float64]) -> FrameLaw:
-    """What a state covariance implies for the scatter of pooled moments seen through `frame`, shape ``(n, 2m)``.
+def measured_state(evidence: Evidence) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measured E z zᵀ, ``(2m, 2m)``, and E z, ``(2m,)``; a diagonal record leaves pairs of modes at zero."""
+    second, mean = evidence.arrays["second"][0], evidence.arrays["mean"][0]
+    if second.ndim == 1:
+        m = len(second) // 2
+        second = np.diag(second)
+        cross = np.diag(evidence.arrays["cross"][0])
+        second[:m, m:] = second[m:, :m] = cross
+    return second, mean
 
-    Args:
-        simulation: one segment, pooled record times equally spaced.
-        covariance: predicted covariance of z, ``(2m, 2m)``.
-        frame: rows are the directions looked at.
+
+@dataclass(frozen=True)
+class Scatter:
+    """What pooled moments scatter by: lagged covariances Γ(h) = Fʰ Ŝ and noise responses Fᵏ G L, both of z.
+
+    Ŝ is the *measured* covariance, so that a claim and its decoys are tested against the same error, and a formula
+    cannot widen its own. Its sampling error moves a standard error by a thousandth.
     """
-    segment = simulation.segments[0]
-    step, inflow = transition(simulation.problem, segment.optimizer)
+
+    lagged: NDArray[np.float64]  # (L, 2m, 2m), at lags of recorded times
+    response: NDArray[np.float64]  # (K, 2m, m), at every step
+    times: NDArray[np.int_]
+    replicas: int
+    excess_kurtosis: float
+
+    def variance(self, frame: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Variance of every entry of the pooled second moment seen through `frame`, ``(n, n)``."""
+        lagged = self.seen(frame)
+        total = pooled_moment_variance(lagged, len(self.times), self.replicas)
+        if self.excess_kurtosis:
+            total = total + pooled_kurtosis_variance(
+                frame @ self.response, self.times, self.replicas, self.excess_kurtosis
+            )
+        return total
+
+    def mean_variance(self, frame: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Variance of every pooled mean seen through `frame`, ``(n,)``."""
+        lags = np.arange(len(self.lagged))
+        count = len(self.times)
+        weight = np.where(lags == 0, 1.0, 2.0) * (count - lags) / (self.replicas * float(count) ** 2)
+        return np.einsum("h,hii->i", weight, self.seen(frame))
+
+    def seen(self, frame: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Γ(h) through `frame`, ``(L, n, n)``."""
+        return frame @ self.lagged @ frame.T
+
+
+@functools.lru_cache(maxsize=32)
+def scatter(evidence: Evidence) -> Scatter:
+    """The scatter of a simulation of one segment, pooled over equally spaced times."""
+    simulation = simulation_of(evidence)
+    covariance, _ = measured_state(evidence)
+    step, inflow = transition(simulation.problem, simulation.segments[0].optimizer)
     times = np.asarray(simulation.record_times)
     stride = int(times[1] - times[0]) if len(times) > 1 else int(times[0])
     lagged = [covariance]
     jump = np.linalg.matrix_power(step, stride)
     while np.abs(lagged[-1]).max() > NEGLIGIBLE * np.abs(covariance).max() and len(lagged) < len(times):
         lagged.append(jump @ lagged[-1])
-    response = np.zeros((1, len(frame), simulation.problem.dimension))
-    if simulation.noise.excess_kurtosis:
-        responses = [inflow @ _root(simulation.problem)]
-        while np.abs(responses[-1]).max() > NEGLIGIBLE * np.abs(responses[0]).max() and len(responses) < times[-1]:
-            responses.append(step @ responses[-1])
-        response = frame @ np.stack(responses)
-    return FrameLaw(frame @ covariance @ frame.T, frame @ np.stack(lagged) @ frame.T, response)
+    responses = [inflow @ _root(simulation.problem)]
+    kurtosis = simulation.noise.excess_kurtosis
+    while kurtosis and np.abs(responses[-1]).max() > NEGLIGIBLE * np.abs(responses[0]).max():
+        if len(responses) >= times[-1]:
+            break
+        responses.append(step @ responses[-1])
+    return Scatter(np.stack(lagged), np.stack(responses), times, simulation.replicas, kurtosis)
 
 
 def _root(problem: Quadratic) -> NDArray[np.float64]:
-    """The symmetric square root of C, which the simulator uses to colour its noise."""
+    """The symmetric square root of C, by which a simulation colours its noise."""
     if problem.noise_cov.ndim == 1:
         return np.diag(np.sqrt(problem.noise_cov))
     values, vectors = np.linalg.eigh(problem.noise_cov)
@@ -120,10 +146,9 @@ class Tests:
 
 
 def moment_tests(
-    simulation: Simulation,
-    second: NDArray[np.float64],
-    mean: NDArray[np.float64],
-    law: FrameLaw,
+    evidence: Evidence,
+    covariance: NDArray[np.float64],
+    frame: NDArray[np.float64],
     *,
     off_diagonal: bool = True,
     means: bool = True,
@@ -131,28 +156,24 @@ def moment_tests(
     """Variance tests on the diagonal (χ²), and on request off-diagonal and mean tests (normal).
 
     Args:
-        simulation: what was run.
-        second: measured E z zᵀ in the law's frame, ``(n, n)``.
-        mean: measured E z in the law's frame, ``(n,)``.
-        law: the prediction in its frame.
+        evidence: a simulation's moments.
+        covariance: predicted covariance of z, ``(2m, 2m)``.
+        frame: rows are the directions looked at, ``(n, 2m)``.
         off_diagonal: also test the entries above the diagonal.
         means: also test that the means vanish.
     """
-    times, replicas = np.asarray(simulation.record_times), simulation.replicas
-    variance = pooled_moment_variance(law.lagged, len(times), replicas)
-    variance = variance + pooled_kurtosis_variance(law.response, times, replicas, simulation.noise.excess_kurtosis)
-    diagonal = np.diag(law.covariance)
-    degrees = 2.0 * diagonal**2 / np.diag(variance)
-    ratio = np.diag(second) / diagonal
+    second, mean = measured_state(evidence)
+    found, expected = frame @ second @ frame.T, frame @ covariance @ frame.T
+    spread = scatter(evidence)
+    variance = spread.variance(frame)
+    degrees = 2.0 * np.diag(found) ** 2 / np.diag(variance)
+    ratio = np.diag(found) / np.diag(expected)
     p_values = [variance_p_value(ratio, degrees)]
     if off_diagonal:
-        upper = np.triu_indices(len(second), 1)
-        p_values.append(normal_p_value((second - law.covariance)[upper] / np.sqrt(variance[upper])))
+        upper = np.triu_indices(len(found), 1)
+        p_values.append(normal_p_value((found - expected)[upper] / np.sqrt(variance[upper])))
     if means:
-        lags = np.arange(len(law.lagged))
-        weight = np.where(lags == 0, 1.0, 2.0) * (len(times) - lags) / (replicas * float(len(times)) ** 2)
-        spread = np.einsum("h,hii->i", weight, law.lagged)
-        p_values.append(normal_p_value(mean / np.sqrt(spread)))
+        p_values.append(normal_p_value(frame @ mean / np.sqrt(spread.mean_variance(frame))))
     return Tests(np.concatenate(p_values), ratio, degrees)
 
 
@@ -203,13 +224,3 @@ def scaled_noise(simulation: Simulation, factor: float) -> Simulation:
     """The same simulation with C multiplied by `factor`."""
     problem = simulation.problem
     return with_problem(simulation, Quadratic(problem.hessian, factor * problem.noise_cov))
-
-
-def z_score(alpha: float = TEST_ALPHA) -> float:
-    """Half-width, in standard errors, of an interval at the family's level."""
-    return normal_quantile(alpha)
-
-
-def rebuild(evidence: Evidence) -> Setting:
-    """Any Setting from its evidence."""
-    return Setting.from_dict(evidence.setting)

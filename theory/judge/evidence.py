@@ -33,7 +33,7 @@ SCHEMA_VERSION = 1
 _PACKAGES = ("numpy", "scipy", "numba", "control", "slycot", "scikit-learn", "torch", "torchvision")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # compared and hashed by identity: arrays have no truth value
 class Evidence:
     """A measurement with everything needed to judge it or to make it again.
 
