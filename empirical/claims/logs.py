@@ -1,6 +1,6 @@
 r"""Claims about training logs: what robust losses do around learning-rate decays, without looking inside the network.
 
-Evidence  ``training-log``, imported or our own (`empirical.logs.evidence`).
+Evidence  ``training-log`` of imported runs, ``training`` of our own (`empirical.logs.evidence`).
 Effect    A contrast of window means in units of σ, the curve's epoch-to-epoch noise, with a 95 % Student interval
           that knows about autocorrelation (`empirical.logs.resampling`). MARGIN = 1 σ: less than that cannot be seen in
           a plot of epochs. Gaps between methods are in nats, margin 0.
@@ -24,8 +24,8 @@ from scipy import stats
 
 from empirical.claims import EmpiricalClaim, Subject
 from empirical.logs import effects, pictures
-from empirical.logs.effects import NotApplicableError, Pattern, Run, run_of
-from empirical.logs.evidence import EXPERIMENT, protocol
+from empirical.logs.effects import NotApplicableError, Pattern, Run, log_of, run_of
+from empirical.logs.evidence import EXPERIMENT, as_log, protocol
 from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison
 from theory.judge.evidence import Evidence
 from theory.judge.verdict import Kind
@@ -111,20 +111,23 @@ def _compare_overfitting(evidence: Mapping[str, Evidence], predict: Callable[[Ru
 
 
 def _runs(evidence: Iterable[Evidence]) -> list[Evidence]:
-    return sorted(
-        (item for item in evidence if item.experiment == EXPERIMENT), key=lambda item: str(item.measured.get("label"))
-    )
+    """Evidence of training runs, imported or our own, in the order of their labels."""
+    return sorted((item for item in evidence if as_log(item) is not None), key=_label)
 
 
 def _label(item: Evidence) -> str:
-    return str(item.measured.get("label", item.run_id))
+    return str(_facts(item).get("label", item.run_id))
+
+
+def _facts(item: Evidence) -> Mapping[str, Any]:
+    return log_of(item).measured
 
 
 def _groups(evidence: Iterable[Evidence]) -> dict[str, list[Evidence]]:
     """Runs by data set and method, where both are known."""
     groups: dict[str, list[Evidence]] = {}
     for item in _runs(evidence):
-        dataset, method = item.measured.get("dataset"), item.measured.get("method")
+        dataset, method = _facts(item).get("dataset"), _facts(item).get("method")
         if dataset and method:
             groups.setdefault(f"{dataset} {method}", []).append(item)
     return groups
@@ -222,14 +225,14 @@ def _compare_dip(evidence: Mapping[str, Evidence], predict: Starts) -> Compariso
 
 def _each_decay(evidence: Sequence[Evidence]) -> Iterable[Subject]:
     for item in _runs(evidence):
-        decays = item.measured.get("decays") or []
+        decays = _facts(item).get("decays") or []
         if not decays:
             yield Subject(label=_label(item), evidence={"decay 1": item})
         for number in range(1, len(decays) + 1):
             label = f"{_label(item)} · decay {number}"
             yield Subject(label=label, evidence={f"decay {number}": item})
     for name, items in _groups(evidence).items():
-        with_decay = [item for item in items if item.measured.get("decays")]
+        with_decay = [item for item in items if _facts(item).get("decays")]
         if len(with_decay) > 1:
             members = {f"decay 1 of run {number}": item for number, item in enumerate(with_decay, start=1)}
             yield Subject(label=f"{name} (method) · decay 1", evidence=members, scope="the method")
@@ -372,10 +375,10 @@ def _pairs(evidence: Sequence[Evidence]) -> Iterable[Subject]:
     baselines: dict[tuple, list[Evidence]] = {}
     others: dict[tuple, list[Evidence]] = {}
     for item in _runs(evidence):
-        shared, order = protocol(item), item.measured.get("data_order")
-        side = {"at": baselines, "awp": others}.get(str(item.measured.get("method")))
+        shared, order = protocol(log_of(item)), _facts(item).get("data_order")
+        side = {"at": baselines, "awp": others}.get(str(_facts(item).get("method")))
         if side is not None and shared is not None and order is not None:
-            side.setdefault((item.measured.get("dataset"), shared, order), []).append(item)
+            side.setdefault((_facts(item).get("dataset"), shared, order), []).append(item)
     by_protocol: dict[tuple, list[tuple[Evidence, Evidence]]] = {}
     for key, items in baselines.items():
         for baseline, other in zip(items, others.get(key, []), strict=False):

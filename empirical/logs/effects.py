@@ -3,7 +3,8 @@
 Units     Effects are in units of σ, the epoch-to-epoch noise of the curve itself (`resampling`), so that one margin
           holds for data sets whose losses differ by a factor of three. Gaps between runs are in nats.
 Windows   Fixed beforehand, in epochs: `BEFORE` ahead of a decay, `AFTER` behind it, `EARLY` after the first decay,
-          `LATE` at the end. A minimum is never used: every noisy curve rises after its own minimum.
+          `LATE` at the end. Where a run evaluates every few epochs they count its evaluations. A minimum is never
+          used: every noisy curve rises after its own minimum.
 Start     A window after a decay starts where the curves are estimated to change (`decays.locate`), not where the
           schedule says.
 """
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from empirical.logs.decays import Decay, Location, change_points, find_decays, locate
+from empirical.logs.evidence import as_log
 from empirical.logs.resampling import FEWEST, STRETCH, Contrast, EpochNoise, contrast, epoch_noise, window_weights
 from theory.judge.evidence import Evidence
 
@@ -113,9 +115,26 @@ def run_of(evidence: Evidence) -> Run:
     return _run(_Identity(evidence))
 
 
+def log_of(evidence: Evidence) -> Evidence:
+    """The evidence in the layout of a log (`empirical.logs.evidence.as_log`).
+
+    Raises:
+        NotApplicableError: if it is about something else.
+    """
+    found = _log(_Identity(evidence))
+    if found is None:
+        raise NotApplicableError(f"evidence of {evidence.experiment!r} is no training log")
+    return found
+
+
+@functools.lru_cache(maxsize=512)
+def _log(key: _Identity) -> Evidence | None:
+    return as_log(key.evidence)
+
+
 @functools.lru_cache(maxsize=512)
 def _run(key: _Identity) -> Run:
-    evidence = key.evidence
+    evidence = log_of(key.evidence)
     missing = [name for name in ("epoch", "learning_rate", TEST, TRAIN) if name not in evidence.arrays]
     if missing:
         raise NotApplicableError(f"the log has no column {', '.join(missing)}")

@@ -1,5 +1,7 @@
 """A training log as `Evidence`: the record that imported logs and runs of ours share.
 
+Own runs  ``python -m empirical train`` leaves evidence of its own (experiment ``"training"``, which holds much more);
+          `as_log` shows it in the layout below, so that the claims about logs judge both alike.
 Layout    experiment ``"training-log"``; arrays: the canonical columns (`empirical.logs.columns.COLUMNS`), each of shape
           ``(epochs,)``; measured: label, dataset, method, data_order, train_columns, decays, and what the reader should
           know of the file (remarks, restarts, superseded lines).
@@ -11,6 +13,7 @@ Run-id    A digest of the file's content, of how it was read and of the facts gi
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,8 +26,8 @@ from empirical.logs.decays import find_decays
 from empirical.logs.table import TrainingLog
 from theory.judge.evidence import Evidence
 
-#: Experiment name of every per-epoch training log, imported or our own.
-EXPERIMENT = "training-log"
+#: Experiment name of an imported training log, and of a run of ours.
+EXPERIMENT, OWN_EXPERIMENT = "training-log", "training"
 
 #: Where the train columns were measured. It decides what a train–test difference means.
 TRAIN_COLUMNS = {
@@ -155,6 +158,45 @@ def imported_evidence(
         train_columns=train_columns,
         provenance=provenance,
         extra=extra,
+    )
+
+
+def as_log(evidence: Evidence) -> Evidence | None:
+    """Evidence of a training run in the layout of a log; None if it is about something else.
+
+    The train columns of our own runs are evaluated at fixed weights, in eval mode, without augmentation and with the
+    attack of the test columns (`empirical.training.setting.Evaluation`), so that train–test differences are gaps.
+    """
+    if evidence.experiment == EXPERIMENT:
+        return evidence
+    if evidence.experiment != OWN_EXPERIMENT:
+        return None
+    facts, setting = evidence.measured, evidence.setting
+    columns = {name: evidence.arrays[f"epoch_{name}"] for name in COLUMNS if f"epoch_{name}" in evidence.arrays}
+    if not {"epoch", "learning_rate"} <= set(columns):
+        return None
+    dataset, method = facts.get("data"), facts.get("method")
+    shared = {
+        name: value for name, value in setting.items() if name not in ("method", "checkpoint_epochs", "precision")
+    }
+    optimizer = setting.get("optimizer") or {}
+    arguments = {
+        "setting": json.dumps(shared, sort_keys=True),
+        "batch_size": setting.get("batch_size"),
+        "momentum": optimizer.get("momentum"),
+        "iterations_per_epoch": facts.get("iterations_per_epoch"),
+    }
+    return log_evidence(
+        columns,
+        setting=setting,
+        seed=evidence.seed,
+        label=str(facts.get("run_folder", f"{dataset} {method}, seed {evidence.seed}")).removeprefix("runs/"),
+        dataset=dataset,
+        method=method,
+        data_order=f"{dataset}, seed {evidence.seed}",
+        train_columns="fixed",
+        provenance=evidence.provenance,
+        extra={"arguments": arguments},
     )
 
 

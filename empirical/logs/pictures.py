@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from empirical.logs import effects
-from empirical.logs.effects import TEST, TRAIN, Run, SizeResponse
+from empirical.logs.effects import TEST, TRAIN, Run, SizeResponse, log_of
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Series, Table
 
@@ -28,7 +28,7 @@ def run_figures(run: Run, evidence: Evidence) -> tuple[Figure, ...]:
 def _predicted(run: Run, evidence: Evidence) -> tuple[Figure, ...]:
     from empirical.logs.schedule import predicted_variance
 
-    prediction = predicted_variance(run, evidence)
+    prediction = predicted_variance(run, log_of(evidence))
     if prediction is None:
         return ()
     return (
