@@ -1,0 +1,226 @@
+r"""What moved a posterior variance: the exact split of Δ ln σᵢ² into its causes.
+
+Model     Two stationary states, (η, μ, λᵢ, γᵢ) before and after, with γᵢ = uᵢᵀCuᵢ along H's eigenvectors (S1, S3).
+Result    σᵢ² = [η γᵢ / (2 λᵢ (1−μ))] · κᵢ,   κᵢ = 1/(1 − ηλᵢ/(2(1+μ))) for heavy ball, so that                  (B2)
+              Δ ln σᵢ² = Δ ln η + Δ ln γᵢ − Δ ln λᵢ − Δ ln(1−μ) + Δ ln κᵢ
+          without remainder: the learning rate's part, the noise's, the curvature's, the momentum's (0 unless μ changes)
+          and the step size's, which is what a finite ηλ adds to the small-step law. Dampening scales η by 1 − d, weight
+          decay adds to λ. Nesterov, a = ηλ:
+              κ = (1 + aμ(1+2μ)/(1+μ)) / ((1 + aμ/(1−μ)) (1 − a(1+2μ)/(2(1+μ)))).
+Reading   If γ and λ rise by the same factor, their parts cancel and σ² falls by what the learning rate took.
+Limits    η → 0: the step size's part vanishes.
+Oracle    Differences of ln σ² from a Lyapunov solver, and from simulation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from theory.closed_form.eigenbasis import eigenbasis
+from theory.closed_form.stationary import stable_modes
+from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
+
+#: The causes, in the order they are printed.
+PARTS = ("learning_rate", "noise", "curvature", "step_size", "momentum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """Additive parts of Δ ln σᵢ², each of shape ``(m,)``, modes in rising order of curvature in both states.
+
+    Args:
+        learning_rate: Δ ln((1−d) η), the same for all modes.
+        noise: Δ ln γᵢ.
+        curvature: −Δ ln(λᵢ + weight decay).
+        step_size: Δ ln κᵢ.
+        momentum: −Δ ln(1 − μ), the same for all modes.
+        total: Δ ln σᵢ² of the two stationary laws, computed on its own.
+        curvatures: λᵢ before and after, shape ``(2, m)``.
+        variances: σᵢ² before and after, shape ``(2, m)``.
+        unsettled: Δ ln of measured variances minus `total`, where variances were measured: what had not settled, or is
+            not explained by the theory.
+    """
+
+    learning_rate: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    curvature: NDArray[np.float64]
+    step_size: NDArray[np.float64]
+    momentum: NDArray[np.float64]
+    total: NDArray[np.float64]
+    curvatures: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    unsettled: NDArray[np.float64] | None = None
+
+    def parts(self) -> dict[str, NDArray[np.float64]]:
+        """The parts by name."""
+        return {name: getattr(self, name) for name in PARTS}
+
+    def main_cause(self) -> tuple[str, ...]:
+        """For each mode the part that pushed hardest in the direction σ² went."""
+        stacked = np.stack([getattr(self, name) for name in PARTS]) * np.where(self.total < 0, -1.0, 1.0)
+        return tuple(PARTS[index] for index in np.argmax(stacked, axis=0))
+
+    def to_text(self) -> str:
+        """A table for the terminal: one line a mode, one column a part, in units of ln σ²."""
+        shown = [name for name in PARTS if name != "momentum" or np.any(self.momentum != 0)]
+        heads = ["mode", "curvature", *(name.replace("_", " ") for name in shown), "total"]
+        columns = [getattr(self, name) for name in shown] + [self.total]
+        if self.unsettled is not None:
+            heads, columns = [*heads, "unsettled"], [*columns, self.unsettled]
+        lines = ["  ".join(f"{head:>13}" for head in [*heads, "main cause"])]
+        for mode, cause in enumerate(self.main_cause()):
+            cells = [
+                f"{mode:>13}",
+                f"{self.curvatures[0, mode]:>13.6g}",
+                *(f"{column[mode]:>+13.6f}" for column in columns),
+            ]
+            lines.append("  ".join([*cells, f"{cause.replace('_', ' '):>13}"]))
+        return "\n".join(lines)
+
+
+def attribution(
+    problem: Quadratic,
+    before: MomentumSGD,
+    after: MomentumSGD,
+    *,
+    problem_after: Quadratic | None = None,
+    measured: tuple[ArrayLike, ArrayLike] | None = None,
+) -> Attribution:
+    """Exact additive split of Δ ln σᵢ² between two stationary laws, equation (B2).
+
+    Args:
+        problem: H and C before.
+        before: optimizer before.
+        after: optimizer after; both heavy ball or both Nesterov.
+        problem_after: H and C after; None if they stayed.
+        measured: variances along the modes as measured before and after, each ``(m,)`` > 0, in rising order of
+            curvature; their disagreement with the two laws is reported apart.
+
+    Raises:
+        UnstableError: if one of the two has no stationary law.
+        ValueError: if dimensions or kinds of momentum differ, a mode has no noise, or a measured variance is not > 0.
+    """
+    changed = problem if problem_after is None else problem_after
+    if changed.dimension != problem.dimension:
+        raise ValueError(
+            "`attribution(problem_after=...)` must have the dimension of `problem`; "
+            f"got {changed.dimension} against {problem.dimension}."
+        )
+    if before.nesterov != after.nesterov:
+        raise ValueError(
+            f"`attribution(after=...)` must use Nesterov as `before` does; got {after.nesterov} and {before.nesterov}."
+        )
+    one, two = _factors(problem, before, "before"), _factors(changed, after, "after")
+    change = {name: np.log(two[name] / one[name]) for name in ("learning_rate", "noise", "curvature", "momentum")}
+    total = np.log(two["variance"] / one["variance"])
+    return Attribution(
+        learning_rate=change["learning_rate"],
+        noise=change["noise"],
+        curvature=-change["curvature"],
+        step_size=two["log_step"] - one["log_step"],
+        momentum=-change["momentum"],
+        total=total,
+        curvatures=np.stack([one["plain_curvature"], two["plain_curvature"]]),
+        variances=np.stack([one["variance"], two["variance"]]),
+        unsettled=None if measured is None else _measured_change(measured, problem.dimension) - total,
+    )
+
+
+def read_state(path: str | Path) -> tuple[Quadratic, MomentumSGD, NDArray[np.float64] | None]:
+    """A state of a training run from JSON: what `attribution` needs of it, mode by mode.
+
+    The file holds ``learning_rate``, ``curvatures`` and ``noise_variances`` (uᵢᵀCuᵢ of the mini-batch gradient), and
+    may hold ``momentum``, ``dampening``, ``nesterov``, ``weight_decay`` and ``variances`` (σᵢ² as measured).
+
+    Raises:
+        ValueError: if the file cannot be read, or a key is missing, unknown or invalid.
+    """
+    where = f"`read_state(path={str(path)!r})`"
+    try:
+        plain: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{where} must be a readable file; {error.strerror}.") from None
+    except ValueError:
+        raise ValueError(f"{where} must hold JSON; it cannot be parsed.") from None
+    if not isinstance(plain, dict):
+        raise ValueError(f"{where} must hold one JSON object; got {type(plain).__name__}.")
+    needed = {"learning_rate", "curvatures", "noise_variances"}
+    optional = {"momentum", "dampening", "nesterov", "weight_decay", "variances"}
+    if not needed <= set(plain) <= needed | optional:
+        wrong = sorted(needed - set(plain)) or sorted(set(plain) - needed - optional)
+        raise ValueError(f"{where} must hold {sorted(needed)} and may hold {sorted(optional)}; wrong: {wrong}.")
+    settings = {key: plain[key] for key in plain if key not in ("curvatures", "noise_variances", "variances")}
+    try:
+        spectra = [np.asarray(plain[name], dtype=np.float64) for name in ("curvatures", "noise_variances")]
+        variances = None if "variances" not in plain else np.asarray(plain["variances"], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where} must hold lists of numbers for the spectra; got something else.") from None
+    if any(spectrum.ndim != 1 for spectrum in spectra) or (variances is not None and variances.ndim != 1):
+        raise ValueError(f"{where} must hold one number a mode; got nested lists or a single number.")
+    order = np.argsort(spectra[0], kind="stable")
+    if len({len(order), len(spectra[1]), len(order if variances is None else variances)}) != 1:
+        raise ValueError(f"{where} must hold lists of one length; got {len(order)} and {len(spectra[1])}.")
+    problem = Quadratic(spectra[0][order], spectra[1][order])
+    return problem, MomentumSGD(**settings), None if variances is None else variances[order]
+
+
+def compare_states(before: str | Path, after: str | Path) -> Attribution:
+    """The split between two states read from JSON files (`read_state`); ``print(….to_text())`` shows it.
+
+    Raises:
+        ValueError: if a file is not valid, or the two do not fit together.
+    """
+    problem, optimizer, variances = read_state(before)
+    changed, optimizer_after, variances_after = read_state(after)
+    measured = None if variances is None or variances_after is None else (variances, variances_after)
+    return attribution(problem, optimizer, optimizer_after, problem_after=changed, measured=measured)
+
+
+def _factors(problem: Quadratic, optimizer: MomentumSGD, which: str) -> dict[str, NDArray[np.float64]]:
+    frame = eigenbasis(problem)
+    order = np.argsort(frame.curvatures, kind="stable")
+    plain_curvature, gamma = frame.curvatures[order], np.diag(frame.noise)[order]
+    if not (gamma > 0).all():
+        raise ValueError(
+            f"`attribution({which}=...)` needs noise in every mode, uᵀCu > 0; got {gamma.min():.6g} in mode "
+            f"{int(np.argmin(gamma))}."
+        )
+    mode = stable_modes(frame, optimizer)
+    a, mu = mode.effective_rate[order], optimizer.momentum
+    e, u, w = mode.contraction[order], mode.at_plus_one[order], mode.at_minus_one[order]
+    rate = (1.0 - optimizer.dampening) * optimizer.learning_rate
+    if optimizer.nesterov:
+        reach = a * (1.0 + 2.0 * mu) / (1.0 + mu)
+        log_step = np.log1p(mu * reach) - np.log1p(a * mu / (1.0 - mu)) - np.log1p(-0.5 * reach)
+        lift = (1.0 + mu) * (1.0 + mu * reach)
+    else:
+        log_step = -np.log1p(-0.5 * a / (1.0 + mu))
+        lift = np.full_like(a, 1.0 + mu)
+    return {
+        "learning_rate": np.full_like(a, rate),
+        "noise": gamma,
+        "curvature": plain_curvature + optimizer.weight_decay,
+        "momentum": np.full_like(a, 1.0 - mu),
+        "log_step": log_step,
+        "plain_curvature": plain_curvature,
+        # From the roots' side (S1), not from the parts: their sum is a check.
+        "variance": rate**2 * gamma * lift / (e * u * w),
+    }
+
+
+def _measured_change(measured: tuple[ArrayLike, ArrayLike], dimension: int) -> NDArray[np.float64]:
+    first, second = (np.asarray(values, dtype=np.float64) for values in measured)
+    for values in (first, second):
+        if values.shape != (dimension,) or not (values > 0).all() or not math.isfinite(float(values.sum())):
+            raise ValueError(
+                f"`attribution(measured=...)` must be two lists of {dimension} variances > 0; got shape {values.shape}."
+            )
+    return np.log(second / first)
