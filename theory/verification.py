@@ -6,6 +6,8 @@ the evidence already there: a recorded run is recognised by its run-id and not m
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,16 +50,19 @@ def gather(
     """Evidence of every experiment: read back where it is recorded, measured and written where it is not.
 
     Raises:
-        ValueError: if recorded evidence cannot be read.
+        ValueError: if recorded evidence cannot be read, or was measured by other code than this.
         OSError: if evidence cannot be written.
     """
     gathered: dict[str, Evidence] = {}
+    code = measuring_code()
     for experiment in experiments:
         setting = experiment.setting(budget)
         plain = setting.to_dict()
         path = out / "evidence" / experiment.name / f"{run_id(experiment.name, plain, seed)}.json"
         if path.exists():
             gathered[experiment.name] = Evidence.read(path)
+            if gathered[experiment.name].provenance.get("measuring_code") != code:
+                raise ValueError(f"`--out` holds evidence measured by other code; remove {path} or choose a new folder.")
             announce(f"{experiment.name}: recorded already")
             continue
         started = time.time()
@@ -69,12 +74,23 @@ def gather(
             seed=seed,
             measured=measured,
             arrays=dict(arrays),
-            provenance=provenance(started, title=experiment.title, budget=budget),
+            provenance=provenance(started, title=experiment.title, budget=budget, measuring_code=code),
         )
         evidence.write(out)
         announce(f"{experiment.name}: {evidence.provenance['seconds']:.1f} s")
         gathered[experiment.name] = evidence
     return gathered
+
+
+@functools.cache
+def measuring_code() -> str:
+    """Digest of the sources that measure (`theory.model`, `theory.oracle`): evidence is reused only under the same."""
+    digest = hashlib.sha256()
+    here = Path(__file__).resolve().parent
+    for room in ("model", "oracle"):
+        for path in sorted((here / room).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def verify(

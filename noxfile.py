@@ -1,0 +1,107 @@
+"""Sessions of Spikeshrink. `nox -l` lists them; `nox -s theory` runs the main job.
+
+Every session makes its own environment, with uv where it is installed and with virtualenv elsewhere.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["theory", "tests"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+THEORY = "-e.[fast,oracles,data,report]"  # no torch: proves the import rule
+EVERYTHING = "-e.[fast,oracles,data,report,empirical]"
+LOCAL = Path("reports/local")
+
+
+def group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session
+def theory(session: nox.Session) -> None:
+    """Simulate, judge every claim about quadratics, print the verdict table, build the report. CPU, no torch."""
+    session.install(THEORY, "pytest>=8")
+    session.run("pytest", "-q", "-p", "no:cacheprovider", "tests/test_architecture.py")
+    out = LOCAL / "theory"
+    shutil.rmtree(out, ignore_errors=True)  # a session measures afresh; `python -m theory verify` resumes
+    try:
+        session.run("python", "-m", "theory", "verify", "--out", str(out), *session.posargs)
+    finally:
+        if (out / "verdicts.json").exists():  # refuted or undecided verdicts are reported as well
+            session.run("python", "-m", "reports", "build", str(out))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole test suite."""
+    session.install(EVERYTHING, *group("tests"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def empirical(session: nox.Session) -> None:
+    """Adversarial training and AWP, measured and judged; digits on a CPU, `-- --dataset cifar10` on a GPU machine."""
+    session.install(EVERYTHING)
+    out = LOCAL / "empirical"
+    try:
+        session.run("python", "-m", "empirical", "run", "--out", str(out), *session.posargs)
+    finally:
+        if (out / "verdicts.json").exists():
+            session.run("python", "-m", "reports", "build", str(out))
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Turn the verdicts of a results folder into an exit status; thresholds stand in pyproject.toml."""
+    session.install("-e.")
+    session.run("python", "-m", "theory", "gate", *(session.posargs or [str(LOCAL / "theory")]))
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Build index.html and report.md of a results folder (default: the theory's)."""
+    session.install("-e.[report]")
+    session.run("python", "-m", "reports", "build", *(session.posargs or [str(LOCAL / "theory")]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff's rules and format."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types: pyright over the three packages."""
+    session.install(EVERYTHING, *group("types"), "nox")
+    session.run("pyright")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks, peers side by side; ratios are stored with their environment under tests/benchmarks/results."""
+    session.install(EVERYTHING, *group("tests"), *group("peers"))
+    session.run("pytest", "tests/benchmarks", "--benchmark-only", "-s", *session.posargs)
+
+
+@nox.session
+def calibration(session: nox.Session) -> None:
+    """How often the judge errs: ≥ 10,000 true claims and ≥ 1,000 false ones through the real simulator."""
+    session.install(THEORY)
+    session.run("python", "-m", "theory.calibration", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Break the code on purpose, one place at a time; every mutant must turn the tests red."""
+    session.install(THEORY, *group("tests"))
+    session.run("python", "tests/mutants.py", *session.posargs)

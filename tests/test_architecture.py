@@ -1,0 +1,108 @@
+"""The import rule of the house, read off the source, and proved by importing with torch forbidden."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Room -> packages of ours that it may import.
+ALLOWED = {
+    "theory/model": {"theory.model"},
+    "theory/judge": {"theory.judge"},
+    "theory/closed_form": {"theory.model", "theory.closed_form", "theory.solution"},
+    "theory/oracle": {"theory.model", "theory.oracle", "theory.solution"},
+    "theory": {"theory"},
+    "empirical": {"empirical", "theory"},
+    "reports": {"reports", "theory.judge"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, wherever in it the statement stands."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the room"
+            module = node.module or ""
+            names |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    return names
+
+
+def ours(name: str) -> bool:
+    return name.split(".")[0] in {"theory", "empirical", "reports"}
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_only_what_it_may(room):
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files, f"{room} is empty"
+    for path in files:
+        deepest = max((r for r in ALLOWED if path.is_relative_to(ROOT / r)), key=len)
+        if deepest != room:
+            continue
+        allowed = ALLOWED[room]
+        for name in filter(ours, imported(path)):
+            inside = any(name == one or name.startswith(f"{one}.") for one in allowed)
+            parent = any(one.startswith(f"{name}.") for one in allowed)  # "from theory import model"
+            assert inside or parent, f"{path.relative_to(ROOT)} imports {name}; {room} may import {sorted(allowed)}"
+
+
+def test_closed_forms_and_oracles_do_not_see_each_other():
+    for room, other in (("closed_form", "oracle"), ("oracle", "closed_form")):
+        for path in (ROOT / "theory" / room).rglob("*.py"):
+            seen = [name for name in imported(path) if name.startswith(f"theory.{other}")]
+            assert not seen, f"{path.name} imports {seen}"
+
+
+def test_theory_and_reports_never_name_torch():
+    for package in ("theory", "reports"):
+        for path in (ROOT / package).rglob("*.py"):
+            heavy = {name for name in imported(path) if name.split(".")[0] in {"torch", "torchvision"}}
+            assert not heavy, f"{path.relative_to(ROOT)} imports {heavy}"
+
+
+BLOCKED = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "torchvision"}:
+            raise ImportError(f"{name} was imported")
+sys.meta_path.insert(0, Refuse())
+import importlib
+for module in %r:
+    importlib.import_module(module)
+"""
+
+
+def run_without_torch(*modules):
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKED % (modules,)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_every_module_of_theory_imports_without_torch():
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "theory").rglob("*.py"))
+        if path.name not in {"__init__.py", "__main__.py"}
+    ]
+    if importlib.util.find_spec("numba") is None:
+        names.remove("theory.oracle.compiled")
+    done = run_without_torch(*names, "theory")
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_empirical_imports_nothing_heavy():
+    code = "import sys, empirical; print([m for m in ('torch', 'torchvision', 'sklearn', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
