@@ -17,6 +17,7 @@ Error     A variance from R replicas has the relative error √(2/R): 9 % at 256
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -109,13 +110,29 @@ def branch(
     obstacle = why_not_vectorized(checkpoint)
     if method == "vectorized" and obstacle:
         raise ValueError(f"`branch(method='vectorized')` cannot run {obstacle}; use 'sequential'.")
-    # On a CPU stacked convolutions become grouped ones, several times slower than the replicas one by one.
-    slow = data.train.labels.device.type == "cpu" and any(
-        isinstance(module, nn.Conv2d) for module in checkpoint.model.modules()
-    )
-    if method == "sequential" or (method == "auto" and (obstacle or slow)):
+    if method == "auto" and not obstacle and not _pays(checkpoint, data, directions, seeds, learning_rates, order):
+        method = "sequential"
+    if method == "sequential" or obstacle:
         return _sequential(checkpoint, data, directions, seeds, learning_rates, wanted, order, progress)
     return _vectorized(checkpoint, data, directions, seeds, learning_rates, wanted, order, progress)
+
+
+def _pays(
+    checkpoint: Checkpoint,
+    data: Data,
+    directions: Tensor,
+    seeds: Sequence[int],
+    rates: NDArray[np.float64],
+    order: Order,
+) -> bool:
+    """Whether stacking is faster: a step of a few replicas both ways (stacked convolutions become grouped ones)."""
+    few = list(seeds[: min(len(seeds), 8)])
+    seconds = []
+    for run in (_vectorized, _sequential):
+        begun = time.perf_counter()
+        run(checkpoint, data, directions, few, rates, [1], order, None)
+        seconds.append(time.perf_counter() - begun)
+    return seconds[0] <= seconds[1]
 
 
 def why_not_vectorized(checkpoint: Checkpoint) -> str:

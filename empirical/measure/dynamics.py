@@ -1,0 +1,296 @@
+r"""The posterior's dynamics at one decay of a run: ensemble, trajectory, and how quadratic the loss is there.
+
+Ensemble  R replicas part a few relaxation times before the decay, spread at the old rate η₁, and drop to η₂ together.
+          The records before the drop are `posterior-ensemble`, those after it `transient-ensemble`. Everything that
+          predicts is measured at the branching checkpoint and then frozen: λ, K = UᵀCU, ρ_b, mean slope, momentum.
+Trajectory  the run itself, continued from the same checkpoint at the old rate, in the same basis.
+Expansion  the loss against its quadratic along u, along random directions, along the replicas' own displacements, and
+          at the radius σ the posterior predicts; with inputs fixed, with inputs attacked again, and under a smooth
+          activation with the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from empirical.data.resident import Data
+from empirical.measure.checkpoint import attack_for
+from empirical.measure.ensemble import Order, branch
+from empirical.measure.expansion import ExpansionError, expansion_error, random_directions
+from empirical.measure.landscape import Landscape
+from empirical.measure.lanczos import top_eigenpairs
+from empirical.measure.noise import gradient_noise, repeated_share
+from empirical.measure.objective import training_landscape
+from empirical.measure.operators import HessianOperator, project_gradients
+from empirical.measure.setting import Measurement
+from empirical.network.setting import build_network
+from empirical.training.checkpoint import Checkpoint
+from empirical.training.trainer import Trainer
+from theory.closed_form.stationary import stationary_variance
+from theory.model.quadratic import Quadratic
+from theory.model.setting import Setting, keyword_setting
+
+ENSEMBLE, TRAJECTORY, EXPANSION = "ensemble", "trajectory", "expansion"
+
+
+@keyword_setting
+class EnsembleSetting(Setting):
+    """A branching ensemble at one decay.
+
+    Args:
+        replicas: R ≥ 2.
+        before: steps at the old rate, ≥ 1.
+        after: steps at the new rate, ≥ 0.
+        factor: new rate over old.
+        order: "run" or "replacement".
+        records: how many records before and after the drop.
+        seed: first root seed of the replicas, far from those of runs.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    replicas: int = 256
+    before: int = 24
+    after: int = 24
+    factor: float = 0.1
+    order: str = "run"
+    records: int = 8
+    seed: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        for field, least in (("replicas", 2), ("before", 1), ("after", 0), ("records", 1), ("seed", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(f"`EnsembleSetting({field}=...)` must be >= {least}; got {getattr(self, field)}.")
+        if not 0 < self.factor <= 1:
+            raise ValueError(f"`EnsembleSetting(factor=...)` must lie in (0, 1]; got {self.factor}.")
+        if self.order not in ("run", "replacement"):
+            raise ValueError(f"`EnsembleSetting(order=...)` must be run or replacement; got {self.order!r}.")
+
+
+def batch_sizes(checkpoint: Checkpoint, num_train: int) -> list[int]:
+    """Sizes of an epoch's batches, the last partial one included."""
+    size = checkpoint.setting.batch_size
+    full, rest = divmod(num_train, size)
+    return [size] * full + ([rest] if rest else [])
+
+
+def _frozen(
+    checkpoint: Checkpoint, data: Data, measurement: Measurement
+) -> tuple[Landscape, Tensor, dict[str, NDArray[np.float64]]]:
+    """What predicts: eigenvectors, and λ, K, ρ_b, slope and momentum in them, at the branching checkpoint."""
+    landscape = training_landscape(checkpoint, data, measurement)
+    if landscape.units_are_batches:
+        raise ValueError("the ensemble's prediction needs per-sample gradients: measure in eval or frozen-batch mode.")
+    pairs = top_eigenpairs(
+        HessianOperator(landscape), measurement.eigenpairs, tolerance=measurement.tolerance, max_products=600
+    ).require()
+    basis = pairs.basis
+    noise = gradient_noise(landscape, basis, resamples=measurement.resamples, seed=measurement.seed)
+    draws = [noise.projections]
+    for redraw in range(1, measurement.redraws):
+        other = training_landscape(checkpoint, data, measurement, redraw=redraw, fresh=True)
+        draws.append(project_gradients(other, basis).values.cpu().numpy())
+    share = repeated_share(np.stack(draws)).values if checkpoint.setting.method.attack else np.ones(basis.shape[1])
+    named = dict(checkpoint.model.named_parameters())
+    momentum = torch.cat(
+        [checkpoint.momentum.get(name, torch.zeros_like(value)).reshape(-1) for name, value in named.items()]
+    )
+    decay = checkpoint.setting.optimizer.weight_decay
+    weights = landscape.weights.double()
+    return (
+        landscape,
+        basis,
+        {
+            "curvatures": pairs.largest.numpy(),
+            "slope_variances": noise.variances.values,
+            "noise_covariance": noise.covariance,
+            "repeated_share": share,
+            "mean_slope": noise.mean + decay * (basis.double().T @ weights).cpu().numpy(),
+            "momentum": (basis.double().T @ momentum.to(basis.device).double()).cpu().numpy(),
+        },
+    )
+
+
+def measure_ensemble(
+    checkpoint: Checkpoint,
+    data: Data,
+    measurement: Measurement,
+    setting: EnsembleSetting,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """Branch, spread, drop: the replicas' positions in the frozen basis, beside everything that predicts them.
+
+    Raises:
+        ValueError: if mini-batch units are asked for, or the replicas' seeds meet the run's.
+    """
+    started = time.perf_counter()
+    _, basis, frozen = _frozen(checkpoint, data, measurement)
+    old = checkpoint.learning_rate
+    rates = np.concatenate([np.full(setting.before, old), np.full(setting.after, old * setting.factor)])
+    record = sorted(
+        {*_spaced(setting.before, setting.records), *(setting.before + s for s in _spaced(setting.after, setting.records))}
+    )
+    order: Order = "replacement" if setting.order == "replacement" else "run"
+    branches = branch(
+        checkpoint,
+        data,
+        basis,
+        seeds=range(setting.seed, setting.seed + setting.replicas),
+        learning_rates=rates,
+        record=record,
+        order=order,
+        progress=progress,
+    )
+    values = {
+        "epoch": checkpoint.epoch,
+        "iteration": checkpoint.iteration,
+        "method": checkpoint.setting.method.name,
+        "optimizer": checkpoint.optimizer.to_dict(),
+        "batch_sizes": batch_sizes(checkpoint, len(data.train)),
+        "start_position": checkpoint.iteration % checkpoint.setting.iterations_per_epoch,
+        "num_samples": len(data.train),
+        "num_measured": int(measurement.samples or len(data.train)),
+        "sampling": "replacement" if order == "replacement" else checkpoint.setting.order,
+        "vectorized": branches.vectorized,
+        "drop": setting.before,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    arrays = {
+        **frozen,
+        "steps": branches.steps,
+        "positions": branches.weights,
+        "velocities": branches.velocity,
+        "norms": branches.norms,
+        "losses": branches.losses,
+        "learning_rates": branches.learning_rates,
+    }
+    return values, arrays
+
+
+def _spaced(steps: int, count: int) -> list[int]:
+    return sorted({max(1, round(steps * (index + 1) / count)) for index in range(count)}) if steps else []
+
+
+def measure_trajectory(
+    checkpoint: Checkpoint, data: Data, measurement: Measurement, *, window: int
+) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """The run continued from the checkpoint at its own rate for ``window`` steps, projected on the frozen basis."""
+    started = time.perf_counter()
+    _, basis, frozen = _frozen(checkpoint, data, measurement)
+    trainer = Trainer.from_checkpoint(checkpoint, data=data, device=basis.device)
+    trainer.rates = np.concatenate(
+        [trainer.rates[: checkpoint.iteration], np.full(window, checkpoint.learning_rate)]
+    )
+    start = torch.cat([value.detach().reshape(-1) for value in checkpoint.model.parameters()])
+    positions, norms = [], []
+    for _ in range(window):
+        trainer.step()
+        weights = torch.cat([value.detach().reshape(-1) for value in trainer.model.parameters()])
+        positions.append((weights - start).double() @ basis.double())
+        norms.append(float(weights.double().norm()))
+    values = {
+        "epoch": checkpoint.epoch,
+        "iteration": checkpoint.iteration,
+        "method": checkpoint.setting.method.name,
+        "optimizer": checkpoint.optimizer.to_dict(),
+        "batch_sizes": batch_sizes(checkpoint, len(data.train)),
+        "start_position": checkpoint.iteration % checkpoint.setting.iterations_per_epoch,
+        "num_samples": len(data.train),
+        "sampling": checkpoint.setting.order,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    arrays = {**frozen, "positions": torch.stack(positions).cpu().numpy(), "norms": np.array(norms)}
+    return values, arrays
+
+
+def measure_expansion(
+    checkpoint: Checkpoint, data: Data, measurement: Measurement, *, directions: int = 5, path_steps: int = 10
+) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """The loss against its expansion in all the ways of the module's *Expansion*, σ from (S1)."""
+    started = time.perf_counter()
+    measured: dict[str, Any] = {}
+    arrays: dict[str, NDArray] = {}
+    for control, source in (("", checkpoint), ("smooth ", _smooth(checkpoint))):
+        landscape, basis, frozen = _frozen(source, data, measurement)
+        count = min(directions, basis.shape[1])
+        lam, slopes = frozen["curvatures"][:count], frozen["slope_variances"][:count]
+        keep = (lam > 0) & (checkpoint.learning_rate * lam < 3.5)
+        sigma = np.full(count, np.nan)
+        if keep.any():
+            sigma[keep] = np.sqrt(
+                stationary_variance(
+                    Quadratic(lam[keep], slopes[keep] / checkpoint.setting.batch_size), checkpoint.optimizer
+                )
+            )
+        chosen = np.flatnonzero(keep)
+        radii = torch.as_tensor(sigma[chosen], dtype=basis.dtype, device=basis.device)
+        top = basis[:, torch.as_tensor(chosen, device=basis.device)]
+        typical = float(np.sqrt(np.nanmean(sigma**2))) if keep.any() else 1e-3
+        random = random_directions(landscape.dimension, count, seed=measurement.seed).to(basis)
+        path = _path(source, data, path_steps, landscape)
+        attack = attack_for(source, data, measurement, landscape)
+        studies: dict[str, tuple[Tensor, bool, Any]] = {
+            "random": (random * typical, True, None),
+            "path": (path, False, None),
+        }
+        if len(chosen):
+            studies |= {
+                "top": (top * radii, True, None),
+                "top tenth": (top * radii * 0.1, True, None),
+                "top attacked": (top * radii, True, attack),
+            }
+        for name, (moves, even, again) in studies.items():
+            found = expansion_error(landscape, moves, even=even, attack=again, resamples=measurement.resamples)
+            measured[control + name] = _summary(found, torch.linalg.vector_norm(moves, dim=0))
+    values = {
+        "epoch": checkpoint.epoch,
+        "iteration": checkpoint.iteration,
+        "method": checkpoint.setting.method.name,
+        "learning_rate": checkpoint.learning_rate,
+        "activation": checkpoint.setting.network.activation,
+        "studies": measured,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    return values, arrays
+
+
+def _smooth(checkpoint: Checkpoint) -> Checkpoint:
+    """The same weights under softplus: within ln 2/β of ReLU everywhere, without its kinks."""
+    network = replace(checkpoint.setting.network, activation="softplus")
+    model = build_network(network, seed=0)
+    model.load_state_dict(checkpoint.model.state_dict())
+    model.to(next(checkpoint.model.parameters()).device).eval()
+    return replace(checkpoint, model=model, setting=replace(checkpoint.setting, network=network))
+
+
+def _path(checkpoint: Checkpoint, data: Data, steps: int, landscape: Landscape) -> Tensor:
+    """Displacements of the run itself after 1, 2, 4, … steps from the checkpoint, shape ``(P, J)``."""
+    trainer = Trainer.from_checkpoint(checkpoint, data=data, device=landscape.device)
+    trainer.rates = np.concatenate(
+        [trainer.rates[: checkpoint.iteration], np.full(steps, checkpoint.learning_rate)]
+    )
+    wanted = {2**power for power in range(int(math.log2(steps)) + 1)}
+    columns = []
+    for done in range(1, steps + 1):
+        trainer.step()
+        if done in wanted:
+            weights = torch.cat([value.detach().reshape(-1) for value in trainer.model.parameters()])
+            columns.append(weights.to(landscape.dtype) - landscape.weights)
+    return torch.stack(columns, dim=1)
+
+
+def _summary(found: ExpansionError, radii: Tensor) -> dict[str, Any]:
+    return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(found).items()} | {
+        "radii": radii.double().tolist()
+    }

@@ -1,0 +1,120 @@
+"""The loss a run minimized, as a `Landscape` at fixed adversarial inputs re-derivable from a seed.
+
+The inputs of sample n under redraw a depend on (measurement seed, a) and the weights alone, so that a stored checkpoint
+and a stored Setting give the same inputs again. TRADES looks at clean and adversarial inputs together, so its
+landscape's "inputs" are pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from empirical.data.augmentation import augment, draw_augmentation
+from empirical.data.resident import Data
+from empirical.data.streams import generator
+from empirical.measure.landscape import Landscape, cross_entropy
+from empirical.measure.setting import Measurement
+from empirical.training.attack import PGD, pgd
+from empirical.training.checkpoint import Checkpoint
+
+#: Most samples measured unless asked otherwise.
+LARGEST = 4096
+
+
+class _Pairs(nn.Module):
+    """A network applied to clean and adversarial inputs stacked as ``(B, 2, …)``; parameters keep their names."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        for name, child in network.named_children():
+            self.add_module(name, child)
+        self.__dict__["_network"] = network
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        network = self.__dict__["_network"]
+        return torch.stack([network(pairs[:, 0]), network(pairs[:, 1])], dim=1)
+
+
+def measured_samples(data: Data, measurement: Measurement) -> int:
+    """Number of training samples that a measurement uses.
+
+    Raises:
+        ValueError: if more are asked for than there are.
+    """
+    available = len(data.train)
+    if measurement.samples is not None and measurement.samples > available:
+        raise ValueError(f"`Measurement(samples=...)` must be at most {available}; got {measurement.samples}.")
+    return measurement.samples or min(available, LARGEST)
+
+
+def training_inputs(
+    checkpoint: Checkpoint, data: Data, count: int, *, batch_norm: str, seed: int, redraw: int = 0, fresh: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Inputs of the training loss for the first ``count`` training samples, and their labels.
+
+    Args:
+        checkpoint: whose weights are attacked, by its own training attack.
+        data: its data.
+        count: number of samples.
+        batch_norm: "eval" attacks through running statistics, anything else through those of the batch at hand.
+        seed: measurement seed.
+        redraw: index of the draw of attack starts (and augmentation).
+        fresh: augment as training does; otherwise the plain images are attacked.
+    """
+    split = data.train.first(count)
+    images, labels = split.images, split.labels
+    if fresh and checkpoint.setting.data.augmentation != "none":
+        source = generator(seed, "augmentation", redraw, device=images.device)
+        images = augment(images, checkpoint.setting.data, draw_augmentation(count, checkpoint.setting.data, generator=source))
+    clean = split.pixels(images)
+    attack = checkpoint.setting.method.attack
+    if attack is None:
+        return clean, labels
+    attack = _attack_in(attack, batch_norm)
+    pieces = []
+    for number, start in enumerate(range(0, count, 1024)):
+        stop = start + 1024
+        source = generator(seed, "attack", redraw, number, device=images.device)
+        pieces.append(pgd(checkpoint.model, clean[start:stop], labels[start:stop], attack, generator=source))
+    adversarial = torch.cat(pieces)
+    if checkpoint.setting.method.objective == "trades":
+        return torch.stack([clean, adversarial], dim=1), labels
+    return adversarial, labels
+
+
+def _attack_in(attack: PGD, batch_norm: str) -> PGD:
+    import dataclasses
+
+    return dataclasses.replace(attack, batch_norm="eval" if batch_norm == "eval" else "batch")
+
+
+def training_landscape(
+    checkpoint: Checkpoint, data: Data, measurement: Measurement, *, redraw: int = 0, fresh: bool = False
+) -> Landscape:
+    """The loss of a run at a checkpoint over its training samples, without weight decay."""
+    count = measured_samples(data, measurement)
+    inputs, labels = training_inputs(
+        checkpoint, data, count, batch_norm=measurement.batch_norm, seed=measurement.seed, redraw=redraw, fresh=fresh
+    )
+    trades = checkpoint.setting.method.objective == "trades"
+    model = _Pairs(checkpoint.model) if trades else checkpoint.model
+    beta = checkpoint.setting.method.beta
+
+    def trades_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        clean, robust = functional.log_softmax(outputs[:, 0], dim=1), functional.log_softmax(outputs[:, 1], dim=1)
+        return cross_entropy(outputs[:, 0], targets) + beta * (clean.exp() * (clean - robust)).sum(dim=1)
+
+    return Landscape(
+        model,
+        inputs,
+        labels,
+        per_sample_loss=trades_loss if trades else cross_entropy,
+        batch_norm=measurement.batch_norm,  # pyright: ignore[reportArgumentType]
+        batch_size=min(checkpoint.setting.batch_size, count),
+        num_batches=measurement.batches,
+        dtype=torch.float64 if measurement.dtype == "float64" else torch.float32,
+        chunk=measurement.chunk,
+        seed=measurement.seed,
+    )
