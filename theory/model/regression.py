@@ -150,6 +150,8 @@ class FiniteSum(Setting):
             spread.
         batch_size: as in `RidgeRegression`.
         sampling: as in `RidgeRegression`.
+        fresh_variances: variance of Gaussian noise that is new at every step (augmentation, attack starts) and added to
+            the batch mean, shape ``(m,)``, ≥ 0; None is none.
 
     Raises:
         ValueError: if a value is out of range, not finite, or of the wrong shape.
@@ -159,6 +161,7 @@ class FiniteSum(Setting):
     offsets: NDArray[np.float64]
     batch_size: int
     sampling: Sampling = Sampling.SHUFFLED_EPOCHS
+    fresh_variances: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         curvatures = _frozen(self.curvatures, "FiniteSum", "curvatures")
@@ -172,6 +175,13 @@ class FiniteSum(Setting):
         if np.any(np.abs(offsets.mean(axis=0)) > 1e-12 * np.abs(offsets).max()):
             raise ValueError(f"`FiniteSum(offsets=...)` must have mean 0; got {offsets.mean(axis=0)}.")
         sampling = _checked_sampling(self.sampling, self.batch_size, len(offsets), "FiniteSum")
+        if self.fresh_variances is not None:
+            fresh = _frozen(self.fresh_variances, "FiniteSum", "fresh_variances")
+            if fresh.shape != curvatures.shape or fresh.min() < 0:
+                raise ValueError(
+                    f"`FiniteSum(fresh_variances=...)` must be {len(curvatures)} numbers >= 0; got {self.fresh_variances}."
+                )
+            object.__setattr__(self, "fresh_variances", fresh)
         object.__setattr__(self, "curvatures", curvatures)
         object.__setattr__(self, "offsets", offsets)
         object.__setattr__(self, "sampling", sampling)

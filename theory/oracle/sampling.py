@@ -195,13 +195,13 @@ def _gradients(run: SamplingRun, size: int, rng: np.random.Generator) -> Iterato
         for _ in range(run.burn_in + run.records):
             order = rng.permuted(order, axis=1)
             for step in range(problem.batches_per_epoch):
-                yield step + 1, _of_rows(problem, np.ascontiguousarray(order[:, step * batch : (step + 1) * batch]))
+                yield step + 1, _of_rows(problem, rng, np.ascontiguousarray(order[:, step * batch : (step + 1) * batch]))
     elif problem.sampling is Sampling.WITH_REPLACEMENT:
         for _ in range(steps):
-            yield 0, _of_rows(problem, rng.integers(0, problem.num_rows, size=(size, batch)))
+            yield 0, _of_rows(problem, rng, rng.integers(0, problem.num_rows, size=(size, batch)))
     else:
         for _ in range(steps):
-            yield 0, _of_rows(problem, _distinct(problem.num_rows, size, batch, rng))
+            yield 0, _of_rows(problem, rng, _distinct(problem.num_rows, size, batch, rng))
 
 
 def _distinct(num_rows: int, size: int, batch: int, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -217,9 +217,11 @@ def _distinct(num_rows: int, size: int, batch: int, rng: np.random.Generator) ->
         rows[repeats] = rng.integers(0, num_rows, size=(len(repeats), batch))
 
 
-def _of_rows(problem: RidgeRegression | FiniteSum, rows: NDArray[np.intp]) -> Gradient:
+def _of_rows(problem: RidgeRegression | FiniteSum, rng: np.random.Generator, rows: NDArray[np.intp]) -> Gradient:
     if isinstance(problem, FiniteSum):
         offset = problem.offsets[rows].mean(axis=1)
+        if problem.fresh_variances is not None:
+            offset += np.sqrt(problem.fresh_variances) * rng.standard_normal(offset.shape)
         return lambda weights: problem.curvatures * weights + offset
     if least_squares_gradient is not None:
         return lambda weights: least_squares_gradient(problem.inputs, problem.targets, rows, weights, problem.ridge)

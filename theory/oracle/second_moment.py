@@ -70,7 +70,7 @@ def _solved(
     if not growth < 1.0:
         return SecondMoment(mean=None, covariance=None, growth=growth)
     constant = step(np.zeros((states, states)), label_noise).ravel()
-    moment = np.linalg.solve(np.eye(len(matrix)) - matrix, constant).reshape(states, states)
+    moment = _solved_exactly(matrix, constant).reshape(states, states)
     return SecondMoment(mean=np.zeros(count), covariance=moment[:count, :count], growth=growth)
 
 
@@ -104,21 +104,32 @@ def enumerated_second_moment(problem: RidgeRegression, optimizer: MomentumSGD, s
         matrix, partial = whole / len(epochs), partial / len(epochs)
     else:
         batches = list(_batches(problem))
-        matrix = np.zeros((full**2, full**2))
+        matrix = np.zeros((full**2, full**2), dtype=np.longdouble)
         for batch in batches:
-            one = _affine(problem, optimizer, batch)
+            one = _affine(problem, optimizer, batch).astype(np.longdouble)
             matrix += np.kron(one, one)
         matrix /= len(batches)
         partial = np.eye(full**2)
     # The last coordinate is the constant 1: its own square is the eigenvalue 1, all others must lie inside the circle.
     inner = np.arange(full**2 - 1)
-    growth = float(np.max(np.abs(np.linalg.eigvals(matrix[np.ix_(inner, inner)]))))
+    growth = float(np.max(np.abs(np.linalg.eigvals(matrix[np.ix_(inner, inner)].astype(np.float64)))))
     if not growth < 1.0:
         return SecondMoment(mean=None, covariance=None, growth=growth)
-    solution = np.linalg.solve(np.eye(full**2 - 1) - matrix[np.ix_(inner, inner)], matrix[inner, -1])
+    solution = _solved_exactly(matrix[np.ix_(inner, inner)], matrix[inner, -1])
     moment = (partial @ np.append(solution, 1.0)).reshape(full, full)
     mean = moment[:count, -1]
     return SecondMoment(mean=mean, covariance=moment[:count, :count] - np.outer(mean, mean), growth=growth)
+
+
+def _solved_exactly(matrix: NDArray[np.floating], constant: NDArray[np.floating]) -> NDArray[np.float64]:
+    """x = M x + c, refined with residuals in extended precision: the answer is then as good as M itself."""
+    system = np.eye(len(matrix)) - matrix.astype(np.float64)
+    wide, target = matrix.astype(np.longdouble), constant.astype(np.longdouble)
+    solution = np.linalg.solve(system, constant.astype(np.float64)).astype(np.longdouble)
+    for _ in range(3):
+        residual = target - (solution - wide @ solution)
+        solution += np.linalg.solve(system, residual.astype(np.float64))
+    return solution.astype(np.float64)
 
 
 def _batches(problem: RidgeRegression) -> Iterator[tuple[int, ...]]:
