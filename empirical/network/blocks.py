@@ -25,17 +25,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def normalization_layer(kind: str, channels: int) -> nn.Module:
+def normalization_layer(kind: str, channels: int, *, group_size: int = 1) -> nn.Module:
     """One normalisation layer over ``(B, channels, H, W)``.
 
-    Group normalisation uses the largest group count that divides `channels` and is at most 32 (Wu & He 2018, §4.1).
+    Group normalisation uses the largest group count that divides `channels`, is at most 32 (Wu & He 2018, §4.1), and
+    leaves `group_size` channels a group: without spatial positions, a group of one channel would be a constant.
     """
     if kind == "batch":
         return nn.BatchNorm2d(channels)
     if kind == "group":
-        return nn.GroupNorm(
-            next(groups for groups in range(min(32, channels), 0, -1) if channels % groups == 0), channels
-        )
+        most = max(1, min(32, channels // group_size))
+        return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
     return nn.Identity()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from empirical.network.blocks import ACTIVATIONS, NORMALIZATIONS
+from empirical.network.files import load_tensors
 from empirical.network.preactresnet import PreActResNet18
 from empirical.network.small import MLP, SmallConvNet
 from theory.model.setting import Setting, keyword_setting
@@ -71,8 +71,6 @@ class NetworkSetting(Setting):
             raise ValueError(f"`NetworkSetting(std=...)` must be > 0; got {self.std}.")
         if self.name != "preactresnet18" and (not self.widths or min(self.widths) < 1):
             raise ValueError(f"`NetworkSetting(widths=...)` must name at least one positive width; got {self.widths}.")
-        if self.name == "mlp" and self.normalization == "group" and any(width % 2 for width in self.widths):
-            raise ValueError(f"`NetworkSetting(widths=...)` must be even for group normalisation; got {self.widths}.")
 
 
 def build_network(setting: NetworkSetting, *, seed: int) -> nn.Module:
@@ -108,15 +106,7 @@ def load_public_weights(model: nn.Module, path: str | Path) -> None:
         ValueError: if the file is missing, truncated, holds anything but tensors, or is of another network.
     """
     where = f"`load_public_weights(path={str(path)!r})`"
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{where} must be an existing file.") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{where} must hold tensors only; it asks to run pickled code ({reason}).") from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{where} must be a whole checkpoint; it is truncated or damaged ({error}).") from None
+    stored = load_tensors(where, path)
     if isinstance(stored, Mapping) and isinstance(stored.get("state_dict"), Mapping):
         stored = stored["state_dict"]
     if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):

@@ -81,7 +81,7 @@ class MLP(Normalized):
         self.hidden = nn.ModuleList(
             nn.Linear(before, after, bias=normalization == "none") for before, after in pairwise(features)
         )
-        self.norms = nn.ModuleList(normalization_layer(normalization, width) for width in widths)
+        self.norms = nn.ModuleList(normalization_layer(normalization, width, group_size=8) for width in widths)
         self.linear = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from empirical.network.files import load_tensors
 from empirical.network.setting import build_network
 from empirical.training.setting import Training
 from theory.judge.evidence import atomic_write
@@ -145,18 +145,7 @@ def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
 
 
 def _read(where: str, path: str | Path) -> dict[str, Any]:
-    try:
-        record = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{where} must be an existing file.") from None
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{where} must hold tensors and numbers only; it asks to run code: {_one_line(error)}"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{where} must be a whole checkpoint; it is truncated or damaged: {_one_line(error)}"
-        ) from None
+    record = load_tensors(where, path)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(
             f"{where} must be a checkpoint of this project; for a bare state dict use `load_public_weights`."

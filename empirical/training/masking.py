@@ -38,7 +38,7 @@ class MaskingWarning(UserWarning):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingReport:
-    """Mean losses and accuracies under attacks that a sound evaluation must rank; `signs` names what is out of order."""
+    """Mean losses and accuracies under attacks that a sound evaluation ranks; `signs` names what is out of order."""
 
     count: int
     accuracy: float  # under the attack as set
