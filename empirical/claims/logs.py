@@ -417,4 +417,84 @@ AWP_TIGHTENS_BOUND = EmpiricalClaim(
     subjects=_pairs,
 )
 
-CLAIMS = (ROBUST_OVERFITTING, DECAY_DIP, DECAY_SIZE, AWP_TIGHTENS_BOUND)
+# --- bound-tracks-gap, where spectra exist -----------------------------------------------------------------------
+
+#: Arrays of evidence that holds a bound at the checkpoints of a run.
+BOUND_ARRAYS = ("checkpoint_epoch", "bound", "robust_gap")
+#: Rank correlation of the changes that counts as tracking.
+TRACKING = 0.5
+#: Fewest checkpoints: below, the interval of a correlation covers nearly everything.
+CHECKPOINTS = 10
+
+
+def _gap(gap: np.ndarray) -> np.ndarray:
+    """What the bound is to follow: the measured gap."""
+    return gap
+
+
+def _reversed_gap(gap: np.ndarray) -> np.ndarray:
+    """A decoy's: the same values in the opposite order of time."""
+    return gap[::-1]
+
+
+@_guarded
+def _compare_tracking(evidence: Mapping[str, Evidence], predict: Callable[[np.ndarray], np.ndarray]) -> Comparison:
+    (item,) = evidence.values()
+    missing = [name for name in BOUND_ARRAYS if name not in item.arrays]
+    if missing:
+        raise NotApplicableError("no spectra were measured on this run, so there is no bound to compare its gap with")
+    epochs, bound, gap = (np.asarray(item.arrays[name], dtype=np.float64) for name in BOUND_ARRAYS)
+    usable = np.isfinite(bound) & np.isfinite(gap)
+    epochs, bound, gap = epochs[usable], bound[usable], gap[usable]
+    if len(bound) < CHECKPOINTS:
+        raise NotApplicableError(f"the bound was measured at {len(bound)} checkpoints; {CHECKPOINTS} are needed")
+    # Changes, not values: two curves that both drift correlate whatever they are.
+    ranks = [stats.rankdata(np.diff(values)) for values in (bound, predict(gap))]
+    if any(np.ptp(item) == 0 for item in ranks):
+        raise NotApplicableError("bound or gap is the same at every checkpoint")
+    correlation = np.corrcoef(*ranks)[0, 1]
+    clipped = float(np.clip(correlation, -0.999999, 0.999999))
+    # Fisher's z with the variance of Bonett and Wright (2000) for rank correlations.
+    error = math.sqrt((1 + clipped**2 / 2) / (len(bound) - 1 - 3))
+    reach = float(stats.norm.ppf(1 - HYPOTHESIS_ALPHA / 2)) * error
+    interval = (math.tanh(math.atanh(clipped) - reach), math.tanh(math.atanh(clipped) + reach))
+    return Comparison(
+        estimate=clipped,
+        interval=interval,
+        note=f"rank correlation of the changes between {len(bound)} checkpoints",
+        figures=(pictures.tracking_figure(_bound_label(item), epochs, bound, gap),),
+    )
+
+
+def _bound_label(item: Evidence) -> str:
+    return str(item.measured.get("label", item.run_id)) if as_log(item) is None else _label(item)
+
+
+def _with_bound(evidence: Sequence[Evidence]) -> Iterable[Subject]:
+    """Every run with a bound; without any, every log, to say what is missing."""
+    bounds = [item for item in evidence if set(BOUND_ARRAYS) <= set(item.arrays)]
+    for item in bounds or _runs(evidence):
+        yield Subject(label=_bound_label(item), evidence={"bound": item})
+
+
+BOUND_TRACKS_GAP = EmpiricalClaim(
+    claim=Claim(
+        name="bound-tracks-gap",
+        statement=(
+            "Between checkpoints the PAC-Bayes bound and the robust generalization gap change together: the rank "
+            "correlation of their changes exceeds 0.5."
+        ),
+        source="Xu and Zhang, arXiv 2410.07719, section 6",
+        kind=Kind.HYPOTHESIS,
+        experiments=(EXPERIMENT,),
+        assumptions=("changes between checkpoints are exchangeable", "bound over the tracked subspace"),
+        predict=_gap,
+        decoys={"the gap in reversed order of time": _reversed_gap},
+        compare=_compare_tracking,
+        margin=TRACKING,
+        tags=("logs", "spectra"),
+    ),
+    subjects=_with_bound,
+)
+
+CLAIMS = (ROBUST_OVERFITTING, DECAY_DIP, DECAY_SIZE, AWP_TIGHTENS_BOUND, BOUND_TRACKS_GAP)

@@ -12,6 +12,7 @@ Start     A window after a decay starts where the curves are estimated to change
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -410,6 +411,8 @@ def _line(length: int, rows: tuple[int, int], at: float) -> NDArray[np.float64]:
     return weights
 
 
-def unprompted_changes(run: Run) -> tuple[int, ...]:
-    """Epochs at which the test robust loss changes its course, found without the schedule."""
+def unprompted_changes(run: Run) -> tuple[int, ...] | None:
+    """Epochs at which the test robust loss changes its course, found without the schedule; None without ruptures."""
+    if importlib.util.find_spec("ruptures") is None:
+        return None
     return tuple(run.epoch(row) for row in change_points(run.columns[TEST]))

@@ -57,7 +57,8 @@ def _marks(run: Run) -> tuple[float, ...]:
 
 def _caption(run: Run) -> str:
     decays = "; ".join(f"{decay.before:g} → {decay.after:g} (epoch {decay.epoch} in the log)" for decay in run.decays)
-    found = ", ".join(str(epoch) for epoch in effects.unprompted_changes(run)) or "none"
+    changes = effects.unprompted_changes(run)
+    found = "not looked for (ruptures is not installed)" if changes is None else ", ".join(map(str, changes)) or "none"
     return (
         f"Vertical lines: where the curves change. Learning rate: {decays or 'no step decay'}. "
         f"Changes of the test curve found without the schedule: {found}. Training losses: {run.train_columns}."
@@ -144,4 +145,19 @@ def size_figure(runs: Sequence[Run], responses: Sequence[SizeResponse]) -> Figur
         )
     return Figure(
         title="response against the size of the decay", x_label="ln(η₁/η₂)", y_label="σ", series=tuple(series)
+    )
+
+
+def tracking_figure(label: str, epochs: np.ndarray, bound: np.ndarray, gap: np.ndarray) -> Figure:
+    """Bound and gap over the checkpoints, each shifted and scaled to mean 0 and standard deviation 1."""
+    series = []
+    for name, values in (("bound", bound), ("robust gap", gap)):
+        spread = float(values.std()) or 1.0
+        series.append(Series(label=name, x=tuple(epochs), y=tuple((values - values.mean()) / spread)))
+    return Figure(
+        title=f"{label}: bound and gap",
+        x_label="epoch",
+        y_label="standardized",
+        series=tuple(series),
+        caption="Both curves standardized: the claim is about their changes, not their sizes.",
     )

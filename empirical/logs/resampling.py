@@ -153,7 +153,7 @@ def contrast(values: NDArray[np.float64], weights: NDArray[np.float64], stretche
     rows = np.flatnonzero(weights)
     if not len(rows) or not stretches:
         raise ValueError(f"`contrast` needs weights and noise; got {len(rows)} weights and {len(stretches)} stretches.")
-    owner = np.array([_nearest(row, stretches) for row in rows])
+    owner = np.array([_nearest(int(row), stretches) for row in rows])
     variances, degrees = [], []
     for index, noise in enumerate(stretches):
         mine = rows[owner == index]
