@@ -1,0 +1,290 @@
+r"""The gate: verdicts and measured quantities against thresholds that somebody chose, as an exit status for CI.
+
+Status    0 pass, 1 fail, 2 wrong usage or unreadable input, 3 inconclusive. A claim that the theory gets wrong elsewhere
+          turns nothing red by itself: builds go red on thresholds, and thresholds live here.
+Rule      a required claim passes if supported and fails if refuted; a quantity passes if its whole interval keeps the
+          threshold and fails if its whole interval breaks it. Anything else is inconclusive: an interval that
+          straddles, a claim not applicable or not judged, and any number without an uncertainty, which can't pass.
+Thresholds  of the user's ``pyproject.toml``, or of the command line, which wins:
+
+              [tool.spikeshrink.gate]
+              require = ["posterior-ensemble"]
+              [tool.spikeshrink.gate.max]
+              price_per_direction = 0.1
+              [tool.spikeshrink.gate.min]
+              direction_cosine = 0.5
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from xml.etree import ElementTree
+
+from theory.judge.evidence import atomic_write
+from theory.judge.verdict import Outcome, Verdict
+
+__all__ = ["Check", "GateReport", "Quantity", "Result", "Thresholds", "decide", "read_thresholds"]
+
+
+class Result(StrEnum):
+    """What became of one check."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A measured number with its interval (None: it has none, and cannot pass)."""
+
+    name: str
+    estimate: float
+    interval: tuple[float, float] | None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """What a build demands.
+
+    Args:
+        require: ids of claims that must be supported.
+        maximum: quantity to the largest value allowed.
+        minimum: quantity to the smallest value allowed.
+
+    Raises:
+        ValueError: if a threshold is not a finite number, or nothing is demanded.
+    """
+
+    require: tuple[str, ...] = ()
+    maximum: Mapping[str, float] = field(default_factory=dict)
+    minimum: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind in ("maximum", "minimum"):
+            for name, value in getattr(self, kind).items():
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                    raise ValueError(f"`Thresholds({kind}={{{name!r}: ...}})` must be a finite number; got {value!r}.")
+        if not (self.require or self.maximum or self.minimum):
+            raise ValueError("`Thresholds(...)` must demand something: a claim, a maximum or a minimum; got nothing.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One demand and what became of it."""
+
+    name: str
+    rule: str
+    result: Result
+    estimate: float | None
+    interval: tuple[float, float] | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateReport:
+    """All checks of a gate."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def status(self) -> int:
+        """0 if every check passed, 1 if one failed, 3 if none failed and one is inconclusive."""
+        results = {check.result for check in self.checks}
+        if Result.FAIL in results:
+            return 1
+        return 3 if Result.INCONCLUSIVE in results else 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return self.status == 0
+
+    def table(self) -> str:
+        """A text table for the terminal."""
+        rows = [("result", "check", "rule", "measured", "reason")]
+        rows += [
+            (check.result.value, check.name, check.rule, _measured(check), check.reason) for check in self.checks
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def markdown(self) -> str:
+        """The same as a Markdown section."""
+        word = {0: "passed", 1: "failed", 3: "inconclusive"}[self.status]
+        lines = [f"### Spikeshrink gate: {word}", "", "| result | check | rule | measured | reason |", "|---|---|---|---|---|"]
+        for check in self.checks:
+            cells = (check.result.value, check.name, check.rule, _measured(check), check.reason)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        return "\n".join(lines) + "\n"
+
+    def junit(self) -> str:
+        """The same as JUnit XML: a failure where a check failed, an error where it is inconclusive."""
+        counts = {result: sum(check.result is result for check in self.checks) for result in Result}
+        totals = {
+            "tests": str(len(self.checks)),
+            "failures": str(counts[Result.FAIL]),
+            "errors": str(counts[Result.INCONCLUSIVE]),
+        }
+        root = ElementTree.Element("testsuites", totals)
+        suite = ElementTree.SubElement(root, "testsuite", {"name": "spikeshrink.gate", **totals})
+        for check in self.checks:
+            case = ElementTree.SubElement(suite, "testcase", {"classname": "spikeshrink.gate", "name": f"{check.name} ({check.rule})"})
+            if check.result is not Result.PASS:
+                tag = "failure" if check.result is Result.FAIL else "error"
+                node = ElementTree.SubElement(case, tag, {"message": _xml_safe(f"{check.rule}: {check.reason}")})
+                node.text = _xml_safe(_measured(check))
+            else:
+                ElementTree.SubElement(case, "system-out").text = _xml_safe(f"{check.rule}: {_measured(check)}")
+        ElementTree.indent(root)
+        return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+    def write(self, *, junit: str | Path | None = None, summary: str | Path | None = None) -> None:
+        """Write JUnit XML, and append the Markdown to ``summary`` or else to ``$GITHUB_STEP_SUMMARY`` where that is set.
+
+        Raises:
+            OSError: if a file cannot be written.
+        """
+        if junit is not None:
+            path = Path(junit)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(path, self.junit().encode(), overwrite=True)
+        for target in {str(item) for item in (summary, os.environ.get("GITHUB_STEP_SUMMARY")) if item}:
+            with open(target, "a", encoding="utf-8") as stream:
+                stream.write(self.markdown())
+
+
+def decide(
+    thresholds: Thresholds, *, verdicts: Iterable[Verdict] = (), quantities: Iterable[Quantity] = ()
+) -> GateReport:
+    """Every demand against what was found; a demand that nothing speaks to is inconclusive.
+
+    A claim judged on several subjects is checked on each.
+    """
+    verdicts, quantities = tuple(verdicts), tuple(quantities)
+    checks: list[Check] = []
+    for claim in thresholds.require:
+        found = [verdict for verdict in verdicts if verdict.claim == claim]
+        checks.extend(_claim_check(verdict) for verdict in found)
+        if not found:
+            checks.append(_missing(claim, "supported", "no verdict on this claim"))
+    for limits, sign, word in ((thresholds.maximum, 1.0, "at most"), (thresholds.minimum, -1.0, "at least")):
+        for name, limit in limits.items():
+            rule = f"{word} {limit:g}"
+            found = [quantity for quantity in quantities if quantity.name == name]
+            checks.extend(_quantity_check(quantity, rule, sign, float(limit)) for quantity in found)
+            if not found:
+                checks.append(_missing(name, rule, "nothing of this name was measured"))
+    return GateReport(checks=tuple(checks))
+
+
+def read_thresholds(
+    pyproject: str | Path | None = None,
+    *,
+    require: Sequence[str] = (),
+    maximum: Sequence[str] = (),
+    minimum: Sequence[str] = (),
+) -> Thresholds:
+    """Thresholds of a ``pyproject.toml`` with those of a command line over them.
+
+    Args:
+        pyproject: the file; None reads none.
+        require: claim ids.
+        maximum: ``NAME=VALUE`` strings.
+        minimum: likewise.
+
+    Raises:
+        ValueError: if the file is missing, is not TOML or holds something else under ``tool.spikeshrink.gate``; if a
+            string is not ``NAME=VALUE``; if nothing at all is demanded.
+    """
+    table: dict = {}
+    if pyproject is not None:
+        where = f"`read_thresholds(pyproject={str(pyproject)!r})`"
+        try:
+            content = tomllib.loads(Path(pyproject).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"{where} must be a readable file; {error.strerror}.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{where} must be TOML; {error}.") from None
+        table = content.get("tool", {}).get("spikeshrink", {}).get("gate", {})
+        unknown = sorted(set(table) - {"require", "max", "min"})
+        if unknown:
+            raise ValueError(f"{where} may hold require, max and min under tool.spikeshrink.gate; got {unknown}.")
+        if not isinstance(table.get("require", []), list) or not all(
+            isinstance(table.get(kind, {}), dict) for kind in ("max", "min")
+        ):
+            raise ValueError(f"{where} must hold a list `require` and tables `max` and `min`.")
+    return Thresholds(
+        require=tuple(dict.fromkeys([*table.get("require", []), *require])),
+        maximum={**table.get("max", {}), **dict(_pair("max", item) for item in maximum)},
+        minimum={**table.get("min", {}), **dict(_pair("min", item) for item in minimum)},
+    )
+
+
+def _pair(option: str, text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise ValueError(f"`--{option}` must be NAME=NUMBER; got {text!r}.") from None
+
+
+def _claim_check(verdict: Verdict) -> Check:
+    result = {Outcome.SUPPORTED: Result.PASS, Outcome.REFUTED: Result.FAIL}.get(verdict.outcome, Result.INCONCLUSIVE)
+    low, high = verdict.interval
+    return Check(
+        name=f"{verdict.claim} · {verdict.subject}" if verdict.subject else verdict.claim,
+        rule="supported",
+        result=result,
+        estimate=verdict.estimate,
+        interval=None if low is None or high is None else (low, high),
+        reason=" ".join(f"{verdict.outcome.value}; {verdict.note}".split()),
+    )
+
+
+def _quantity_check(quantity: Quantity, rule: str, sign: float, limit: float) -> Check:
+    interval = quantity.interval
+    known = interval is not None and all(math.isfinite(end) for end in interval)
+    if interval is None or not known:
+        result, reason = Result.INCONCLUSIVE, "a number without an uncertainty cannot pass"
+    else:
+        low, high = sorted(sign * end for end in interval)
+        if high <= sign * limit:
+            result, reason = Result.PASS, "the whole interval keeps the threshold"
+        elif low > sign * limit:
+            result, reason = Result.FAIL, "the whole interval breaks the threshold"
+        else:
+            result, reason = Result.INCONCLUSIVE, "the interval straddles the threshold"
+    return Check(
+        name=quantity.name,
+        rule=rule,
+        result=result,
+        estimate=quantity.estimate if math.isfinite(quantity.estimate) else None,
+        interval=interval if known else None,
+        reason=f"{reason}; {quantity.note}" if quantity.note else reason,
+    )
+
+
+def _missing(name: str, rule: str, reason: str) -> Check:
+    return Check(name=name, rule=rule, result=Result.INCONCLUSIVE, estimate=None, interval=None, reason=reason)
+
+
+def _measured(check: Check) -> str:
+    if check.estimate is None:
+        return "–"
+    if check.interval is None:
+        return f"{check.estimate:.4g}"
+    return f"{check.estimate:.4g} [{check.interval[0]:.4g}, {check.interval[1]:.4g}]"
+
+
+def _xml_safe(text: str) -> str:
+    """Text without the control characters that XML 1.0 has no way to write."""
+    return "".join(c for c in text if c in "\t\n\r" or ord(c) >= 32)
