@@ -84,9 +84,7 @@ def compare(before: Sequence[Verdict], after: Sequence[Verdict]) -> tuple[Differ
             names = dict.fromkeys((*outcomes[0], *outcomes[1]))
             decoys = tuple(name for name in names if outcomes[0].get(name) is not outcomes[1].get(name))
             moved = _apart(old.interval, new.interval)
-        differences.append(
-            Difference(claim=key[0], subject=key[1], before=old, after=new, decoys=decoys, moved=moved)
-        )  # fmt: skip
+        differences.append(Difference(claim=key[0], subject=key[1], before=old, after=new, decoys=decoys, moved=moved))
     return tuple(differences)
 
 
@@ -98,7 +96,9 @@ def table(differences: Sequence[Difference]) -> str:
         outcomes = [DASH if verdict is None else verdict.outcome.value for verdict in (item.before, item.after)]
         rows.append((name, *outcomes, _estimate(item.before), _estimate(item.after), item.change))
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _by_name(verdicts: Sequence[Verdict], folder: str) -> dict[tuple[str, str], Verdict]:

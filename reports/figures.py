@@ -1,24 +1,17 @@
 """Figures as SVG, drawn with matplotlib from the data that travels in a verdict.
 
-One look for all of them: what is predicted is a line, what is measured is points with intervals, both in the color of
-their common subject; the palette is Okabe and Ito's (2008), told apart without color vision, and markers and dashes
-repeat what color says. Text is drawn as outlines of the fonts matplotlib brings, so that Greek and mathematics look
-alike everywhere. The same data gives the same bytes.
-
-A drawing comes in two forms: `Drawing.alone`, a complete SVG file, and `Drawing.inline`, for a page that defines the
-colors as CSS variables (``--ink``, ``--blue`` …; light and dark) and holds the outlines of all letters once.
+Text is drawn as outlines of the fonts matplotlib brings, so that Greek and mathematics look alike everywhere. The same
+data gives the same bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
 import math
-import re
 import textwrap
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -34,32 +27,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from reports.formatting import number
+from reports.palette import COLORS, WHITE, Look, looks_of
+from reports.svg import Drawing
 from theory.judge.figure import Figure, Heatmap, Series
 
-#: Name of a CSS variable to the color of the light page, which is also that of the file on its own.
-COLORS = {
-    "ink": "#1c1c1c",
-    "faint": "#6f6f6f",
-    "grid": "#e3e3e3",
-    "blue": "#0072b2",
-    "vermilion": "#d55e00",
-    "green": "#009e73",
-    "purple": "#b3588f",
-    "orange": "#c98500",
-    "sky": "#4a9fd0",
-    "empty": "#d4d4d4",
-    "ground": "#ffffff",
-}
-_WHITE = "#fffffe"  # stays white on a dark page
-_CYCLE = ("blue", "vermilion", "green", "purple", "orange", "sky", "faint")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DASHES = ((4.0, 2.0), (1.2, 1.6), (6.0, 1.6, 1.2, 1.6))
-#: Words that say how a number was had, not what it is of: series that differ in them alone share a color.
-_ROLES = re.compile(
-    r"\b(predict(ed|ion|ions)?|clos(ed)?[ -]form|exact|theory|simulat(ed|ion|ions)?|measur(ed|ement|ements)?|"
-    r"monte[ -]carlo|observed|interval|band)\b|\([A-Z][0-9]\)|[0-9.]+ ?%",
-    re.IGNORECASE,
-)
 _MANY_POINTS = 1500
 _STYLE = {
     "font.family": ["DejaVu Sans", "STIXGeneral"],
@@ -94,7 +65,7 @@ _STYLE = {
     "ytick.minor.size": 1.6,
     "grid.color": COLORS["grid"],
     "grid.linewidth": 0.6,
-    "lines.linewidth": 1.5,
+    "lines.linewidth": 1.3,
     "legend.frameon": False,
     "legend.fontsize": 8.0,
     "legend.handlelength": 2.0,
@@ -108,78 +79,10 @@ _STYLE = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A figure as SVG.
-
-    Args:
-        svg: the complete file, opaque white behind, as matplotlib wrote it.
-        description: what it shows, in words, for those who don't see it.
-        width: natural width in CSS pixels.
-        height: natural height in CSS pixels.
-    """
-
-    svg: str
-    description: str
-    width: float
-    height: float
-
-    def inline(self, identifier: str, outlines: dict[str, str]) -> str:
-        """The ``<svg>`` element for a page, its ids opening with `identifier`.
-
-        Args:
-            identifier: unique on the page.
-            outlines: letter id to its path; letters met here are added, and drawn from there (`outline_sheet`).
-        """
-        body = self.svg[self.svg.index("<svg") : self.svg.rindex("</svg>")]
-        body = body[body.index(">") + 1 :]
-        for element in ("metadata", "title", "style"):
-            body = re.sub(rf"<{element}[^>]*>.*?</{element}>\s*", "", body, flags=re.DOTALL)
-        body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
-        body = re.sub(r'<g id="patch_1">.*?</g>\s*', "", body, count=1, flags=re.DOTALL)  # the white ground
-        letters: dict[str, str] = {}
-
-        def collect(match: re.Match[str]) -> str:
-            attributes = " ".join(match.group(2).split())
-            # Named by content: matplotlib numbers letters drawing by drawing.
-            shared = "g" + hashlib.sha256(attributes.encode()).hexdigest()[:10]
-            outlines[shared] = attributes
-            letters[match.group(1)] = shared
-            return ""
-
-        body = re.sub(r'<path id="([A-Za-z]+-[0-9a-f]+)"((?:\s[^>]*)?)/>\s*', collect, body)
-        body = re.sub(r"<defs>\s*</defs>\s*", "", body)
-        used = set(re.findall(r'(?:xlink:href="|url\()#([\w.-]+)', body))
-
-        def rename(match: re.Match[str]) -> str:
-            return f' id="{identifier}-{match.group(1)}"' if match.group(1) in used else ""
-
-        def refer(match: re.Match[str]) -> str:
-            name = match.group(2)
-            return f"{match.group(1)}#{letters.get(name, f'{identifier}-{name}')}"
-
-        body = re.sub(r'\sid="([\w.-]+)"', rename, body)
-        body = re.sub(r'(xlink:href="|url\()#([\w.-]+)', refer, body).replace("xlink:href", "href")
-        for name, color in COLORS.items():
-            body = body.replace(f": {color}", f": var(--{name})")
-        label = f"{identifier}-alt"
-        return (
-            f'<svg role="img" aria-labelledby="{label}" viewBox="0 0 {self.width * 0.75:g} {self.height * 0.75:g}" '
-            f'width="{self.width:g}" height="{self.height:g}">'
-            f'<title id="{label}">{_escaped(self.description)}</title>{_compact(body)}</svg>'
-        )
-
-
-def outline_sheet(outlines: dict[str, str]) -> str:
-    """The hidden element that holds the letters of all inline drawings of a page."""
-    paths = "".join(f'<path id="{name}" {attributes}/>' for name, attributes in sorted(outlines.items()))
-    return f'<svg class="outlines" width="0" height="0" aria-hidden="true"><defs>{paths}</defs></svg>'
-
-
 def draw(figure: Figure, *, width: float = 5.4, height: float = 3.5) -> Drawing:
     """One figure, `width` × `height` inches, taller if its legend needs the room."""
     with _style():
-        styles = _styles([figure])
+        styles = looks_of([figure])
         columns = _legend_columns(styles, width)
         rows = math.ceil(len(styles) / columns) if len(styles) > 1 else 0
         canvas = Canvas(figsize=(width, height + 0.17 * rows), layout="constrained")
@@ -212,22 +115,26 @@ def draw_grid(
     columns = min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     first = panels[0][1]
-    with _style(), mpl.rc_context({"lines.linewidth": 1.1, "xtick.labelsize": 6.8, "ytick.labelsize": 6.8}):
-        styles = _styles(figures)
+    with _style(**{"lines.linewidth": 1.1, "xtick.labelsize": 6.8, "ytick.labelsize": 6.8}):
+        styles = looks_of(figures)
         legend_columns = _legend_columns(styles, width)
         legend_rows = math.ceil(len(styles) / legend_columns) if len(styles) > 1 else 0
         above, below, height = 0.3 + 0.17 * legend_rows, 0.5, 1.75
         total = height * rows + above + below
         canvas = Canvas(figsize=(width, total))
-        shared = {f"share{axis}": _commensurable(figures, axis) for axis in ("x", "y")}
-        grid = canvas.subplots(rows, columns, squeeze=False, **shared)  # pyright: ignore[reportArgumentType]
+        shared: dict[str, Any] = {f"share{axis}": _commensurable(figures, axis) for axis in ("x", "y")}
+        grid = canvas.subplots(rows, columns, squeeze=False, **shared)
         right = 1.1 if first.heatmap is not None else 0.1
         panel = (width - 0.75 - right) / columns
         # Placed by hand: solving for the layout of a hundred panels takes longer than drawing them.
         canvas.subplots_adjust(
-            left=0.75 / width, right=1 - right / width, bottom=below / total, top=1 - above / total,
-            wspace=(0.18 if shared["sharey"] else 0.5) / (panel - 0.3), hspace=(0.34 if shared["sharex"] else 0.5) / 1.3,
-        )  # fmt: skip
+            left=0.75 / width,
+            right=1 - right / width,
+            bottom=below / total,
+            top=1 - above / total,
+            wspace=(0.18 if shared["sharey"] else 0.5) / (panel - 0.3),
+            hspace=(0.34 if shared["sharex"] else 0.5) / 1.3,
+        )
         cells = list(grid.flat)
         for axes, (name, figure) in zip(cells, panels, strict=False):
             _draw_axes(axes, figure, styles, ticks=4, small=True)
@@ -242,7 +149,9 @@ def draw_grid(
             if common and ends is not None and family:
                 getattr(cells[0], f"set_{axis}lim")(*ends)
         if first.heatmap is not None:
-            place = canvas.add_axes((1 - (right - 0.25) / width, below / total, 0.12 / width, 1 - (above + below) / total))
+            place = canvas.add_axes(
+                (1 - (right - 0.25) / width, below / total, 0.12 / width, 1 - (above + below) / total)
+            )
             _draw_colorbar(canvas, None, first.heatmap, place)
         canvas.text(0.5, 0.08 / total, _wrapped(first.x_label, 120), ha="center", va="bottom")
         canvas.text(0.08 / width, 0.5, _wrapped(first.y_label, 60), rotation=90, ha="left", va="center")
@@ -274,66 +183,17 @@ def describe(figure: Figure) -> str:
     return " ".join(parts)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Look:
-    color: str
-    marker: str
-    dashes: tuple[float, ...] | None
-    style: str
-    bars: bool
+@contextlib.contextmanager
+def _style(**changes: Any) -> Iterator[None]:
+    """Matplotlib with the settings of this module, whatever the user's own are."""
+    settings: Any = {**mpl.rcParamsDefault, **_STYLE, **changes, "backend": mpl.rcParams["backend"]}
+    with warnings.catch_warnings(), mpl.rc_context(settings):
+        # A run may carry a name in a script that the fonts lack: a box is drawn, the build goes on.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
-def _style() -> Any:
-    warnings_off = warnings.catch_warnings()
-
-    class Both:
-        def __enter__(self) -> None:
-            warnings_off.__enter__()
-            # A run may carry a name in a script that the bundled fonts lack: a box is drawn, the build goes on.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            self.rc = mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": mpl.rcParams["backend"]})
-            self.rc.__enter__()
-
-        def __exit__(self, *details: Any) -> None:
-            self.rc.__exit__(*details)
-            warnings_off.__exit__(*details)
-
-    return Both()
-
-
-def _styles(figures: Iterable[Figure]) -> dict[str, _Look]:
-    """Label to look, the same in every panel of a grid."""
-    labelled = {series.label: series for figure in figures for series in figure.series}
-    keys = {label: " ".join(_ROLES.sub(" ", label).split()).strip(" ,;:()") for label in labelled}
-    for label, series in labelled.items():
-        rivals = [other for other, key in keys.items() if key == keys[label] and labelled[other].style == series.style]
-        if len(rivals) > 1:
-            keys.update({other: other for other in rivals})  # two lines of one color could not be told apart
-    lines = [label for label, series in labelled.items() if series.style == "line"]
-    measured = {keys[label] for label, series in labelled.items() if series.style == "points"}
-    lone_line = lines[0] if len(lines) == 1 and len(measured) == 1 else None
-    subjects: dict[str, int] = {}
-    dashed = 0
-    looks: dict[str, _Look] = {}
-    for label, series in labelled.items():
-        color, dashes, index = "ink", None, 0
-        if label != lone_line:
-            key = keys[label] if lone_line is None or keys[label] != keys[lone_line] else label
-            index = subjects.setdefault(key, len(subjects)) % len(_CYCLE)
-            color = _CYCLE[index]
-        if series.style == "dashed":
-            dashes, dashed = _DASHES[dashed % len(_DASHES)], dashed + 1
-        looks[label] = _Look(
-            color=COLORS[color],
-            marker=_MARKERS[index],
-            dashes=dashes,
-            style=series.style,
-            bars=series.low is not None,
-        )
-    return looks
-
-
-def _draw_axes(axes: Axes, figure: Figure, looks: dict[str, _Look], *, ticks: int = 6, small: bool = False) -> None:
+def _draw_axes(axes: Axes, figure: Figure, looks: dict[str, Look], *, ticks: int = 6, small: bool = False) -> None:
     for name, scale in (("x", figure.x_scale), ("y", figure.y_scale)):
         if scale == "log" and any(value > 0 for value in _coordinates(figure, name)):
             getattr(axes, f"set_{name}scale")("log")
@@ -357,7 +217,7 @@ def _draw_axes(axes: Axes, figure: Figure, looks: dict[str, _Look], *, ticks: in
     axes.margins(x=0.03, y=0.06)
 
 
-def _draw_series(axes: Axes, series: Series, look: _Look, *, small: bool) -> None:
+def _draw_series(axes: Axes, series: Series, look: Look, *, small: bool) -> None:
     x = np.asarray(series.x)
     y = np.asarray(series.y)
     low = None if series.low is None else np.asarray(series.low)
@@ -368,18 +228,32 @@ def _draw_series(axes: Axes, series: Series, look: _Look, *, small: bool) -> Non
         low = np.maximum(low, 1e-3 * positive.min() if positive.size else np.finfo(float).tiny)
     if series.style == "points":
         many = len(x) > _MANY_POINTS
-        size = 1.6 if many else (2.4 if small or len(x) > 150 else 3.8)
+        size = 1.6 if many else (2.4 if small or len(x) > 300 else 3.8 if len(x) < 60 else 3.2)
         if low is not None and high is not None:
             gaps = np.full_like(x, np.nan)
             bars = np.column_stack([low, high, gaps]).ravel()
             axes.plot(
-                np.repeat(x, 3), bars, color=look.color, linewidth=0.7 if small else 1.1, alpha=0.75, zorder=2.5,
-                solid_capstyle="butt", rasterized=many,
-            )  # fmt: skip
+                np.repeat(x, 3),
+                bars,
+                color=look.color,
+                linewidth=0.7 if small or len(x) > 40 else 1.1,
+                alpha=0.4 if len(x) > 40 else 0.75,
+                zorder=2.5,
+                solid_capstyle="butt",
+                rasterized=many,
+            )
         axes.plot(
-            x, y, linestyle="none", marker=look.marker, markersize=size, color=look.color,
-            markeredgewidth=0.5 if size > 3 else 0.0, markeredgecolor=COLORS["ground"], zorder=3, rasterized=many,
-        )  # fmt: skip
+            x,
+            y,
+            linestyle="none",
+            marker=look.marker,
+            markersize=size,
+            color=look.color,
+            markeredgewidth=0.5 if size > 3 else 0.0,
+            markeredgecolor=COLORS["ground"],
+            zorder=3,
+            rasterized=many,
+        )
         return
     if low is not None and high is not None:
         axes.fill_between(x, low, high, color=look.color, alpha=0.2, linewidth=0, zorder=2)
@@ -408,7 +282,7 @@ def _draw_heatmap(axes: Axes, figure: Figure) -> None:
     if level is not None and min(values.shape) >= 2 and given and min(given) < level < max(given):
         ground = np.ma.masked_invalid(values)
         # A white edge below the dark line: seen on both ends of the color map.
-        axes.contour(heatmap.x, heatmap.y, ground, levels=[level], colors=_WHITE, linewidths=2.6)
+        axes.contour(heatmap.x, heatmap.y, ground, levels=[level], colors=WHITE, linewidths=2.6)
         axes.contour(heatmap.x, heatmap.y, ground, levels=[level], colors="#000000", linewidths=1.1)
     for spine in axes.spines.values():
         spine.set_visible(True)
@@ -416,18 +290,19 @@ def _draw_heatmap(axes: Axes, figure: Figure) -> None:
 
 def _draw_colorbar(canvas: Canvas, axes: Axes | None, heatmap: Heatmap, place: Axes | None = None) -> None:
     bar = canvas.colorbar(_color_mapping(heatmap), ax=axes, cax=place, pad=0.02, aspect=28, fraction=0.05)
-    bar.outline.set_linewidth(0.6)  # pyright: ignore[reportCallIssue]
-    bar.solids.set_rasterized(True)
+    bar.outline.set_linewidth(0.6)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)
     level = heatmap.contour
     low, high = bar.norm.vmin, bar.norm.vmax
     if level is not None and low is not None and high is not None and low < level < high:
-        bar.ax.axhline(level, color=_WHITE, linewidth=2.6)
+        bar.ax.axhline(level, color=WHITE, linewidth=2.6)
         bar.ax.axhline(level, color="#000000", linewidth=1.1)
     contour = f"\n(line: {number(level, 3)})" if level is not None else ""
     bar.set_label(_wrapped(heatmap.label, 44) + contour)
 
 
-def _color_mapping(heatmap: Heatmap) -> ScalarMappable:
+def _color_mapping(heatmap: Heatmap) -> Any:
     given = _given(heatmap)
     low = heatmap.low if heatmap.low is not None else min(given, default=0.0)
     high = heatmap.high if heatmap.high is not None else max(given, default=1.0)
@@ -450,7 +325,7 @@ def _edges(centers: np.ndarray, *, log: bool) -> np.ndarray:
     return np.concatenate([[2 * centers[0] - middle[0]], middle, [2 * centers[-1] - middle[-1]]])
 
 
-def _draw_legend(canvas: Canvas, looks: dict[str, _Look], columns: int, loc: str = "outside upper left") -> None:
+def _draw_legend(canvas: Canvas, looks: dict[str, Look], columns: int, loc: Any = "outside upper left") -> None:
     if len(looks) < 2:
         return  # one series is named by the axis
     handles = [_handle(look) for look in looks.values()]
@@ -458,7 +333,7 @@ def _draw_legend(canvas: Canvas, looks: dict[str, _Look], columns: int, loc: str
     canvas.legend(handles, labels, loc=loc, ncols=columns, handler_map={tuple: HandlerTuple(ndivide=1)})
 
 
-def _handle(look: _Look) -> Any:
+def _handle(look: Look) -> Any:
     if look.style == "band":
         return Patch(facecolor=look.color, alpha=0.3, linewidth=0)
     if look.style == "points":
@@ -471,7 +346,7 @@ def _handle(look: _Look) -> Any:
     return (Patch(facecolor=look.color, alpha=0.2, linewidth=0), line) if look.bars else line
 
 
-def _legend_columns(looks: dict[str, _Look], width: float) -> int:
+def _legend_columns(looks: dict[str, Look], width: float) -> int:
     """As many columns as the widest label leaves room for: letters are some 0.066 inch wide at 8 points."""
     if len(looks) < 2:
         return 1
@@ -530,20 +405,3 @@ def _finished(canvas: Canvas, description: str) -> Drawing:
 def _wrapped(text: str, columns: int) -> str:
     """`text` over as many lines as it needs; a dollar sign is one, and opens no formula."""
     return ("\n".join(textwrap.wrap(text, columns)) or text).replace("$", r"\$")
-
-
-def _compact(body: str) -> str:
-    """Two decimals of a point, a tenth of what a screen shows, and no space that says nothing."""
-
-    def rounded(match: re.Match[str]) -> str:
-        return f'{match.group(1)}="{re.sub(r"-?[0-9]+[.][0-9]+", _two_decimals, " ".join(match.group(2).split()))}"'
-
-    return re.sub(r">\s+<", "><", re.sub(r'\b(d|x|y)="([^"]*)"', rounded, body)).strip()
-
-
-def _two_decimals(match: re.Match[str]) -> str:
-    return f"{float(match.group()):.2f}".rstrip("0").rstrip(".")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

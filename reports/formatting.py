@@ -10,7 +10,9 @@ from typing import Any
 
 DASH = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_NARROW_SPACE = "\u202f"  # does not break, so that a number stays on one line
+# Neither space breaks, so that a number and an interval stay on one line.
+_NARROW_SPACE = "\u202f"
+_SPACE = "\u00a0"
 
 
 def power_of_ten(exponent: int) -> str:
@@ -37,13 +39,18 @@ def count(value: float | None) -> str:
     return number(round(value)) if abs(value) < 1e7 else number(value, 3)
 
 
+def probability(value: float | None) -> str:
+    """A p-value, to two digits; one that is too small for a double is told apart from 0."""
+    return f"<{_SPACE}{power_of_ten(-300)}" if value is not None and value < 1e-300 else number(value, 2)
+
+
 def percent(value: float | None) -> str:
     """``1 %``."""
     return DASH if value is None else f"{number(100 * value, 3)}{_NARROW_SPACE}%"
 
 
 def estimate_with_interval(estimate: float | None, interval: tuple[float | None, float | None]) -> tuple[str, str]:
-    """An estimate and its interval, rounded alike: two digits of the interval's width, one power of ten for all.
+    """An estimate and its interval, rounded alike: to a hundredth of the interval's width, one power of ten for all.
 
     Returns:
         Both texts; an end that is not a number is an en dash, and so is an interval without ends.
@@ -58,13 +65,12 @@ def estimate_with_interval(estimate: float | None, interval: tuple[float | None,
     scale = math.floor(math.log10(largest))
     factor = 0 if -3 <= scale < 6 else scale
     width = high - low if low is not None and high is not None else 0.0
-    if width <= 1e-6 * largest:
-        decimals = 3 - scale + factor  # no width to go by: four significant digits
-    else:
-        # Two digits of the width, yet never so few that a nonzero estimate reads as zero.
+    decimals = 2 - scale + factor  # three significant digits where there is no width to go by
+    if width > 1e-6 * largest:
+        # A hundredth of the width, yet never so coarse that a nonzero estimate reads as zero.
         finest = width if not estimate else min(width, 10 * abs(estimate))
-        decimals = 1 - math.floor(math.log10(finest * (1 + 1e-9))) + factor
-    decimals = min(max(decimals, 0), 6 if factor == 0 else 4)
+        decimals = min(1 - math.floor(math.log10(finest / 3 * (1 + 1e-9))), 4 - scale) + factor
+    decimals = max(decimals, 0)
 
     def text(value: float | None) -> str:
         if value is None:
@@ -74,7 +80,7 @@ def estimate_with_interval(estimate: float | None, interval: tuple[float | None,
 
     suffix = f"{_NARROW_SPACE}×{_NARROW_SPACE}{power_of_ten(factor)}" if factor else ""
     shown = DASH if estimate is None else text(estimate) + suffix
-    ends = DASH if low is None and high is None else f"[{text(low)}, {text(high)}]{suffix}"
+    ends = DASH if low is None and high is None else f"[{text(low)},{_SPACE}{text(high)}]{suffix}"
     return shown, ends
 
 

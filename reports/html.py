@@ -8,7 +8,6 @@ from importlib import resources
 from typing import Any
 
 from reports import figures
-from reports.figures import COLORS, Drawing, outline_sheet
 from reports.formatting import DASH, cell, is_number
 from reports.outline import (
     MARKS,
@@ -29,7 +28,9 @@ from reports.outline import (
     summary,
     verdict_facts,
 )
+from reports.palette import COLORS
 from reports.source import Results
+from reports.svg import Drawing, outline_sheet
 from theory.judge.figure import Table
 from theory.judge.verdict import Outcome
 
@@ -38,7 +39,8 @@ _PANELS = 20
 #: Longer tables open at the reader's wish.
 _LONG = 24
 _EQUATION = (
-    '<math display="block" alttext="sigma_i^2 = eta gamma_i (1 + mu) / (lambda_i (1 - mu) (2 (1 + mu) - eta lambda_i))">'
+    '<math display="block" '
+    'alttext="sigma_i^2 = eta gamma_i (1 + mu) / (lambda_i (1 - mu) (2 (1 + mu) - eta lambda_i))">'
     "<mrow><msubsup><mi>σ</mi><mi>i</mi><mn>2</mn></msubsup><mo>=</mo><mfrac>"
     "<mrow><mi>η</mi><msub><mi>γ</mi><mi>i</mi></msub><mo>(</mo><mn>1</mn><mo>+</mo><mi>μ</mi><mo>)</mo></mrow>"
     "<mrow><msub><mi>λ</mi><mi>i</mi></msub><mo>(</mo><mn>1</mn><mo>−</mo><mi>μ</mi><mo>)</mo>"
@@ -133,8 +135,8 @@ class Page:
         title = panels.title + (", continued" if start else "")
         caption = f" {_text(panels.caption)}" if panels.caption else ""
         return (
-            f'<figure{" class=wide" if wide else ""}>{picture}<figcaption><b>Figure {self._figures}. {_text(title)}.</b>'
-            f"{caption}</figcaption></figure>"
+            f"<figure{' class=wide' if wide else ''}>{picture}<figcaption>"
+            f"<b>Figure {self._figures}. {_text(title)}.</b>{caption}</figcaption></figure>"
         )
 
     def _table(self, table: Table) -> str:
@@ -171,11 +173,7 @@ def _overview(rows: Sequence[Row]) -> str:
         subject = f'<br><span class="subject">{_text(row.subject)}</span>' if row.subject else ""
         several = len(row.outcomes) > 1
         outcome = "<br>".join(_outcome(found, many if several else 0) for found, many in row.outcomes)
-        decoys = "".join(
-            f'<li{"" if found is Outcome.REFUTED else " class=escaped"}>{MARKS[found] if found else DASH} {_text(decoy)}'
-            f' <span class="subject">{_text(how or (found.value if found else ""))}</span></li>'
-            for decoy, found, how in row.decoys
-        )
+        decoys = "".join(_decoy(*decoy) for decoy in row.decoys)
         given = row.interval not in ("", DASH)
         interval = f'<br><span class="interval">{_text(row.interval)}</span>' if given else ""
         cells.append(
@@ -191,11 +189,17 @@ def _overview(rows: Sequence[Row]) -> str:
         )
     columns = ("claim", "kind", "outcome", "estimate, interval", "tolerance", "decoys", "ν reached / required")
     caption = (
-        f"Outcomes: {_legend()}. Decoys are judged on the same evidence, which has to refute them. Tolerance: the error an "
-        "identity’s test detects (%), the margin within which an approximation must stay (±), the effect a "
-        "hypothesis must exceed (&gt;). ν: effective degrees of freedom of the weakest test."
+        f"Outcomes: {_legend()}. Decoys are judged on the same evidence, which has to refute them. "
+        "Tolerance: the error an identity’s test detects (%), the margin within which an approximation must stay (±), "
+        "the effect a hypothesis must exceed (&gt;). ν: effective degrees of freedom of the weakest test."
     )
     return _grid(columns, cells, [False] * 6 + [True], caption, style="overview")
+
+
+def _decoy(name: str, outcome: Outcome | None, how: str) -> str:
+    mark, words = ("!", "") if outcome is None else (MARKS[outcome], outcome.value)
+    style = "" if outcome is Outcome.REFUTED else ' class="escaped"'
+    return f'<li{style}>{mark} {_text(name)} <span class="subject">{_text(how or words)}</span></li>'
 
 
 def _legend() -> str:
@@ -205,11 +209,15 @@ def _legend() -> str:
 def _matrix(matrix: Matrix, anchors: dict[str, str]) -> str:
     heads = [f'<a href="#{anchors[claim]}">{_text(claim)}</a>' for claim in matrix.claims]
     rows = [
-        [_text(subject), *("" if verdict is None else _outcome(verdict.outcome) for verdict in verdicts)]
-        for subject, verdicts in matrix.rows
+        [_text(subject), *("<br>".join(_part(name, outcome) for name, outcome in cell) for cell in cells)]
+        for subject, cells in matrix.rows
     ]
     caption = "Every run, pair or group (a row) under every claim judged on it (a column)."
     return _grid(["judged on", *heads], rows, [False] * (1 + len(heads)), caption, style="matrix", escape=False)
+
+
+def _part(name: str, outcome: Outcome) -> str:
+    return _outcome(outcome) + (f' <span class="subject">{_text(name)}</span>' if name else "")
 
 
 def _grid(

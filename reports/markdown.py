@@ -1,4 +1,4 @@
-"""The report as Markdown: the same tables as the page; figures only if they were drawn as files. Needs no matplotlib."""
+"""The report as Markdown: the tables of the page; figures only if they were drawn as files. Needs no matplotlib."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def _overview(rows: Sequence[Row]) -> str:
         name = f"[{_text(row.claim)}](#{row.anchor.lower()})" + (f" ({_text(row.subject)})" if row.subject else "")
         outcome = ", ".join(_outcome(found, many if len(row.outcomes) > 1 else 0) for found, many in row.outcomes)
         estimate = f"{row.estimate} {row.interval}".strip()
-        decoys = ", ".join(f"{_text(decoy)} {how or (_outcome(found) if found else DASH)}" for decoy, found, how in row.decoys)
+        decoys = ", ".join(
+            f"{_text(decoy)} {how or (_outcome(found) if found else DASH)}" for decoy, found, how in row.decoys
+        )
         lines.append((name, row.kind.value, outcome, estimate, row.tolerance, decoys or DASH, row.degrees))
     columns = ("claim", "kind", "outcome", "estimate [interval]", "tolerance", "decoys", "ν reached / required")
     return _grid(columns, lines, [False, False, False, False, False, False, True])
@@ -68,8 +70,13 @@ def _overview(rows: Sequence[Row]) -> str:
 def _matrix(matrix: Matrix) -> str:
     lines = []
     for subject, verdicts in matrix.rows:
-        lines.append((_text(subject), *("" if verdict is None else _outcome(verdict.outcome) for verdict in verdicts)))
+        cells = (", ".join(_part(name, outcome) for name, outcome in cell) for cell in verdicts)
+        lines.append((_text(subject), *cells))
     return _grid(("judged on", *map(_text, matrix.claims)), lines, [False] * (1 + len(matrix.claims)))
+
+
+def _part(name: str, outcome: Outcome) -> str:
+    return f"{_text(name)}: {_outcome(outcome)}" if name else _outcome(outcome)
 
 
 def _section(part: Section, figures: Sequence[tuple[str, str]] | None) -> list[str]:
@@ -124,7 +131,10 @@ def _table(table: Table) -> str:
 
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]], flush_right: Sequence[bool]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|" + "|".join("--:" if right else "---" for right in flush_right) + "|"]
+    lines = [
+        "| " + " | ".join(columns) + " |",
+        "|" + "|".join("--:" if right else "---" for right in flush_right) + "|",
+    ]
     lines.extend("| " + " | ".join(row) + " |" for row in rows)
     return "\n".join(lines)
 

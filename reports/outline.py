@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports.formatting import DASH, cell, count, estimate_with_interval, number, percent
+from reports.formatting import DASH, cell, count, estimate_with_interval, number, percent, probability
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Table
 from theory.judge.verdict import Kind, Outcome, Verdict
@@ -27,6 +27,8 @@ SYMBOLS = (
     "direction i of the Hessian."
 )
 MARKS = {Outcome.SUPPORTED: "✓", Outcome.REFUTED: "✗", Outcome.INCONCLUSIVE: "?", Outcome.NOT_APPLICABLE: DASH}
+#: What divides the name of a subject from that of its part.
+_PART = " · "
 #: Up to so many verdicts of one claim have a row each in the overview, and figures of their own.
 FEW = 3
 
@@ -76,10 +78,13 @@ class Section:
                 like = (place, figure.x_label, figure.y_label, figure.x_scale, figure.y_scale, figure.heatmap is None)
                 groups.setdefault(like, []).append((verdict.subject, figure))
         return tuple(
-            Panels(title=_common([figure.title for _, figure in panels]) or self.claim,
-                   caption=_common([figure.caption for _, figure in panels]), panels=tuple(panels))
+            Panels(
+                title=_common([figure.title for _, figure in panels]) or _axes_title(panels[0][1]),
+                caption=_common([figure.caption for _, figure in panels]),
+                panels=tuple(panels),
+            )
             for panels in groups.values()
-        )  # fmt: skip
+        )
 
     def tables(self) -> tuple[Table, ...]:
         """Tables in the order of the verdicts; those of many subjects under one head, a column naming the subject."""
@@ -116,10 +121,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Subjects against claims."""
+    """Subjects against claims; a cell holds the outcomes on the subject and on its parts, each under its part's name.
+
+    A part of a subject, such as one of several decays of a run, is labelled "subject · part".
+    """
 
     claims: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Verdict | None, ...]], ...]
+    rows: tuple[tuple[str, tuple[tuple[tuple[str, Outcome], ...], ...]], ...]
 
 
 def sections(verdicts: Sequence[Verdict]) -> tuple[Section, ...]:
@@ -143,20 +151,23 @@ def overview(parts: Sequence[Section]) -> tuple[Row, ...]:
 
 def matrices(parts: Sequence[Section]) -> tuple[Matrix, ...]:
     """A table of outcomes, subjects against claims, for each set of claims that share a subject."""
-    judged = [part for part in parts if part.has_subjects]
     groups: list[tuple[set[str], list[Section]]] = []
-    for part in judged:
-        subjects = {verdict.subject for verdict in part.verdicts}
+    for part in (part for part in parts if part.has_subjects):
+        subjects = {_whole(verdict) for verdict in part.verdicts}
         touching = [group for group in groups if group[0] & subjects]
         together = [member for group in touching for member in group[1]] + [part]
         groups = [group for group in groups if group not in touching]
         groups.append((subjects.union(*(group[0] for group in touching)), together))
     found = []
     for _, members in groups:
-        names = list(dict.fromkeys(verdict.subject for part in members for verdict in part.verdicts))
-        lookup = {(verdict.subject, part.claim): verdict for part in members for verdict in part.verdicts}
-        rows = tuple((name, tuple(lookup.get((name, part.claim)) for part in members)) for name in names)
-        found.append(Matrix(claims=tuple(part.claim for part in members), rows=rows))
+        cells: dict[str, dict[str, list[tuple[str, Outcome]]]] = {}
+        for part in members:
+            for verdict in part.verdicts:
+                row = cells.setdefault(_whole(verdict), {})
+                row.setdefault(part.claim, []).append((verdict.subject.partition(_PART)[2], verdict.outcome))
+        claims = tuple(part.claim for part in members)
+        rows = tuple((name, tuple(tuple(row.get(claim, ())) for claim in claims)) for name, row in cells.items())
+        found.append(Matrix(claims=claims, rows=rows))
     # A table with a single column repeats what its claim's own section says.
     return tuple(matrix for matrix in found if len(matrix.claims) > 1) or tuple(found)
 
@@ -170,8 +181,10 @@ def summary(parts: Sequence[Section]) -> str:
     refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in decoys)
     claims = f"{len(parts)} claim{'s' if len(parts) != 1 else ''}"
     judged = f"{claims} in {len(verdicts)} verdicts" if len(verdicts) != len(parts) else claims
-    return f"{judged}: {', '.join(found)}. The evidence refutes {refuted} of {len(decoys)} decoys, the plausible wrong " \
-        "formulas that every claim is compared with."  # fmt: skip
+    return (
+        f"{judged}: {', '.join(found)}. The evidence refutes {refuted} of {len(decoys)} decoys, "
+        "the plausible wrong formulas that every claim is compared with."
+    )
 
 
 def verdict_facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
@@ -180,7 +193,7 @@ def verdict_facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
     facts = [("estimate", estimate), ("interval", interval), (_tolerance_name(verdict), tolerance(verdict))]
     if verdict.p_value is not None:
         tests = f"smallest of {count(verdict.num_tests)}" if verdict.num_tests > 1 else "one test"
-        facts.append(("p-value", f"{number(verdict.p_value, 2)} ({tests})"))
+        facts.append(("p-value", f"{probability(verdict.p_value)} ({tests})"))
     facts.append(("level α", number(verdict.alpha, 2)))
     if verdict.power is not None:
         facts.append(("chance to miss", number(round(1 - verdict.power, 12), 2)))
@@ -196,8 +209,7 @@ def decoy_table(part: Section) -> Table:
     for verdict in part.verdicts:
         for decoy in verdict.decoys:
             estimate, interval = estimate_with_interval(decoy.estimate, decoy.interval)
-            p_value = DASH if decoy.p_value is None else number(decoy.p_value, 2)
-            row = (decoy.name, decoy.outcome, estimate, interval, p_value)
+            row = (decoy.name, decoy.outcome, estimate, interval, probability(decoy.p_value))
             rows.append((verdict.subject, *row) if subjects else row)
     columns = ("decoy", "outcome", "estimate", "interval", "p-value")
     return Table(title="Decoys", columns=("judged on", *columns) if subjects else columns, rows=tuple(rows))
@@ -220,7 +232,9 @@ def environments(evidence: Mapping[str, Evidence]) -> tuple[tuple[tuple[tuple[st
         made = run.provenance
         commit = str(made.get("commit") or DASH)
         facts = [("commit", commit + (" with uncommitted changes" if made.get("dirty") else ""))]
-        facts.append(("platform", ", ".join(str(made[key]) for key in ("platform", "machine") if made.get(key)) or DASH))
+        facts.append(
+            ("platform", ", ".join(str(made[key]) for key in ("platform", "machine") if made.get(key)) or DASH)
+        )
         facts.append(("device", f"{made.get('device', DASH)}, {made['cores']} cores" if made.get("cores") else DASH))
         versions = made.get("versions") or {}
         facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or DASH))
@@ -240,9 +254,7 @@ def runs_table(evidence: Mapping[str, Evidence], verdicts: Sequence[Verdict]) ->
         made = run.provenance
         start, seconds = str(made.get("start", DASH)), number(made.get("seconds"), 3)
         rows.append((run.experiment, run_id, str(run.seed), start, seconds, claims))
-    return Table(
-        title="Runs", columns=("experiment", "run", "seed", "start", "seconds", "judged by"), rows=tuple(rows)
-    )  # fmt: skip
+    return Table(title="Runs", columns=("experiment", "run", "seed", "start", "seconds", "judged by"), rows=tuple(rows))
 
 
 def setting_rows(setting: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
@@ -337,8 +349,17 @@ def _tolerance_name(verdict: Verdict) -> str:
     return "error detected" if verdict.p_value is not None else "margin"
 
 
+def _whole(verdict: Verdict) -> str:
+    return verdict.subject.partition(_PART)[0]
+
+
 def _about(verdict: Verdict, title: str) -> str:
     return f"{title} ({verdict.subject})" if verdict.subject and verdict.subject not in title else title
+
+
+def _axes_title(figure: Figure) -> str:
+    what = f"{figure.y_label} against {figure.x_label}"
+    return what[:1].upper() + what[1:] if what[:2].isalpha() else what
 
 
 def _common(texts: Sequence[str]) -> str:

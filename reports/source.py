@@ -50,4 +50,6 @@ def _read_run(path: Path) -> Evidence:
     try:
         return Evidence.read(path)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"`Evidence.read(path={str(path)!r})` needs the fields of a run; {error!r} is wrong.") from None
+        raise ValueError(
+            f"`Evidence.read(path={str(path)!r})` needs the fields of a run; {error!r} is wrong."
+        ) from None
