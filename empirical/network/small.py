@@ -40,7 +40,7 @@ class SmallConvNet(Normalized):
             nn.Conv2d(before, after, 3, stride=1 if index == 0 else 2, padding=1, bias=normalization == "none")
             for index, (before, after) in enumerate(pairwise(channels))
         )
-        self.norms = nn.ModuleList(normalization_layer(normalization, width) for width in widths)
+        self.norms = nn.ModuleList(normalization_layer(normalization, width, group_size=8) for width in widths)
         self.linear = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
