@@ -560,8 +560,8 @@ def _seeger(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     complexity = (paid + math.log(float(maurer_moment(n)) / delta)) / n
     value = np.asarray(kl_inverse(risk, complexity))
-    # kl(r ‖ B) = c: dB/dKL over dB/dr is 1/(n ln[B(1−r)/(r(1−B))]); where B = 1 or r = 0 it takes its limit 0.
-    with np.errstate(divide="ignore"):
+    # kl(r ‖ B) = c: dB/dKL over dB/dr is 1/(n ln[B(1−r)/(r(1−B))]); where B = 1 or r = 0 it is 0.
+    with np.errstate(divide="ignore", invalid="ignore"):
         price = 1.0 / (n * (np.log(value) - np.log(risk) + np.log1p(-risk) - np.log1p(-value)))
     return value, np.where(np.isfinite(price), price, 0.0)
 
