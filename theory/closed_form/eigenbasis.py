@@ -32,13 +32,14 @@ class Eigenbasis:
         return matrix if self.basis is None else self.basis.T @ matrix @ self.basis
 
 
-def eigenbasis(problem: Quadratic, degeneracy: float = 1e-12) -> Eigenbasis:
+def eigenbasis(problem: Quadratic, degeneracy: float | None = None) -> Eigenbasis:
     """Eigenbasis of the Hessian, resolved by the noise inside clusters of equal curvature.
 
     Args:
         problem: H and C.
-        degeneracy: neighbouring curvatures closer than this share of the largest one count as equal. The default is
-            rounding; a larger one treats nearly equal curvatures as one eigenspace.
+        degeneracy: neighbouring curvatures closer than this share of the largest one count as equal. By default it is
+            what rounding leaves of a repeated eigenvalue: 4 √m units of 2.2e-16 for a matrix, 0 for a spectrum. A
+            larger one treats nearly equal curvatures as one eigenspace, and changes H by as much.
 
     Returns:
         `Eigenbasis`; curvatures ascend unless both matrices are diagonal, which are left as they are.
@@ -48,9 +49,11 @@ def eigenbasis(problem: Quadratic, degeneracy: float = 1e-12) -> Eigenbasis:
     if problem.hessian.ndim == 1:
         order = np.argsort(problem.hessian, kind="stable")
         curvatures, basis = problem.hessian[order], np.eye(problem.dimension)[:, order]
+        rounding = 0.0
     else:
         curvatures, basis = np.linalg.eigh(problem.hessian)
-    clusters = _clusters(curvatures, degeneracy * float(curvatures[-1]))
+        rounding = 4.0 * problem.dimension**0.5 * float(np.finfo(np.float64).eps)
+    clusters = _clusters(curvatures, (rounding if degeneracy is None else degeneracy) * float(curvatures[-1]))
     if clusters:
         noise_cov = problem.dense_noise_cov()
         basis = basis.copy()

@@ -19,7 +19,8 @@ Result    R_ij = e_i e_j (u_i w_j + u_j w_i)/2 + (q_i − q_j)² + (s_i − s_j)
           Diagonal, commuting or not: σᵢ² = η γᵢ (1+μ) / (λᵢ (1−μ)(2(1+μ) − ηλᵢ)), γᵢ = uᵢᵀCuᵢ                 (S1, S3)
 Limits    μ = 0: HΣ + ΣH − η HΣH = η C.   η → 0: λ_i Σ_ij + Σ_ij λ_j = η C̃_ij / (1−μ).
 Accuracy  Given spectra: a few units in the last place, however near μ = 1 or a = 0. Near a = 2(1+μ) what remains is the
-          rounding of a itself, u/(1−ρ). Dense H: the eigendecomposition costs about u·cond(H) in the flattest modes.
+          rounding of a itself, u·a/w, which is u·a/((1−μ)(1−ρ)). Dense H: the eigendecomposition costs about u·cond(H)
+          in the flattest modes.
 Oracle    `theory.oracle.lyapunov`, which builds the transition matrix and knows none of this.
 Source    Own derivation from the two-step recursion; agrees with Liu, Ziyin and Ueda (ICML 2021, arXiv 2012.03636),
           whose expanded form loses 11 digits at μ = 1 − 2·10⁻⁶, and for commuting matrices with Xu and Zhang
@@ -40,6 +41,8 @@ from theory.solution import Solution, Status, UnstableError
 
 #: Unit roundoff of float64.
 ROUNDOFF = float(np.finfo(np.float64).eps) / 2
+#: c of the error bound c·u·(1 + max a / min w + [dense] max a / min a); the largest factor seen in tests is below 20.
+ERROR_CONSTANT = 40.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def stationary_covariance(problem: Quadratic, optimizer: MomentumSGD) -> Solutio
 
     Returns:
         `Solution` with `value` Cov(w), `velocity` Cov(v), `cross` E w vᵀ, each ``(m, m)`` float64, in the coordinates
-        of `problem`; `error_bound` is c·u·cond(H) for dense H and c·u/(1−ρ) for spectra, c = 20.
+        of `problem`; `error_bound` is c·u·(1 + max a / min w) for spectra, to which dense H adds c·u·cond(H), c = 40.
 
     Raises:
         UnstableError: naming the mode of the largest a that is not stable, and the largest stable learning rate.
@@ -113,14 +116,14 @@ def stationary_covariance(problem: Quadratic, optimizer: MomentumSGD) -> Solutio
     mode = stable_modes(frame, optimizer)
     eta = optimizer.learning_rate
     noise = (1.0 - optimizer.dampening) ** 2 * frame.noise
-    e, u, q = mode.contraction, mode.at_plus_one, mode.product
+    e, u = mode.contraction, mode.at_plus_one
     b0, b1 = mode.filter
     driven = noise / root_product(mode)
     crossed = np.multiply.outer(u, e)
     crossed += crossed.T  # D_ij
     weights = (eta * eta) * driven * ((b0 + b1) ** 2 * (e[:, None] + e - np.multiply.outer(e, e)) + abs(b0 * b1) * crossed)
     velocity = driven * crossed
-    lead = u[:, None] - np.multiply.outer(q, u)  # (E x_i x_j − E x_i(t) x_j(t−1)) R_ij
+    lead = _decrement(mode)
     cross = -eta * driven * (b0 * lead - b1 * lead.T)
     if optimizer.form == "position":
         velocity, cross = eta * eta * velocity, -eta * cross
@@ -133,7 +136,7 @@ def stationary_covariance(problem: Quadratic, optimizer: MomentumSGD) -> Solutio
         method="stationary_covariance",
         relative_residual=_residual(weights, velocity, cross, noise, optimizer, mode),
         spectral_radius=radius,
-        error_bound=_error_bound(frame, radius),
+        error_bound=_error_bound(frame, mode),
     )
 
 
@@ -168,10 +171,10 @@ def lag_one_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np
     frame = eigenbasis(problem)
     mode = stable_modes(frame, optimizer)
     b0, b1 = mode.filter
-    s, q, e = mode.total, mode.product, mode.contraction
+    s, e = mode.total, mode.contraction
     driven = (1.0 - optimizer.dampening) ** 2 * frame.noise / root_product(mode)
-    once = s[:, None] - np.multiply.outer(q, s)  # E x_i(t) x_j(t−1) · R_ij
     level = e[:, None] + e - np.multiply.outer(e, e)  # E x_i(t) x_j(t) · R_ij
+    once = level - _decrement(mode)  # E x_i(t) x_j(t−1) · R_ij
     lag = (b0 * b0 + b1 * b1 + b0 * b1 * s[:, None]) * once + b0 * b1 * e[:, None] * level
     return frame.outward(optimizer.learning_rate**2 * driven * lag)
 
@@ -253,6 +256,12 @@ def _level_and_increment(mode: Modes) -> tuple[NDArray[np.float64], NDArray[np.f
     return level, plain * crossed + mixed * second
 
 
+def _decrement(mode: Modes) -> NDArray[np.float64]:
+    """(E x_i(t) x_j(t) − E x_i(t) x_j(t−1)) R_ij = u_i − q_i u_j, as (u_i − u_j) + e_i u_j: exact at i = j, μ → 1."""
+    u = mode.at_plus_one
+    return np.subtract.outer(u, u) + np.multiply.outer(mode.contraction, u)
+
+
 def _residual(
     weights: NDArray[np.float64],
     velocity: NDArray[np.float64],
@@ -289,11 +298,12 @@ def _residual(
     return float(np.sqrt(squared / size)) if size > 0 else 0.0
 
 
-def _error_bound(frame: Eigenbasis, radius: float) -> float:
-    near_edge = 20.0 * ROUNDOFF / max(1.0 - radius, ROUNDOFF)
-    if frame.basis is None:
-        return near_edge
-    return max(near_edge, 20.0 * ROUNDOFF * float(frame.curvatures.max() / frame.curvatures.min()))
+def _error_bound(frame: Eigenbasis, mode: Modes) -> float:
+    """First order: a is known to u·a (spectra) or u·max a (dense), and enters through a, w and their smallest values."""
+    a, w = mode.effective_rate, mode.at_minus_one
+    to_edge = float(a.max() / w.min())
+    to_zero = 1.0 if frame.basis is None else float(a.max() / a.min())
+    return ERROR_CONSTANT * ROUNDOFF * (1.0 + to_edge + to_zero)
 
 
 def _symmetric(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

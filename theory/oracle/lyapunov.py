@@ -9,8 +9,10 @@ slycot      SLICOT SB03MD via python-control   O(n³)    n up to some hundred   
 doubling    Smith doubling in np.longdouble    O(n³ log 1/(1−ρ))  n ≤ 600: the default          3–4 digits better than all of the above
 
 Every solver answers an unstable F with an indefinite matrix and no word, so the spectral radius is computed first and
-an unstable F is reported as such. A small residual proves nothing near an edge: `error_bound` is 100 u / (1 − ρ), the
-factor measured over all four (forward error is (1…100) u / (1 − ρ)), with u that of the working precision.
+an unstable F is reported as such. A small residual proves nothing near an edge. M ↦ M − F M Fᵀ has a positive inverse,
+whose norm is attained at the identity: ‖X‖ with X = F X Fᵀ + I. The forward error is at most that times a backward error
+of 2 √n u (1 + ‖F‖²), with u that of the working precision: `error_bound`, pessimistic by one or two digits. (1 − ρ alone
+is no guide: at ηλ near 2(1+μ) the error is larger than u/(1−ρ) by 1/(1−μ).)
 
 Source      Barraud 1977 (SB03MD); Smith 1968 (doubling); SciPy's and python-control's documentation.
 """
@@ -84,7 +86,7 @@ def lyapunov_covariance(problem: Quadratic, optimizer: MomentumSGD, method: Meth
     scale = float(np.linalg.norm(state.astype(np.float64)))
     gap = step @ state @ step.T - state + forcing
     residual = float(np.linalg.norm(gap.astype(np.float64))) / scale if scale else 0.0
-    bound = 100.0 * float(np.finfo(dtype).eps) / 2 / (1.0 - radius)
+    bound = _error_bound(step.astype(np.float64), float(np.finfo(dtype).eps) / 2)
     good = residual <= RESIDUAL_TOLERANCE and bound <= ERROR_TOLERANCE
     m = problem.dimension
     state = state.astype(np.float64)
@@ -99,6 +101,16 @@ def lyapunov_covariance(problem: Quadratic, optimizer: MomentumSGD, method: Meth
         error_bound=bound,
         message=message,
     )
+
+
+def _error_bound(step: NDArray[np.float64], roundoff: float) -> float:
+    """First-order bound on the relative forward error of a backward stable solver."""
+    size = len(step)
+    try:
+        inverse_norm = float(np.linalg.norm(_doubling(step, np.eye(size)), 2))
+    except ArithmeticError:
+        return float("inf")
+    return 2.0 * size**0.5 * roundoff * (1.0 + float(np.linalg.norm(step, 2)) ** 2) * inverse_norm
 
 
 def _direct(step: NDArray, forcing: NDArray) -> NDArray:
