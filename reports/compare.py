@@ -90,7 +90,7 @@ def compare(before: Sequence[Verdict], after: Sequence[Verdict]) -> tuple[Differ
 
 def table(differences: Sequence[Difference]) -> str:
     """The comparison as text in columns."""
-    rows = [("claim", "A", "B", "estimate in A", "estimate in B", "change")]
+    rows: list[tuple[str, ...]] = [("claim", "A", "B", "estimate in A", "estimate in B", "change")]
     for item in differences:
         name = f"{item.claim} ({item.subject})" if item.subject else item.claim
         outcomes = [DASH if verdict is None else verdict.outcome.value for verdict in (item.before, item.after)]

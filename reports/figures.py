@@ -194,6 +194,7 @@ def _style(**changes: Any) -> Iterator[None]:
 
 
 def _draw_axes(axes: Axes, figure: Figure, looks: dict[str, Look], *, ticks: int = 6, small: bool = False) -> None:
+    axes.margins(x=0.03, y=0.06)
     for name, scale in (("x", figure.x_scale), ("y", figure.y_scale)):
         if scale == "log" and any(value > 0 for value in _coordinates(figure, name)):
             getattr(axes, f"set_{name}scale")("log")
@@ -202,6 +203,8 @@ def _draw_axes(axes: Axes, figure: Figure, looks: dict[str, Look], *, ticks: int
             positive = [value for value in _coordinates(figure, name) if value > 0]
             if small or max(positive) > 1e4 * min(positive):
                 axis.set_minor_locator(NullLocator())
+            if math.log10(max(positive)) - math.log10(min(positive)) > 300:
+                axes.margins(**{name: 0.0})  # a margin beyond the range of doubles has no ticks
         else:
             getattr(axes, f"{name}axis").set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     if figure.heatmap is not None:
@@ -214,7 +217,6 @@ def _draw_axes(axes: Axes, figure: Figure, looks: dict[str, Look], *, ticks: int
     for series in figure.series:
         if series.x:
             _draw_series(axes, series, looks[series.label], small=small)
-    axes.margins(x=0.03, y=0.06)
 
 
 def _draw_series(axes: Axes, series: Series, look: Look, *, small: bool) -> None:

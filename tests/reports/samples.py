@@ -34,7 +34,7 @@ def run(experiment: str, seed: int = 0, **setting) -> Evidence:
 
 
 def lines_and_points() -> Figure:
-    x = tuple(10 ** (-3 + 0.25 * i) for i in range(16))
+    x = tuple(10 ** (-3 + 0.23 * i) for i in range(16))
     exact = tuple(a * 1.9 / (2 * (3.8 - a)) for a in x)
     return Figure(
         title="Variance along each eigenvector",

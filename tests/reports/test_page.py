@@ -1,0 +1,279 @@
+"""The page is well-formed, whole in itself, accessible, and the same for the same results."""
+
+import base64
+import dataclasses
+import re
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+
+pytest.importorskip("matplotlib", reason="the page is drawn with matplotlib: install the extra `report`")
+
+from reports.__main__ import main
+from reports.palette import COLORS
+from tests.reports.samples import empirical_results, theory_results, verdict
+from theory.judge.figure import Figure, Heatmap, Series
+from theory.judge.verdict import Outcome, write_verdicts
+
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+
+
+class Checker(HTMLParser):
+    """Collects what is wrong with a page, and what the tests ask of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        self.wrong.extend(f"<{tag}> is never closed" for tag in self.open)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        twice = [name for name, many in Counter(name for name, _ in attrs).items() if many > 1]
+        self.wrong.extend(f"<{tag}> has {name} twice" for name in twice)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open[-1] != tag:
+            self.wrong.append(f"</{tag}> closes {self.open[-1:]} at {self.getpos()}")
+        else:
+            self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A folder of each sort, built once."""
+    folders = {}
+    for name, write in (("theory", theory_results), ("empirical", empirical_results)):
+        folder = tmp_path_factory.mktemp(name)
+        verdicts = write(folder)
+        assert main(["build", str(folder), "--figures"]) == 0
+        folders[name] = (folder, verdicts)
+    return folders
+
+
+@pytest.fixture(params=["theory", "empirical"])
+def built(request, results):
+    return results[request.param]
+
+
+def test_tags_balance_and_ids_are_unique_and_every_reference_resolves(built):
+    folder, _ = built
+    page = Checker((folder / "index.html").read_text(encoding="utf-8"))
+    assert page.wrong == []
+    ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
+    assert [name for name, many in ids.items() if many > 1] == []
+    targets = [attributes["href"] for _, attributes in page.elements if attributes.get("href")]
+    labels = [name for _, attributes in page.elements for name in (attributes.get("aria-labelledby") or "").split()]
+    clips = re.findall(r"url\(#([^)]+)\)", (folder / "index.html").read_text(encoding="utf-8"))
+    assert targets and clips
+    missing = {target for target in targets if not target.startswith(("#", "data:"))}
+    assert missing == set()
+    named = [target[1:] for target in targets if target.startswith("#")]
+    assert {name for name in (*named, *labels, *clips) if name not in ids} == set()
+
+
+def test_nothing_is_fetched_or_run(built):
+    folder, _ = built
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    page = Checker(text)
+    assert not [tag for tag, _ in page.elements if tag in ("script", "link", "iframe", "object", "embed", "img")]
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert re.findall(r"(?:https?:)?//[\w.]", re.sub(r"<(code|p|td|dd)[^>]*>[^<]*", "", text)) == []
+    assert "@import" not in text
+    assert all(image["href"].startswith("data:image/png;base64,") for image in page.all("image"))
+
+
+def test_each_verdict_has_a_row_that_links_to_its_section_and_says_its_outcome_in_words(results):
+    folder, verdicts = results["theory"]
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    for item in verdicts:
+        row = re.search(rf'<tr><th scope="row"><a href="#{item.claim}">.*?</tr>', text)
+        assert row is not None, item.claim
+        assert item.outcome.value in re.sub("<[^>]*>", " ", row.group())
+        for name in (item.outcome.value, *(decoy.name for decoy in item.decoys)):
+            assert name in row.group()
+        section = text[text.index(f'<h2 id="{item.claim}">') :]
+        assert item.statement.replace("'", "&#x27;") in section[: section.index("</section>")]
+    assert text.index("<math") < text.index('<table class="overview"' if 'class="overview"' in text else "<table")
+    assert "1\u202f310\u202f000" in text and "1\u202f280\u202f000" in text
+
+
+def test_tables_name_their_columns_and_figures_are_described(built):
+    folder, verdicts = built
+    page = Checker((folder / "index.html").read_text(encoding="utf-8"))
+    assert page.all("th") and all(head.get("scope") in ("col", "row") for head in page.all("th"))
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    for table in re.findall(r"<table.*?</table>", text, flags=re.DOTALL):
+        assert "<caption>" in table or "aria-label=" in table[:200]
+        widths = {len(re.findall("<t[hd]", row)) for row in re.findall(r"<tr>(.*?)</tr>", table, flags=re.DOTALL)}
+        assert len(widths) == 1
+    drawings = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    assert drawings and all(svg.get("aria-labelledby") for svg in drawings)
+    described = re.findall(r"<title id=[^>]*>([^<]+)</title>", text)
+    assert len(described) == len(drawings)
+    assert all(len(title) > 60 for title in described)
+    assert sum(len(item.figures) for item in verdicts) > 0
+
+
+def test_the_same_results_give_the_same_bytes(built):
+    folder, _ = built
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(["build", str(folder), "--figures"]) == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_by_column_table_holds_every_run_and_small_multiples_every_figure(results):
+    folder, verdicts = results["empirical"]
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    page = Checker(text)
+    matrices = re.findall(r"<table class=\"?matrix\"?.*?</table>", text, flags=re.DOTALL)
+    shown = "".join(matrices)
+    for item in verdicts:
+        assert f'<th scope="row">{item.subject}</th>' in shown
+    assert len([svg for svg in page.all("svg") if svg.get("role") == "img"]) == 1
+    assert len(list((folder / "figures").iterdir())) == 1
+    runs = [item for item in verdicts if item.figures]
+    assert f"{len(runs)} panels" in text
+
+
+def test_parts_of_a_subject_share_its_row(tmp_path):
+    base = theory_results(tmp_path)[0]
+    cases = (("overfits", "run A", Outcome.SUPPORTED), ("dips", "run A · decay 1", Outcome.REFUTED))
+    cases += (("dips", "run A · decay 2", Outcome.INCONCLUSIVE),)
+    write_verdicts([dataclasses.replace(base, claim=c, subject=s, outcome=o) for c, s, o in cases], tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    matrix = re.search(r"<table class=\"?matrix.*?</table>", text, flags=re.DOTALL)
+    assert matrix is not None
+    row = re.sub("<[^>]*>", " ", matrix.group()).split("run A")
+    assert len(row) == 2
+    assert row[1].split() == "✓ supported ✗ refuted decay 1 ? inconclusive decay 2".split()
+
+
+def test_each_figure_file_is_a_whole_svg_of_its_own(built):
+    folder, _ = built
+    for path in (folder / "figures").iterdir():
+        root = ElementTree.fromstring(path.read_bytes())
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        ids = [element.get("id") for element in root.iter() if element.get("id")]
+        assert len(ids) == len(set(ids))
+        assert "var(--" not in path.read_text(encoding="utf-8")
+
+
+def test_a_dark_page_finds_every_color_of_the_figures(built):
+    folder, _ = built
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    used = set(re.findall(r"var\(--([\w-]+)\)", text))
+    dark = text[text.index("prefers-color-scheme: dark") :]
+    dark = dark[: dark.index("\n}")]
+    assert {name for name in used if f"--{name}:" not in text} == set()
+    assert {name for name in used & set(COLORS) if f"--{name}:" not in dark} == set()
+    body = text[text.index("</style>") :]
+    assert {color for name, color in COLORS.items() if f": {color}" in body} == set()
+
+
+def drawn(tmp_path, *figures: Figure) -> str:
+    base = theory_results(tmp_path)[0]
+    write_verdicts([dataclasses.replace(base, figures=figures)], tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert Checker(text).wrong == []
+    return text
+
+
+def test_markup_in_names_is_shown_and_not_obeyed(tmp_path):
+    base = theory_results(tmp_path)[0]
+    nasty = '<script>alert("x")</script> & $5 $ _a_ 模型'
+    figure = Figure(
+        title=nasty,
+        x_label=nasty,
+        y_label=nasty,
+        series=tuple(Series(label=f"{nasty}{i}", x=(1, 2), y=(1, 2)) for i in (1, 2)),
+    )
+    changed = dataclasses.replace(
+        base, statement=nasty, note=nasty, assumptions=(nasty,), figures=(figure,), subject=nasty
+    )
+    write_verdicts([changed], tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    page = Checker((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert page.wrong == []
+    assert page.all("script") == []
+    assert nasty in "".join(page.words)
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize(
+    "y",
+    [(0.0, 0.0, 0.0), (-1.0, 2.0, 3.0), (1e-300, 1.0, 1e300), (5.0, 5.0, 5.0)],
+    ids=["zero", "sign", "vast", "flat"],
+)
+def test_awkward_data_are_drawn_without_complaint(tmp_path, scale, y):
+    x = (0.0, 1.0, 2.0)
+    bars = Series(label="measured", x=x, y=y, low=tuple(v - 1 for v in y), high=tuple(v + 1 for v in y), style="points")
+    text = drawn(
+        tmp_path,
+        Figure(
+            title="t",
+            x_label="x",
+            y_label="y",
+            x_scale=scale,
+            y_scale=scale,
+            series=(bars, Series(label="l", x=x, y=y)),
+        ),
+        Figure(title="no series", x_label="x", y_label="y", x_scale=scale, y_scale=scale),
+        Figure(title="empty", x_label="x", y_label="y", series=(Series(label="none", x=(), y=()),), y_scale=scale),
+        Figure(title="one", x_label="x", y_label="y", series=(Series(label="dot", x=(1,), y=(2,)),), y_scale=scale),
+    )
+    assert text.count("<figure>") == 4
+
+
+def test_a_map_is_a_picture_whose_empty_cells_stay_empty(tmp_path):
+    values = ((0.1, None, 0.3), (0.2, 0.5, None))
+    grid = Heatmap(x=(1, 10, 100), y=(0, 1), values=values, label="error", contour=0.25)
+    empty = Heatmap(x=(1,), y=(0,), values=((None,),), label="error")
+    text = drawn(
+        tmp_path,
+        Figure(title="m", x_label="x", y_label="y", x_scale="log", heatmap=grid),
+        Figure(title="e", x_label="x", y_label="y", heatmap=empty),
+    )
+    images = [image["href"] for image in Checker(text).all("image")]
+    assert len(images) >= 2
+    assert all(base64.b64decode(image.split(",", 1)[1]).startswith(b"\x89PNG") for image in images if image)
+    assert "from 0.1 to 0.5, contour at 0.25" in text and "no values" in text
+
+
+def test_long_series_do_not_swell_the_page(tmp_path):
+    x = tuple(float(i) for i in range(20_000))
+    y = tuple((i * 7919 % 1000) / 1000 for i in range(20_000))
+    text = drawn(
+        tmp_path,
+        Figure(title="t", x_label="x", y_label="y", series=(Series(label="p", x=x, y=y, style="points"),)),
+        Figure(title="l", x_label="x", y_label="y", series=(Series(label="smooth", x=x, y=tuple(v * v for v in x)),)),
+    )
+    assert len(text) < 600_000
+
+
+def test_a_claim_without_figures_evidence_or_decoys_still_has_its_section(tmp_path):
+    write_verdicts([verdict("bare", (), decoys=(), assumptions=(), note="")], tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    page = Checker((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert page.wrong == []
+    assert {"id": "bare"} in page.all("h2")
