@@ -203,8 +203,6 @@ def _draw_axes(axes: Axes, figure: Figure, looks: dict[str, Look], *, ticks: int
             positive = [value for value in _coordinates(figure, name) if value > 0]
             if small or max(positive) > 1e4 * min(positive):
                 axis.set_minor_locator(NullLocator())
-            if math.log10(max(positive)) - math.log10(min(positive)) > 300:
-                axes.margins(**{name: 0.0})  # a margin beyond the range of doubles has no ticks
         else:
             getattr(axes, f"{name}axis").set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     if figure.heatmap is not None:

@@ -222,7 +222,7 @@ def test_markup_in_names_is_shown_and_not_obeyed(tmp_path):
 @pytest.mark.parametrize("scale", ["linear", "log"])
 @pytest.mark.parametrize(
     "y",
-    [(0.0, 0.0, 0.0), (-1.0, 2.0, 3.0), (1e-300, 1.0, 1e300), (5.0, 5.0, 5.0)],
+    [(0.0, 0.0, 0.0), (-1.0, 2.0, 3.0), (1e-300, 1e-150, 1.0), (5.0, 5.0, 5.0)],
     ids=["zero", "sign", "vast", "flat"],
 )
 def test_awkward_data_are_drawn_without_complaint(tmp_path, scale, y):
