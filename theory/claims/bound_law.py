@@ -592,27 +592,57 @@ def bound_along(
     block = slice(group * len(CURVATURES), (group + 1) * len(CURVATURES))
     if curvatures is None:
         curvatures = problem_at(simulation, SETTLING).hessian
+    anchor = _start(simulation)[block]
+    return bound_and_error(
+        curvatures[block],
+        path.variances[:, block],
+        path.means[:, block],
+        anchor,
+        prior_variance=prior_variance,
+        samples=samples,
+        degrees=simulation.replicas - 1,
+    )
+
+
+def bound_and_error(
+    curvatures: NDArray[np.float64],
+    variances: NDArray[np.float64],
+    means: NDArray[np.float64],
+    anchor: NDArray[np.float64],
+    *,
+    prior_variance: float,
+    samples: int,
+    degrees: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Seeger's bound on the clipped loss, row by row, and 1 s.e. if each variance was sampled with `degrees`.
+
+    Args:
+        curvatures: λ, shape ``(m,)``, or one row a posterior, ``(T, m)``.
+        variances: σ², shape ``(T, m)``.
+        means: posterior means, shape ``(T, m)``.
+        anchor: prior mean, shape ``(m,)``.
+        prior_variance: σ_P².
+        samples: n.
+        degrees: ν of each variance.
+    """
     rows = [
-        pac_bayes_terms(
-            curvatures[block], sigma[block], prior_variance=prior_variance, mean=mean[block], prior_mean=anchor
-        )
-        for sigma, mean in zip(path.variances, path.means, strict=True)
-        for anchor in (_start(simulation)[block],)
+        pac_bayes_terms(curvature, sigma, prior_variance=prior_variance, mean=mean, prior_mean=anchor)
+        for curvature, sigma, mean in zip(np.broadcast_to(curvatures, variances.shape), variances, means, strict=True)
     ]
     risk = np.minimum([row.expected_risk for row in rows], 1.0)
     kl = np.array([row.kl for row in rows])
-    bound = _clipped_bound(risk, kl, samples)
+    bound = clipped_bound(risk, kl, samples)
     # dB = (dB/dr) Σ [½λσ² + ½β(σ²/σ_P² − 1)] d ln σ², and d ln σ² has variance 2/ν.
     slopes = np.array([row.curvature_times_variance for row in rows])
     ratios = np.array([row.variance_ratio for row in rows])
     slopes = 0.5 * (slopes + np.reshape(bound.kl_price, (-1, 1)) * (ratios - 1.0))
     step = 1e-4
-    per_risk = (_clipped_bound(np.minimum(risk + step, 1.0), kl, samples).value - bound.value) / step
-    errors = per_risk * np.sqrt(2.0 / (simulation.replicas - 1) * np.sum(slopes**2, axis=1))
-    return np.asarray(bound.value), errors
+    per_risk = (clipped_bound(np.minimum(risk + step, 1.0), kl, samples).value - bound.value) / step
+    return np.asarray(bound.value), per_risk * np.sqrt(2.0 / degrees * np.sum(slopes**2, axis=1))
 
 
-def _clipped_bound(risk: NDArray[np.float64], kl: NDArray[np.float64], samples: int) -> PacBayesBound:
+def clipped_bound(risk: NDArray[np.float64], kl: NDArray[np.float64], samples: int) -> PacBayesBound:
+    """Seeger's bound at δ = 0.05 on the loss clipped at 1."""
     return pac_bayes_bound(risk, kl, num_samples=samples, delta=DELTA, loss=CLIPPED, prior=PRIOR)
 
 
@@ -754,7 +784,7 @@ def _decay_maps() -> tuple[Figure, ...]:
         curvature = np.vstack([first.hessian[None], np.tile(second.hessian, (len(steps), 1))])
         risk = np.minimum(0.5 * np.sum(curvature * sigma, axis=1), 1.0)
         kl = 0.5 * np.sum(variance_excess(sigma[None], ratios[:, None, None] * LEVEL), axis=2)
-        values = np.log(np.asarray(_clipped_bound(np.tile(risk, (len(ratios), 1)), kl, samples).value))
+        values = np.log(np.asarray(clipped_bound(np.tile(risk, (len(ratios), 1)), kl, samples).value))
         return values[:, -1] - values[:, 0], values[:, -1] - values.min(axis=1)
 
     net, later = [], []
