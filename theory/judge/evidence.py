@@ -20,6 +20,7 @@ import platform
 import subprocess
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -112,7 +113,7 @@ class Evidence:
             try:
                 with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
                     arrays = {name: stored[name] for name in record["arrays"]}
-            except (OSError, ValueError, KeyError, EOFError) as error:
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{where} needs its arrays beside it; {error}.") from None
         fields = ("experiment", "setting", "seed", "measured", "provenance")
         evidence = cls(**{name: record[name] for name in fields}, arrays=arrays)

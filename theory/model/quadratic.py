@@ -8,6 +8,7 @@ Storage   A matrix may be given as its diagonal, shape (m,). It then stays a vec
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,7 @@ def _read_matrix(path: Path, name: str) -> NDArray[np.float64]:
         raise ValueError(f"{where} must exist; there is no such file.") from None
     except IsADirectoryError:
         raise ValueError(f"{where} must be a .npy or .npz file; it is a folder.") from None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{where} must be a whole .npy or .npz file without pickled objects; {_one_line(error)}."
         ) from None
@@ -182,7 +183,7 @@ def _read_matrix(path: Path, name: str) -> NDArray[np.float64]:
             raise ValueError(f"{where} must hold one array or one named '{name}'; got {names}.")
         try:
             return loaded[key]
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"{where} must be whole and without pickled objects; {_one_line(error)}.") from None
 
 

@@ -1,0 +1,261 @@
+"""Claims, verdicts and evidence: the rules of decision, and files that are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from theory.judge.claim import (
+    TEST_ALPHA,
+    Claim,
+    Comparison,
+    Experiment,
+    check_register,
+    classify,
+    decide_hypothesis,
+)
+from theory.judge.evidence import Evidence, atomic_write, plain, read_evidence, run_id
+from theory.judge.figure import Figure, Heatmap, Series, Table
+from theory.judge.verdict import Kind, Outcome, exit_status, read_verdicts, write_verdicts
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def evidence(**changes):
+    fields = dict(experiment="coin", setting={"type": "Coin", "bias": 0.5}, seed=3, measured={"mean": 0.25})
+    return Evidence(**{**fields, **changes})
+
+
+def claim(kind=Kind.IDENTITY, compare=None, margin=None, **changes):
+    def by_p(seen, predict):
+        return Comparison(estimate=0.0, interval=(-0.1, 0.1), p_value=predict(), reached=10.0, required=9.0)
+
+    fields = dict(
+        name="coin-is-fair", statement="s", source="o", kind=kind, experiments=("coin",), assumptions=(),
+        predict=lambda: 0.5, decoys={"biased": lambda: TEST_ALPHA / 2}, compare=compare or by_p, margin=margin, detects=0.01,
+    )  # fmt: skip
+    return Claim(**{**fields, **changes})
+
+
+def test_an_identity_is_supported_only_with_its_sample_size_and_its_decoy_refuted():
+    seen = {"coin": evidence()}
+    verdict = claim().judge(seen)
+    assert verdict.outcome is Outcome.SUPPORTED and verdict.decoys[0].outcome is Outcome.REFUTED
+    assert verdict.evidence == (evidence().run_id,)
+    assert claim(predict=lambda: TEST_ALPHA).judge(seen).outcome is Outcome.REFUTED
+    assert claim(predict=lambda: TEST_ALPHA * 1.01).judge(seen).outcome is Outcome.SUPPORTED
+
+    def too_few(seen, predict):
+        return Comparison(estimate=0.0, interval=(-0.1, 0.1), p_value=predict(), reached=8.0, required=9.0)
+
+    assert claim(compare=too_few).judge(seen).outcome is Outcome.INCONCLUSIVE
+    assert claim(compare=too_few, predict=lambda: 0.0).judge(seen).outcome is Outcome.REFUTED
+    blind = claim(decoys={"biased": lambda: 0.3}).judge(seen)
+    assert blind.outcome is Outcome.INCONCLUSIVE and "no power against the decoy biased" in blind.note
+    assert exit_status([blind]) == 3
+
+
+def test_equivalence_and_hypotheses_are_three_way():
+    assert classify((-0.01, 0.02), 0.05) is Outcome.SUPPORTED
+    assert classify((0.04, 0.06), 0.05) is Outcome.INCONCLUSIVE
+    assert classify((0.06, 0.07), 0.05) is Outcome.REFUTED
+    assert classify((-0.07, -0.06), 0.05) is Outcome.REFUTED
+    assert classify((-0.05, 0.05), 0.05) is Outcome.SUPPORTED
+    assert decide_hypothesis((0.1, 0.2), 0.0) is Outcome.SUPPORTED
+    assert decide_hypothesis((-0.2, -0.1), 0.0) is Outcome.REFUTED
+    assert decide_hypothesis((-0.2, 0.1), 0.0) is Outcome.INCONCLUSIVE
+    for rule in (classify, decide_hypothesis):
+        with pytest.raises(ValueError, match="ordered"):
+            rule((1.0, 0.0), 0.5)
+        with pytest.raises(ValueError, match="ordered"):
+            rule((float("nan"), 0.0), 0.5)
+
+
+def test_a_claim_says_when_it_cannot_be_judged():
+    with pytest.raises(ValueError, match=r"needs the experiments \['coin'\]"):
+        claim().judge({})
+    with pytest.raises(ValueError, match="decoys="):
+        claim(decoys={})
+    with pytest.raises(ValueError, match="margin="):
+        claim(kind=Kind.APPROXIMATION)
+
+    def many(seen, predict):
+        return Comparison(estimate=0.0, interval=(0, 0), p_value=0.5, num_tests=7, reached=1.0, required=1.0)
+
+    with pytest.raises(ValueError, match="registered 1, made 7"):
+        claim(compare=many).judge({"coin": evidence()})
+
+    def absent(seen, predict):
+        return Comparison(estimate=0.0, interval=(0, 0), not_applicable="one factor only")
+
+    verdict = claim(kind=Kind.HYPOTHESIS, margin=0.0, compare=absent).judge({"coin": evidence()})
+    assert verdict.outcome is Outcome.NOT_APPLICABLE and verdict.note == "one factor only" and not verdict.decoys
+
+
+def test_exit_statuses():
+    seen = {"coin": evidence()}
+    good = claim().judge(seen)
+    refuted = claim(predict=lambda: 0.0).judge(seen)
+    finding = replace(refuted, kind=Kind.HYPOTHESIS)
+    undecided = replace(good, outcome=Outcome.INCONCLUSIVE)
+    assert [exit_status(v) for v in ([good], [good, finding], [good, refuted], [undecided], [undecided, refuted])] == [
+        0, 0, 1, 3, 1,
+    ]  # fmt: skip
+    assert exit_status([]) == 0
+
+
+def test_the_register_is_checked():
+    one = claim()
+    experiment = Experiment(name="coin", title="t", setting=lambda b: None, run=lambda s, n, p: ({}, {}))
+    check_register([one], [experiment])
+    with pytest.raises(ValueError, match="twice"):
+        check_register([one, one], [experiment])
+    with pytest.raises(ValueError, match="unknown"):
+        check_register([one], [])
+    with pytest.raises(ValueError, match="room for 10000 tests; its claims make 10001"):
+        check_register([replace(one, num_tests=10_001)], [experiment])
+
+
+def test_the_registers_of_theory_fit_the_family():
+    from theory.claims import CLAIMS, EXPERIMENTS
+
+    check_register(CLAIMS, EXPERIMENTS)
+    for item in CLAIMS:
+        assert item.statement and item.source and item.decoys, item.name
+
+
+def test_evidence_round_trips_and_is_written_once(tmp_path):
+    arrays = {"samples": np.random.default_rng(0).standard_normal((3, 2))}
+    item = evidence(arrays=arrays, measured={"mean": np.float64(0.1), "list": (1, 2.5)})
+    path = item.write(tmp_path)
+    assert path == tmp_path / "evidence" / "coin" / f"{item.run_id}.json"
+    back = Evidence.read(path)
+    assert back.measured == {"mean": 0.1, "list": [1, 2.5]} and back.run_id == item.run_id
+    assert np.array_equal(back.arrays["samples"], arrays["samples"])
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="written once"):
+        evidence(measured={"mean": 9}).write(tmp_path)
+    assert path.read_bytes() == before
+    assert [one.run_id for one in read_evidence(tmp_path)] == [item.run_id]
+    assert read_evidence(tmp_path, ["other"]) == ()
+
+
+def test_run_ids_depend_on_what_was_run_and_on_nothing_else():
+    base = evidence()
+    assert evidence(measured={"mean": 7}).run_id == base.run_id
+    assert evidence(seed=4).run_id != base.run_id
+    assert evidence(setting={"type": "Coin", "bias": 0.5 + 2**-52}).run_id != base.run_id
+    assert evidence(setting={"bias": 0.5, "type": "Coin"}).run_id == base.run_id
+    assert run_id("die", base.setting, 3) != base.run_id
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.array([1.0, np.nan])])
+def test_evidence_refuses_numbers_that_json_does_not_have(tmp_path, value):
+    with pytest.raises(ValueError, match="finite numbers only"):
+        evidence(measured={"bad": value}).write(tmp_path)
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob(".*.json*"))
+    with pytest.raises(TypeError, match="got object"):
+        plain(object())
+
+
+def test_damaged_evidence_is_refused_by_name(tmp_path):
+    path = evidence(arrays={"a": np.ones(3)}).write(tmp_path)
+    text = path.read_text()
+    for damaged, words in (
+        (text[: len(text) // 2], "must hold JSON"),
+        (text.replace('"schema": 1', '"schema": 99'), "must have schema 1; got 99"),
+        (text.replace('"bias": 0.5', '"bias": 0.6'), "was edited"),
+        ("[]", "must have schema"),
+    ):
+        path.write_text(damaged)
+        with pytest.raises(ValueError, match=words):
+            Evidence.read(path)
+    path.write_text(text)
+    path.with_suffix(".npz").unlink()
+    with pytest.raises(ValueError, match="needs its arrays"):
+        Evidence.read(path)
+    with pytest.raises(ValueError, match="readable file"):
+        Evidence.read(tmp_path / "none.json")
+    with pytest.raises(ValueError, match="folder with evidence"):
+        read_evidence(tmp_path / "nowhere")
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        evidence(arrays={"a": np.ones(3)}).write(tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_new_name_is_never_taken_from_a_file_that_exists(tmp_path):
+    atomic_write(tmp_path / "x", b"first", overwrite=False)
+    with pytest.raises(FileExistsError):
+        atomic_write(tmp_path / "x", b"second", overwrite=False)
+    assert (tmp_path / "x").read_bytes() == b"first"
+    atomic_write(tmp_path / "x", b"third", overwrite=True)
+    assert (tmp_path / "x").read_bytes() == b"third" and len(list(tmp_path.iterdir())) == 1
+
+
+WRITER = """
+import numpy as np
+from theory.judge.evidence import Evidence
+for seed in range(10_000):
+    Evidence(experiment="coin", setting={}, seed=seed, measured={"n": list(range(2000))}, arrays={"a": np.ones(20000)}).write(%r)
+"""
+
+
+def test_a_killed_run_leaves_only_whole_evidence(tmp_path):
+    writer = subprocess.Popen([sys.executable, "-c", WRITER % str(tmp_path)], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.rglob("*.json"))) < 20:
+        assert time.monotonic() < deadline and writer.poll() is None
+        time.sleep(0.01)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    found = [path for path in tmp_path.rglob("*.json") if not path.name.startswith(".")]
+    assert len(found) >= 20
+    for path in found:
+        assert Evidence.read(path).arrays["a"].shape == (20000,)
+
+
+def test_verdicts_round_trip_with_their_figures(tmp_path):
+    figures = (
+        Figure(
+            title="t", x_label="x", y_label="y", marks=(1.0,), x_scale="log",
+            series=(Series(label="a", x=(1, 2), y=(3.0, 4.0), low=(2, 3), high=(4, 5), style="points"),),
+        ),
+        Figure(title="h", x_label="x", y_label="y", heatmap=Heatmap(x=(1.0,), y=(2.0,), values=((None,),), label="v")),
+    )  # fmt: skip
+    tables = (Table(title="t", columns=("a", "b"), rows=((1, "x"), (2.5, "y"))),)
+
+    def drawn(seen, predict):
+        return Comparison(
+            estimate=0.0, interval=(-1.0, float("inf")), p_value=predict(), reached=2.0, required=1.0, figures=figures, tables=tables,
+        )  # fmt: skip
+
+    verdict = claim(compare=drawn).judge({"coin": evidence()})
+    write_verdicts([verdict], tmp_path)
+    stored = json.loads((tmp_path / "verdicts.json").read_text())
+    assert set(stored[0]) >= {"claim", "outcome", "estimate", "interval", "tolerance", "alpha", "power", "decoy", "evidence"}
+    assert read_verdicts(tmp_path / "verdicts.json") == (verdict,)
+    assert verdict.interval == (-1.0, None)
+    for text, words in (("{", "must hold JSON"), ("{}", "must hold a list"), ('[{"claim": 1}]', "needs the fields")):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            read_verdicts(tmp_path / "bad.json")
+    with pytest.raises(ValueError, match="one length"):
+        Series(label="a", x=(1,), y=(1, 2))
+    with pytest.raises(ValueError, match="rows of 2 cells"):
+        Table(title="t", columns=("a", "b"), rows=((1,),))

@@ -1,0 +1,179 @@
+"""Settings refuse what they cannot describe, and survive JSON to the last bit."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tests.theory.strategies import rotation
+from theory.model.noise import Gaussian, NoiseLaw, Rademacher, StudentT, Uniform
+from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
+from theory.model.setting import Setting
+
+EYE = np.eye(2)
+
+
+@pytest.mark.parametrize(
+    ("hessian", "noise", "words"),
+    [
+        (np.array([[1.0, 0.5], [0.0, 1.0]]), EYE, r"hessian=\.\.\.\)` must be symmetric.*got a ratio of"),
+        (np.diag([1.0, -0.5]), EYE, r"hessian=.*must be positive definite; got smallest eigenvalue -0\.5"),
+        (np.diag([1.0, 0.0]), EYE, "hessian=.*must be positive definite"),
+        (np.array([1.0, 0.0]), np.ones(2), "hessian=.*must be positive definite"),
+        (EYE, np.diag([1.0, -0.1]), r"noise_cov=.*must be positive semi-definite; got smallest eigenvalue -0\.1"),
+        (np.ones(2), np.array([1.0, -1e-30]), "noise_cov=.*must be positive semi-definite"),
+        (np.array([[1.0, np.nan], [np.nan, 1.0]]), EYE, "hessian=.*must be finite; got 2 NaN"),
+        (EYE, np.diag([1.0, np.inf]), "noise_cov=.*must be finite; got 1"),
+        (np.zeros((0, 0)), np.zeros((0, 0)), "hessian=.*must not be empty"),
+        (EYE, np.eye(3), "noise_cov=.*must have the dimension of `hessian`; got 3 against 2"),
+        (np.ones((2, 3)), EYE, r"hessian=.*shape \(m, m\) or \(m,\); got \(2, 3\)"),
+        (np.ones((1, 1, 1)), np.ones(1), "hessian=.*shape"),
+        (EYE.astype(complex), EYE, "hessian=.*must be real; got dtype complex"),
+    ],
+)
+def test_a_problem_refuses_bad_matrices_in_one_line(hessian, noise, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        Quadratic(hessian, noise)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_problem_refuses_what_is_not_numbers():
+    with pytest.raises(TypeError, match="must hold real numbers"):
+        Quadratic(np.array([["a", "b"], ["c", "d"]]), EYE)
+
+
+def test_a_problem_is_frozen_and_leaves_its_arguments_alone():
+    hessian = np.diag([1.0, 2.0])
+    problem = Quadratic(hessian, EYE)
+    hessian[0, 0] = 99.0
+    assert problem.hessian[0, 0] == 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        problem.hessian[0, 0] = 5.0
+    with pytest.raises(AttributeError):
+        problem.hessian = EYE
+    problem.dense_hessian()[0, 0] = 7.0
+    assert problem.hessian[0, 0] == 1.0
+
+
+def test_rotation_between_the_eigenbases_is_what_was_asked_for():
+    turn = rotation(3, 3)
+    problem = Quadratic.from_spectra([1.0, 2.0, 3.0], [0.5, 1.0, 2.0], turn)
+    assert np.allclose(problem.noise_cov @ turn, turn * np.array([0.5, 1.0, 2.0]), atol=1e-14)
+    assert Quadratic.from_spectra([1.0, 2.0], [0.5, 1.0]).is_diagonal
+    angled = Quadratic.from_spectra([1.0, 2.0], [3.0, 1.0], 0.3)
+    direction = np.array([np.cos(0.3), np.sin(0.3)])
+    assert np.allclose(angled.noise_cov @ direction, 3.0 * direction, atol=1e-14)
+    chained = Quadratic.from_spectra(np.ones(5), np.arange(5.0), 0.7)
+    assert np.allclose(np.linalg.eigvalsh(chained.noise_cov), np.arange(5.0), atol=1e-14)
+    with pytest.raises(ValueError, match="must be orthogonal"):
+        Quadratic.from_spectra([1.0, 2.0], [1.0, 1.0], np.ones((2, 2)))
+    with pytest.raises(ValueError, match="must have shape"):
+        Quadratic.from_spectra([1.0, 2.0], [1.0, 1.0], np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate=.*must be > 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=.*must be > 0 and finite; got nan"),
+        ({"learning_rate": float("inf")}, "learning_rate="),
+        ({"learning_rate": "fast"}, "learning_rate=.*must be a number; got 'fast'"),
+        ({"learning_rate": 0.1, "momentum": 1.0}, r"momentum=.*must be in \[0, 1\); got 1\.0"),
+        ({"learning_rate": 0.1, "momentum": -0.1}, "momentum="),
+        ({"learning_rate": 0.1, "dampening": 1.0}, "dampening="),
+        ({"learning_rate": 0.1, "weight_decay": -1.0}, "weight_decay="),
+        ({"learning_rate": 0.1, "form": "other"}, "form=.*'pytorch' or 'position'; got 'other'"),
+        ({"learning_rate": 0.1, "nesterov": True}, "nesterov=True"),
+        ({"learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "dampening": 0.1}, "nesterov=True"),
+        ({"learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "form": "position"}, "nesterov=True"),
+        ({"learning_rate": 0.1, "nesterov": 1}, "nesterov=.*must be True or False"),
+    ],
+)
+def test_an_optimizer_refuses_what_has_no_meaning(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        MomentumSGD(**arguments)
+
+
+def test_noise_laws_state_their_kurtosis():
+    assert (Gaussian().excess_kurtosis, Rademacher().excess_kurtosis) == (0.0, -2.0)
+    assert Uniform().excess_kurtosis == pytest.approx(9 / 5 - 3)
+    assert StudentT(degrees_of_freedom=9.0).excess_kurtosis == pytest.approx(6 / 5)
+    with pytest.raises(ValueError, match=r"degrees_of_freedom=.*must be > 4"):
+        StudentT(degrees_of_freedom=4.0)
+
+
+finite = st.floats(1e-300, 1e300)
+
+
+@given(
+    curvatures=arrays(np.float64, 3, elements=st.floats(1e-200, 1e200)),
+    noise=arrays(np.float64, 3, elements=st.floats(0, 1e200)),
+    rate=finite,
+    momentum=st.floats(0, 1, exclude_max=True),
+)
+def test_settings_survive_json_to_the_last_bit(curvatures, noise, rate, momentum):
+    for setting in (Quadratic(curvatures, noise), MomentumSGD(rate, momentum), StudentT(degrees_of_freedom=5 + momentum)):
+        text = json.dumps(setting.to_dict(), allow_nan=False)
+        back = Setting.from_dict(json.loads(text))
+        assert back == setting and hash(back) == hash(setting) and type(back) is type(setting)
+
+
+def test_what_is_read_back_is_validated_again():
+    plain = MomentumSGD(0.1, 0.9).to_dict()
+    with pytest.raises(ValueError, match="momentum="):
+        Setting.from_dict({**plain, "momentum": 2.0})
+    with pytest.raises(ValueError, match="must name a known Setting; got 'Nothing'"):
+        Setting.from_dict({"type": "Nothing"})
+    with pytest.raises(ValueError, match="must name a known NoiseLaw"):
+        NoiseLaw.from_dict(plain)
+    with pytest.raises(ValueError, match="cannot be made from the fields"):
+        Setting.from_dict({**plain, "speed": 3})
+    assert MomentumSGD(0.1) != MomentumSGD(0.2) and MomentumSGD(0.1) != Gaussian()
+
+
+class Explosive:
+    def __reduce__(self):
+        raise AssertionError("it was unpickled")
+
+
+def test_matrices_are_read_from_files(tmp_path):
+    np.save(tmp_path / "H.npy", np.diag([1.0, 2.0]))
+    np.savez(tmp_path / "both.npz", hessian=np.diag([3.0, 4.0]), noise_cov=EYE)
+    np.savez(tmp_path / "one.npz", whatever=EYE)
+    problem = Quadratic.load(tmp_path / "H.npy", tmp_path / "one.npz")
+    assert np.array_equal(problem.hessian, np.diag([1.0, 2.0]))
+    both = Quadratic.load(tmp_path / "both.npz", tmp_path / "both.npz")
+    assert np.array_equal(both.hessian, np.diag([3.0, 4.0])) and np.array_equal(both.noise_cov, EYE)
+
+
+def test_bad_files_are_refused_in_one_line_and_never_unpickled(tmp_path):
+    np.save(tmp_path / "good.npy", EYE)
+    good = tmp_path / "good.npy"
+    whole = good.read_bytes()
+    (tmp_path / "truncated.npy").write_bytes(whole[:-8])
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "text.npy").write_text("1 0\n0 1\n")
+    np.savez(tmp_path / "two.npz", a=EYE, b=EYE)
+    archive = (tmp_path / "two.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(archive[: len(archive) // 2])
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+    (tmp_path / "object.npy").write_bytes(buffer.getvalue() + pickle.dumps([1, 2]))
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps({"H": 1}))
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    for name in ("missing.npy", "truncated.npy", "empty.npy", "text.npy", "cut.npz", "object.npy", "pickle.npy", "."):
+        with pytest.raises(ValueError, match="`hessian` file") as caught:
+            Quadratic.load(tmp_path / name, good)
+        assert "\n" not in str(caught.value), name
+    with pytest.raises(ValueError, match=r"one array or one named 'hessian'; got \['a', 'b'\]"):
+        Quadratic.load(tmp_path / "two.npz", good)
+    with pytest.raises(TypeError, match="must hold real numbers"):
+        Quadratic.load(tmp_path / "words.npy", good)
