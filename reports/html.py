@@ -36,8 +36,10 @@ from theory.judge.verdict import Outcome
 
 #: Panels of one drawing: as many as a sheet of paper holds.
 _PANELS = 20
-#: Longer tables open at the reader's wish.
-_LONG = 24
+#: Tables with more rows open at the reader's wish.
+_LONG = 40
+#: So do tables of decoys with more rows, which the overview has counted already.
+_MANY_DECOYS = 12
 _EQUATION = (
     '<math display="block" '
     'alttext="sigma_i^2 = eta gamma_i (1 + mu) / (lambda_i (1 - mu) (2 (1 + mu) - eta lambda_i))">'
@@ -102,12 +104,12 @@ class Page:
             if first.note:
                 blocks.append(f'<p class="note">{_text(first.note)}</p>')
         else:
-            blocks.append(self._table(subject_table(part)))
+            blocks.append(self._table(subject_table(part), style="subjects"))
         blocks.append(self._figure_row(part))
         blocks.extend(self._table(table) for table in part.tables())
         decoys = decoy_table(part)
         if decoys.rows:
-            blocks.append(self._table(decoys))
+            blocks.append(self._table(decoys, longest=_MANY_DECOYS))
         assumed = "".join(f"<li>{_text(assumption)}</li>" for assumption in first.assumptions)
         blocks.append(
             f'<dl class="ground"><div><dt>Kind</dt><dd>{_text(first.kind.value)}</dd></div>'
@@ -139,15 +141,17 @@ class Page:
             f"<b>Figure {self._figures}. {_text(title)}.</b>{caption}</figcaption></figure>"
         )
 
-    def _table(self, table: Table) -> str:
+    def _table(self, table: Table, *, style: str = "", longest: int = _LONG) -> str:
         self._tables += 1
         title = f"<b>Table {self._tables}. {_text(table.title)}.</b>"
         caption = f" {_text(table.caption)}" if table.caption else ""
         flush = [
             bool(table.rows) and all(is_number(row[place]) for row in table.rows) for place in range(len(table.columns))
         ]
-        grid = _grid(table.columns, [[_cell(value) for value in row] for row in table.rows], flush, title + caption)
-        if len(table.rows) <= _LONG:
+        grid = _grid(
+            table.columns, [[_cell(value) for value in row] for row in table.rows], flush, title + caption, style=style
+        )
+        if len(table.rows) <= longest:
             return grid
         return f"<details><summary>{_text(table.title)}: {len(table.rows)} rows</summary>{grid}</details>"
 
