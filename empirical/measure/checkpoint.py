@@ -35,6 +35,9 @@ from empirical.measure.setting import Measurement
 from empirical.measure.tracking import continue_directions, subspace_change
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.evaluate import SplitMetrics, evaluate
+from empirical.training.run import EXPERIMENT as TRAINING
+from empirical.training.schedule import decay_iterations
+from theory.judge.evidence import run_id
 
 EXPERIMENT = "spectrum"
 #: Eigenvectors are stored with the evidence up to this many weights.
@@ -66,6 +69,7 @@ def measure_checkpoint(
     measurement: Measurement,
     *,
     previous: Measured | None = None,
+    initial_weights: Tensor | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Measured:
     """Spectra, noise, alignment, robust gap and norms at a checkpoint.
@@ -75,6 +79,7 @@ def measure_checkpoint(
         data: the data it was trained on.
         measurement: how.
         previous: the checkpoint before it, for warm starts and the turning of eigenspaces.
+        initial_weights: w₀ as a flat vector, for the bound's prior; None leaves the bound out.
         note: called with sentences worth reading.
 
     Raises:
@@ -130,6 +135,7 @@ def measure_checkpoint(
         seed=measurement.seed,
     )
     values: dict[str, Any] = {
+        **run_facts(checkpoint),
         "epoch": checkpoint.epoch,
         "iteration": checkpoint.iteration,
         "learning_rate": checkpoint.learning_rate,
@@ -175,8 +181,12 @@ def measure_checkpoint(
         "curvature_samples": curvature_samples,
         "losses": landscape.losses().cpu().numpy(),
     }
-    flat = torch.cat([value.detach().reshape(-1).double() for value in checkpoint.model.parameters()])
-    arrays["weight_projection"] = (basis.double().T @ flat).cpu().numpy()
+    if initial_weights is not None:
+        # The prior N(w₀, σ_P² I) of the bound: both parts are fixed by the random initialization, before any data.
+        moved = landscape.weights.double() - initial_weights.to(landscape.device).double()
+        arrays["displacement"] = (basis.double().T @ moved).cpu().numpy()
+        values["prior_variance"] = float(initial_weights.double().square().mean())
+        values["distance_from_start"] = float(moved.norm())
     if not landscape.units_are_batches:
         values["repeated_share"] = _share(checkpoint, data, measurement, basis, noise.projections)
         values["cross_fit"] = _cross_fit(landscape, measurement, note)
@@ -207,6 +217,22 @@ def measure_checkpoint(
     hessian.release()
     values["seconds"] = round(time.perf_counter() - started, 3)
     return Measured(values=values, arrays=arrays, hessian_pairs=pairs, noise_pairs=noise_pairs)
+
+
+def run_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a claim must know of the run, in plain values, so that judging needs no torch."""
+    setting = checkpoint.setting
+    rates = setting.rates()
+    identity_of_run = run_id(TRAINING, setting.to_dict(), checkpoint.seed)
+    return {
+        "run": f"{setting.method.name}-seed{checkpoint.seed}-{identity_of_run[:8]}",
+        "protocol": run_id("protocol", {**setting.to_dict(), "method": setting.method.objective}, checkpoint.seed),
+        "dataset": setting.data.name,
+        "optimizer": setting.optimizer.to_dict(),
+        "num_iterations": setting.num_iterations,
+        "iterations_per_epoch": setting.iterations_per_epoch,
+        "decays": [[i, float(rates[i - 1]), float(rates[i])] for i in decay_iterations(rates)],
+    }
 
 
 def _variances(found: VarianceEstimates) -> dict[str, Any]:
@@ -250,7 +276,7 @@ def _gap(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> dict[s
 
 
 def _weights(checkpoint: Checkpoint) -> dict[str, Any]:
-    norms = {name: float(value.double().norm()) for name, value in checkpoint.model.named_parameters()}
+    norms = {name: float(value.detach().double().norm()) for name, value in checkpoint.model.named_parameters()}
     return {"norm": float(np.sqrt(sum(norm**2 for norm in norms.values()))), "layers": norms}
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from empirical.data.resident import Data
-from empirical.measure.checkpoint import attack_for
+from empirical.measure.checkpoint import attack_for, run_facts
 from empirical.measure.ensemble import Order, branch
 from empirical.measure.expansion import ExpansionError, expansion_error, random_directions
 from empirical.measure.landscape import Landscape
@@ -156,6 +156,7 @@ def measure_ensemble(
         "epoch": checkpoint.epoch,
         "iteration": checkpoint.iteration,
         "method": checkpoint.setting.method.name,
+        **run_facts(checkpoint),
         "optimizer": checkpoint.optimizer.to_dict(),
         "batch_sizes": batch_sizes(checkpoint, len(data.train)),
         "start_position": checkpoint.iteration % checkpoint.setting.iterations_per_epoch,
@@ -203,6 +204,7 @@ def measure_trajectory(
         "epoch": checkpoint.epoch,
         "iteration": checkpoint.iteration,
         "method": checkpoint.setting.method.name,
+        **run_facts(checkpoint),
         "optimizer": checkpoint.optimizer.to_dict(),
         "batch_sizes": batch_sizes(checkpoint, len(data.train)),
         "start_position": checkpoint.iteration % checkpoint.setting.iterations_per_epoch,
@@ -257,6 +259,7 @@ def measure_expansion(
         "epoch": checkpoint.epoch,
         "iteration": checkpoint.iteration,
         "method": checkpoint.setting.method.name,
+        **run_facts(checkpoint),
         "learning_rate": checkpoint.learning_rate,
         "activation": checkpoint.setting.network.activation,
         "studies": measured,

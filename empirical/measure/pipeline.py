@@ -1,0 +1,272 @@
+"""Runs to evidence: every checkpoint of every run, and the dynamics at one decay, skipping what is already written.
+
+Work is cut into chains: the checkpoints of one run in order (each warm-starts the next and sees how its eigenspace
+turned), and one chain a run for ensemble, trajectory and expansion. Chains run in processes of their own; each
+checkpoint's evidence is on disk before the next begins, so whatever stops the pipeline costs one checkpoint.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from theory.judge.evidence import Evidence, provenance, run_id
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Work for one process.
+
+    Args:
+        kind: "checkpoints" or "dynamics".
+        paths: checkpoints in order of iteration; for "dynamics" the one at which replicas branch.
+        measurements: plain forms of the `Measurement`s to make.
+        options: of `run_chain`: out, device, data_root, download, threads, and for "dynamics" ensemble and window.
+    """
+
+    kind: str
+    paths: tuple[str, ...]
+    measurements: tuple[Mapping[str, Any], ...]
+    options: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        folder = Path(self.paths[0]).parent
+        run = folder.parent.name if folder.name == "checkpoints" else folder.name
+        return f"{run} {self.kind}"
+
+
+def find_checkpoints(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
+    """Checkpoint files by run, from files, run folders, or result folders that hold runs.
+
+    Raises:
+        ValueError: if a path is missing or holds no checkpoint.
+    """
+    found: dict[str, list[Path]] = {}
+    for item in map(Path, paths):
+        if item.is_file():
+            files = [item]
+        elif item.is_dir():
+            files = sorted(item.glob("*.pt")) or sorted(item.glob("checkpoints/epoch-*.pt"))
+            files = files or sorted(item.glob("runs/*/checkpoints/epoch-*.pt"))
+        else:
+            raise ValueError(f"`measure` needs checkpoints, runs or result folders that exist; got {str(item)!r}.")
+        if not files:
+            raise ValueError(f"`measure` finds no checkpoint (*.pt) under {str(item)!r}.")
+        for file in files:
+            found.setdefault(str(file.parent), []).append(file)
+    return {folder: sorted(dict.fromkeys(files)) for folder, files in found.items()}
+
+
+def thinned(files: Sequence[Path], limit: int | None) -> list[Path]:
+    """At most ``limit`` of the files, the first and last kept, evenly between."""
+    if limit is None or len(files) <= limit:
+        return list(files)
+    if limit < 2:
+        return [files[-1]]
+    chosen = {round(i * (len(files) - 1) / (limit - 1)) for i in range(limit)}
+    return [file for index, file in enumerate(files) if index in chosen]
+
+
+def run_chains(chains: Sequence[Chain], *, workers: int, note: Note) -> list[str]:
+    """Run the chains, ``workers`` at once; returns one line for each that failed, the others' evidence kept."""
+    failures: list[str] = []
+    if workers <= 1 or len(chains) <= 1:
+        for chain in chains:
+            failures.extend(run_chain(chain, note))
+        return failures
+    context = multiprocessing.get_context("spawn")
+    with (
+        context.Manager() as manager,
+        concurrent.futures.ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool,
+    ):
+        lines: Any = manager.Queue()
+        futures = [pool.submit(_in_process, chain, lines) for chain in chains]
+        pending = set(futures)
+        while pending:
+            done, pending = concurrent.futures.wait(pending, timeout=0.5)
+            while not lines.empty():
+                note(lines.get())
+        for chain, future in zip(chains, futures, strict=True):
+            error = future.exception()
+            failures.extend(future.result() if error is None else [f"{chain.label}: the process died: {error}"])
+    return failures
+
+
+def _in_process(chain: Chain, lines: Any) -> list[str]:
+    return run_chain(chain, lines.put)
+
+
+def run_chain(chain: Chain, note: Note) -> list[str]:
+    """Do the work of one chain; failures come back as lines, one each."""
+    import torch
+
+    from empirical.measure.lanczos import NotConvergedError
+    from empirical.measure.operators import NonFiniteProductError
+
+    torch.set_num_threads(chain.options.get("threads", 1))
+    work = _checkpoints if chain.kind == "checkpoints" else _dynamics
+    try:
+        return work(chain, note)
+    except (ValueError, NonFiniteProductError, NotConvergedError, OSError) as error:
+        return [f"{chain.label}: {error}"]
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        return [f"{chain.label}: out of memory: lower --chunk or --samples, or use --dtype float32."]
+
+
+def _checkpoints(chain: Chain, note: Note) -> list[str]:
+    import dataclasses
+
+    from empirical.measure import checkpoint as at
+    from empirical.measure.lanczos import NotConvergedError
+    from empirical.measure.operators import NonFiniteProductError
+    from empirical.measure.setting import Measurement
+
+    loaded = [_load(path, chain) for path in chain.paths]
+    loaded.sort(key=lambda item: item.iteration)
+    data = _data(loaded[0], chain)
+    start = _initial_weights(chain.paths, chain)
+    failures = []
+    for plain in chain.measurements:
+        measurement = Measurement.from_dict(plain)
+        previous = None
+        for number, item in enumerate(loaded):
+            # The jackknife over the data costs ten evaluations of χ, so it is made where the run ends.
+            last = number == len(loaded) - 1
+            this = measurement if last else dataclasses.replace(measurement, groups=0)
+            identity = at.identity(item, this)
+            if _exists(chain, at.EXPERIMENT, identity, item.seed):
+                note(f"{chain.label} epoch {item.epoch} {this.batch_norm}: already measured")
+                previous = None
+                continue
+            began = time.time()
+            try:
+                previous = at.measure_checkpoint(
+                    item, data, this, previous=previous, initial_weights=start, note=note
+                )
+            except (NotConvergedError, NonFiniteProductError) as error:
+                failures.append(f"{chain.label} epoch {item.epoch}: {error}")
+                previous = None
+                continue
+            _write(chain, at.EXPERIMENT, identity, item.seed, previous.values, previous.arrays, began)
+            top = float(previous.hessian_pairs.largest[0])
+            note(
+                f"{chain.label} epoch {item.epoch} {this.batch_norm}: λ₁ {top:.3g}, γ₁ {previous.arrays['gamma'][0]:.3g}, "
+                f"χ {previous.values['alignment']['chi']['value']:.3f} ({time.time() - began:.0f} s)"
+            )
+    return failures
+
+
+def _dynamics(chain: Chain, note: Note) -> list[str]:
+    from empirical.measure import dynamics
+    from empirical.measure.setting import Measurement
+
+    item = _load(chain.paths[0], chain)
+    data = _data(item, chain)
+    measurement = Measurement.from_dict(chain.measurements[0])
+    ensemble = dynamics.EnsembleSetting.from_dict(chain.options["ensemble"]) if chain.options["ensemble"] else None
+    window = chain.options["window"]
+    base = {
+        "measurement": measurement.to_dict(),
+        "training": item.setting.to_dict(),
+        "iteration": item.iteration,
+    }
+    jobs: list[tuple[str, dict[str, Any], Callable[[], Any]]] = [
+        (dynamics.EXPANSION, base, lambda: dynamics.measure_expansion(item, data, measurement)),
+    ]
+    if window:
+        jobs.append(
+            (
+                dynamics.TRAJECTORY,
+                {**base, "window": window},
+                lambda: dynamics.measure_trajectory(item, data, measurement, window=window),
+            )
+        )
+    if ensemble is not None:
+        ticks = [time.monotonic()]
+
+        def progress(done: int, total: int) -> None:
+            if time.monotonic() - ticks[0] > 10:
+                ticks[0] = time.monotonic()
+                note(f"{chain.label} ensemble: {done} of {total}")
+
+        jobs.append(
+            (
+                dynamics.ENSEMBLE,
+                {**base, "ensemble": ensemble.to_dict()},
+                lambda: dynamics.measure_ensemble(item, data, measurement, ensemble, progress=progress),
+            )
+        )
+    for experiment, identity, work in jobs:
+        if _exists(chain, experiment, identity, item.seed):
+            note(f"{chain.label} {experiment}: already measured")
+            continue
+        began = time.time()
+        values, arrays = work()
+        _write(chain, experiment, identity, item.seed, values, arrays, began)
+        note(f"{chain.label} {experiment} at epoch {item.epoch} ({time.time() - began:.0f} s)")
+    return []
+
+
+def _load(path: str, chain: Chain) -> Any:
+    from empirical.training.checkpoint import load_checkpoint
+
+    return load_checkpoint(path, device=chain.options.get("device", "cpu"))
+
+
+def _data(item: Any, chain: Chain) -> Any:
+    from empirical.data.resident import load_data
+
+    return load_data(
+        item.setting.data,
+        root=chain.options.get("data_root", "data"),
+        download=chain.options.get("download", True),
+        device=chain.options.get("device", "cpu"),
+    )
+
+
+def _initial_weights(paths: Sequence[str], chain: Chain) -> Any:
+    import torch
+
+    start = Path(paths[0]).parent / "epoch-0000.pt"
+    if not start.exists():
+        return None
+    model = _load(str(start), chain).model
+    return torch.cat([value.detach().reshape(-1) for value in model.parameters()])
+
+
+def _exists(chain: Chain, experiment: str, identity: Mapping[str, Any], seed: int) -> bool:
+    name = run_id(experiment, identity, seed)
+    return (Path(chain.options["out"]) / "evidence" / experiment / f"{name}.json").exists()
+
+
+def _write(
+    chain: Chain,
+    experiment: str,
+    identity: Mapping[str, Any],
+    seed: int,
+    values: Mapping[str, Any],
+    arrays: Mapping[str, Any],
+    began: float,
+) -> None:
+    import torch
+
+    evidence = Evidence(
+        experiment=experiment,
+        setting=identity,
+        seed=seed,
+        measured=values,
+        arrays=arrays,
+        provenance=provenance(began, device=str(chain.options.get("device", "cpu")), threads=torch.get_num_threads()),
+    )
+    evidence.write(chain.options["out"])
