@@ -111,7 +111,8 @@ class Evidence:
         arrays: dict[str, NDArray] = {}
         if record["arrays"]:
             try:
-                with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+                with path.with_suffix(".npz").open("rb") as stream:
+                    stored = np.load(stream, allow_pickle=False)
                     arrays = {name: stored[name] for name in record["arrays"]}
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{where} needs its arrays beside it; {error}.") from None

@@ -165,7 +165,14 @@ def _chained_rotation(dimension: int, angle: float) -> NDArray[np.float64]:
 def _read_matrix(path: Path, name: str) -> NDArray[np.float64]:
     where = f"`{name}` file {path}"
     try:
-        loaded = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:  # opened here, because np.load forgets to close a broken archive
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            names = loaded.files
+            key = name if name in names else names[0] if len(names) == 1 else None
+            if key is not None:
+                return loaded[key]
     except FileNotFoundError:
         raise ValueError(f"{where} must exist; there is no such file.") from None
     except IsADirectoryError:
@@ -174,17 +181,7 @@ def _read_matrix(path: Path, name: str) -> NDArray[np.float64]:
         raise ValueError(
             f"{where} must be a whole .npy or .npz file without pickled objects; {_one_line(error)}."
         ) from None
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        names = loaded.files
-        key = name if name in names else names[0] if len(names) == 1 else None
-        if key is None:
-            raise ValueError(f"{where} must hold one array or one named '{name}'; got {names}.")
-        try:
-            return loaded[key]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{where} must be whole and without pickled objects; {_one_line(error)}.") from None
+    raise ValueError(f"{where} must hold one array or one named '{name}'; got {names}.")
 
 
 def _one_line(error: BaseException) -> str:
