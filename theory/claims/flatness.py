@@ -3,7 +3,7 @@ r"""Claim: flattening widens the posterior, until a = 1 + μ; and what widening 
 σ² answers to curvature with the elasticity −1 + a/(2(1+μ) − a), to noise with 1. Adversarial weight perturbation (AWP)
 is taken as (λ → sλ, γ → tγ). Where s = t the two cancel in σ² up to the step-size term, and it is λσ² that tightens the
 bound. Flattening more than the noise (s < t) widens the posterior: the KL falls while σ² < σ_P² and rises beyond, so
-that a penalty can be overdone. Evidence: variances of simulated weights, compared as ratios of neighbours (exact F law).
+that a penalty can be overdone. Evidence: variances of simulated weights, compared as ratios of neighbours (F law).
 """
 
 from __future__ import annotations
