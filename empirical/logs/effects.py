@@ -359,11 +359,18 @@ def _quiet(run: Run, end: int) -> int:
 
 @dataclass(frozen=True)
 class SizeResponse:
-    """What a decay of size x = ln(η₁/η₂) did, in σ of the epochs before it: jump down, and later rise per 10 epochs."""
+    """What a decay of size x = ln(η₁/η₂) did, in nats: jump down, and later rise in 10 epochs; σ before it."""
 
     size: float
     jump: Contrast
     rise: Contrast
+    unit: float
+
+    def scaled(self, unit: float) -> SizeResponse:
+        """The same in units of `unit`."""
+        return SizeResponse(
+            size=self.size, jump=self.jump.scaled(unit), rise=self.rise.scaled(unit), unit=self.unit / unit
+        )
 
 
 def size_response(run: Run) -> SizeResponse:
@@ -387,7 +394,6 @@ def pretended_size_response(run: Run) -> SizeResponse:
 def _response(run: Run, left: tuple[int, int], right: tuple[int, int]) -> SizeResponse:
     decay, values, start = run.decays[0], run.columns[TEST], right[0]
     noises = [noise_of(values, run.stretch_before(0), "the stretch before the decay")]
-    unit = noises[0].standard_deviation
     noises.append(noise_of(values, run.stretch_after(0), "the stretch after the decay"))
     if min(left[1] - left[0], right[1] - right[0] - AFTER) < 3:
         raise NotApplicableError("the stretches around the decay are too short for straight lines")
@@ -397,8 +403,9 @@ def _response(run: Run, left: tuple[int, int], right: tuple[int, int]) -> SizeRe
     slope = 10 * (_line(run.length, later, later[0] + 1) - _line(run.length, later, later[0]))
     return SizeResponse(
         size=-math.log(decay.ratio),
-        jump=contrast(values, jump, noises).scaled(unit),
-        rise=contrast(values, slope, noises).scaled(unit),
+        jump=contrast(values, jump, noises),
+        rise=contrast(values, slope, noises),
+        unit=noises[0].standard_deviation,
     )
 
 

@@ -1,0 +1,424 @@
+"""Each claim about logs is supported where it was built in, refuted where it was not, and catches its decoys."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from empirical.claims import EmpiricalClaim, Register, Subject, collect, each_run
+from empirical.claims import logs as claims
+from empirical.commands.verify import judge_all
+from empirical.logs import effects
+from empirical.logs.evidence import log_evidence
+from empirical.logs.schedule import predicted_variance
+from tests.empirical.log_writing import CANONICAL, training_run
+from theory.judge.evidence import Evidence
+from theory.judge.verdict import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def evidence(
+    label="run", *, method="at", order="cifar10, seed 0", dataset="cifar10", train_columns="running", drop=(), **shape
+) -> Evidence:
+    columns = {name: values for name, values in training_run(**shape).items() if name not in drop}
+    arguments = {"batch_size": 128, "epsilon": 8, "seed": 0}
+    return log_evidence(
+        columns,
+        setting={"label": label, "shape": sorted(shape)},
+        seed=0,
+        label=label,
+        dataset=dataset,
+        method=method,
+        data_order=order,
+        train_columns=train_columns,
+        provenance={},
+        extra={"arguments": arguments},
+    )
+
+
+def judge(entry: EmpiricalClaim, *items: Evidence) -> dict:
+    return {subject.label: entry.judge(subject) for subject in entry.subjects(items)}
+
+
+OVERFITTING = {"fall": (0.2, -0.1), "rise": (0.004, 0.01)}
+NO_OVERFITTING = {"fall": (0.15, 0.05), "rise": (-0.001, -0.0005), "train_fall": (0.1, 0.05)}
+
+
+# --- robust-overfitting ------------------------------------------------------------------------------------------
+
+
+def test_overfitting_is_supported_where_it_was_built_in():
+    (verdict,) = judge(claims.ROBUST_OVERFITTING, evidence(**OVERFITTING)).values()
+    assert verdict.outcome is Outcome.SUPPORTED and verdict.note.startswith("this run only")
+    assert [decoy.outcome for decoy in verdict.decoys] == [Outcome.REFUTED] * 2
+    # +0.004 an epoch over 30 and a step of 0.1 to the second stretch, +0.01 an epoch over 25 of its 30.
+    assert "+0.4" in verdict.note
+
+
+def test_a_loss_that_keeps_falling_refutes_overfitting():
+    (verdict,) = judge(claims.ROBUST_OVERFITTING, evidence(**NO_OVERFITTING)).values()
+    assert verdict.outcome is Outcome.REFUTED
+
+
+def test_a_diverging_run_is_no_overfitting():
+    # Test and training loss rise together: half of the statement fails.
+    shape = {**OVERFITTING, "train_fall": (-0.3, -0.6)}
+    (verdict,) = judge(claims.ROBUST_OVERFITTING, evidence(**shape)).values()
+    assert verdict.outcome is Outcome.REFUTED
+
+
+def test_noise_alone_is_rarely_called_overfitting_although_it_rises_after_its_minimum():
+    flat = {"fall": (0.0, 0.0), "rise": (0.0, 0.0)}
+    verdicts = []
+    for seed in range(40):
+        item = evidence(seed=seed, **flat)
+        loss = item.arrays["test_robust_loss"]
+        assert loss[-10:].mean() > loss[40:].min()  # the trap: true of every noisy curve
+        verdicts += judge(claims.ROBUST_OVERFITTING, item).values()
+    assert all(verdict.outcome is not Outcome.SUPPORTED for verdict in verdicts)
+    assert abs(np.mean([verdict.estimate for verdict in verdicts])) < 0.3  # 40 runs, each with an error of 0.55 σ
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ({"decays": (), "fall": (), "rise": (), "train_fall": ()}, "no step decay"),
+        ({"epochs": 105, "decays": (90,), "fall": (0.2,), "rise": (0.0,), "train_fall": (0.2,)}, "windows need 20"),
+        ({"drop": ("train_robust_loss",)}, "no column train_robust_loss"),
+    ],
+)
+def test_what_a_log_cannot_say_is_not_applicable_with_the_reason(shape, reason):
+    (verdict,) = judge(claims.ROBUST_OVERFITTING, evidence(**shape)).values()
+    assert verdict.outcome is Outcome.NOT_APPLICABLE and reason in verdict.note
+
+
+def test_a_method_is_judged_over_data_orders_and_not_over_runs():
+    runs = [evidence(f"run {n}", seed=n, order=f"cifar10, seed {n}", **OVERFITTING) for n in range(4)]
+    verdict = judge(claims.ROBUST_OVERFITTING, *runs)["cifar10 at (method)"]
+    assert verdict.outcome is Outcome.SUPPORTED and "4 data orders" in verdict.note
+    effect = [judge(claims.ROBUST_OVERFITTING, run)["run " + str(n)].estimate for n, run in enumerate(runs)]
+    assert verdict.estimate == pytest.approx(np.mean(effect))
+    same = [evidence(f"run {n}", seed=n, **OVERFITTING) for n in range(4)]
+    verdict = judge(claims.ROBUST_OVERFITTING, *same)["cifar10 at (method)"]
+    assert verdict.outcome is Outcome.NOT_APPLICABLE
+    assert "needs 3 data orders; the 4 runs here have 1 (cifar10, seed 0)" in verdict.note
+
+
+# --- decay-dip ---------------------------------------------------------------------------------------------------
+
+
+def test_a_dip_is_judged_decay_by_decay():
+    verdicts = judge(claims.DECAY_DIP, evidence(epochs=150, decays=(60, 110), **OVERFITTING))
+    first, second = verdicts["run · decay 1"], verdicts["run · decay 2"]
+    assert (first.outcome, second.outcome) == (Outcome.SUPPORTED, Outcome.REFUTED)
+    assert "it falls" in first.note and "later it rises" in first.note and "change at epoch 60" in first.note
+    assert "it rises at once" in second.note
+    assert [decoy.outcome for decoy in first.decoys] == [Outcome.REFUTED]
+
+
+def test_a_steady_slope_is_no_response_to_a_decay():
+    # The loss falls by 0.03 an epoch all along: the windows differ by 15 σ, and so do pretend decays.
+    shape = {"fall": (0.0,), "rise": (-0.03,), "train_fall": (0.2,), "before": -0.03, "level": 8.0}
+    item = evidence(epochs=120, decays=(60,), **shape)
+    (verdict,) = judge(claims.DECAY_DIP, item).values()
+    assert verdict.estimate > 10
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "no power against the decoy pretend decays" in verdict.note
+
+
+def test_a_peak_far_from_any_decay_is_named_as_the_reason():
+    shape = {"decays": (90,), "fall": (-0.1,), "rise": (0.01,), "train_fall": (0.2,), "before": 0.01, "level": 1.0}
+    (verdict,) = judge(claims.DECAY_DIP, evidence(epochs=150, **shape)).values()
+    assert verdict.outcome is Outcome.REFUTED
+    assert "epochs before any decay, and was rising already" in verdict.note
+
+
+def test_the_rate_of_false_dips_is_what_the_margin_promises():
+    supported = 0
+    for seed in range(60):
+        item = evidence(seed=seed, epochs=120, decays=(60,), fall=(0.015,), rise=(0.0,), train_fall=(0.2,), rho=0.1)
+        (verdict,) = judge(claims.DECAY_DIP, item).values()  # the effect is the margin itself: 1 σ
+        supported += verdict.outcome is Outcome.SUPPORTED
+    assert supported <= 6  # 2.5 % of 60 is 1.5; P(more than 6) < 0.1 %
+
+
+# --- decay-size --------------------------------------------------------------------------------------------------
+
+
+def sized(ratios, jump, slope, **shape) -> list[Evidence]:
+    return [
+        evidence(
+            f"drop {ratio}",
+            epochs=140,
+            decays=(70,),
+            ratio=ratio,
+            fall=(jump * -np.log(ratio),),
+            rise=(slope * -np.log(ratio),),
+            train_fall=(0.2,),
+            seed=n,
+            **shape,
+        )
+        for n, ratio in enumerate(ratios)
+    ]
+
+
+def test_the_size_of_the_decay_is_not_applicable_where_it_never_differs():
+    (verdict,) = judge(claims.DECAY_SIZE, *sized([0.1] * 4, 0.05, 0.001)).values()
+    assert verdict.outcome is Outcome.NOT_APPLICABLE
+    assert "by the same factor, η₂/η₁ = 0.1" in verdict.note
+
+
+def test_a_response_that_grows_with_the_decay_is_supported_with_its_slopes():
+    (verdict,) = judge(claims.DECAY_SIZE, *sized([0.5, 0.3, 0.1, 0.05, 0.02], 0.05, 0.003)).values()
+    assert verdict.outcome is Outcome.SUPPORTED, verdict
+    # jump 0.05 and rise 0.03 in 10 epochs, for each e-fold, at σ = 0.015: 3.3 and 2; the smaller is the estimate
+    assert verdict.estimate == pytest.approx(2.0, abs=0.4)
+    assert [row[0] for row in verdict.tables[0].rows] == [f"drop {r}" for r in (0.02, 0.05, 0.1, 0.3, 0.5)]
+
+
+def test_a_response_of_one_size_refutes_it():
+    runs = [
+        evidence(f"{r}", epochs=140, decays=(70,), ratio=r, fall=(0.2,), rise=(0.003,), train_fall=(0.2,), seed=n)
+        for n, r in enumerate([0.5, 0.3, 0.1, 0.05, 0.02, 0.2])
+    ]
+    (verdict,) = judge(claims.DECAY_SIZE, *runs).values()
+    assert verdict.outcome is Outcome.REFUTED
+
+
+# --- awp-tightens-bound ------------------------------------------------------------------------------------------
+
+LARGE_GAP = {"fall": (0.2, -0.3), "rise": (0.02, 0.03), "train_fall": (0.6, 0.3)}
+
+
+def test_a_gap_is_compared_within_pairs_against_the_largest_the_other_can_have():
+    at, awp = evidence("at", **LARGE_GAP), evidence("awp", method="awp", train_columns="perturbed", **NO_OVERFITTING)
+    (verdict,) = judge(claims.AWP_TIGHTENS_BOUND, at, awp).values()
+    assert verdict.outcome is Outcome.SUPPORTED and verdict.note.startswith("this pair only")
+    gap = (at.arrays["test_robust_loss"] - at.arrays["train_robust_loss"])[-10:].mean()
+    assert verdict.estimate == pytest.approx(gap - awp.arrays["test_robust_loss"][-10:].mean(), rel=1e-9)
+    assert [decoy.outcome for decoy in verdict.decoys] == [Outcome.REFUTED]
+
+
+def test_gaps_at_fixed_weights_are_compared_as_they_are():
+    at = evidence("at", train_columns="fixed", **OVERFITTING)
+    awp = evidence("awp", method="awp", train_columns="fixed", **NO_OVERFITTING)
+    (verdict,) = judge(claims.AWP_TIGHTENS_BOUND, at, awp).values()
+    gaps = [(run.arrays["test_robust_loss"] - run.arrays["train_robust_loss"])[-10:].mean() for run in (at, awp)]
+    assert verdict.estimate == pytest.approx(gaps[0] - gaps[1], rel=1e-9)
+
+
+def test_runs_of_different_protocol_or_order_are_no_pair():
+    at, awp = evidence("at", **LARGE_GAP), evidence("awp", method="awp", order="cifar10, seed 1", **NO_OVERFITTING)
+    assert judge(claims.AWP_TIGHTENS_BOUND, at, awp) == {}
+    other = log_evidence(
+        awp.arrays,
+        setting={},
+        seed=0,
+        label="awp",
+        dataset="cifar10",
+        method="awp",
+        data_order="cifar10, seed 0",
+        train_columns="perturbed",
+        provenance={},
+        extra={"arguments": {"batch_size": 128, "epsilon": 4}},
+    )
+    assert judge(claims.AWP_TIGHTENS_BOUND, at, other) == {}
+
+
+# --- bound-tracks-gap --------------------------------------------------------------------------------------------
+
+
+def with_bound(bound, gap) -> Evidence:
+    arrays = {"checkpoint_epoch": np.arange(len(gap), dtype=float), "bound": bound, "robust_gap": gap}
+    return Evidence(experiment="spectra", setting={}, seed=0, measured={"label": "run"}, arrays=arrays)
+
+
+def test_a_bound_that_follows_the_gap_is_told_from_one_that_only_drifts():
+    rng = np.random.default_rng(0)
+    gap = np.cumsum(rng.normal(size=40)) + np.linspace(0, 30, 40)
+    (follows,) = judge(claims.BOUND_TRACKS_GAP, with_bound(100 + 3 * gap + rng.normal(size=40) * 0.5, gap)).values()
+    assert follows.outcome is Outcome.SUPPORTED
+    drift = np.linspace(0, 90, 40) + rng.normal(size=40)
+    (drifts,) = judge(claims.BOUND_TRACKS_GAP, with_bound(drift, gap)).values()
+    assert np.corrcoef(drift, gap)[0, 1] > 0.9  # the values correlate because both rise
+    assert drifts.outcome is Outcome.REFUTED
+
+
+def test_without_spectra_the_bound_is_not_applicable():
+    (verdict,) = judge(claims.BOUND_TRACKS_GAP, evidence(**OVERFITTING)).values()
+    assert verdict.outcome is Outcome.NOT_APPLICABLE and "no spectra were measured" in verdict.note
+
+
+# --- our own runs ------------------------------------------------------------------------------------------------
+
+
+def own_run(method: str, shape: dict, *, every: int = 1) -> Evidence:
+    columns = training_run(epochs=150, decays=(60, 110), **shape)
+    keep = np.arange(150) % every == 0
+    keep |= np.min([np.abs(np.arange(150) - decay) for decay in (60, 110)], axis=0) <= 3
+    arrays = {f"epoch_{name}": values.copy() for name, values in columns.items() if name in CANONICAL}
+    for name, values in arrays.items():
+        if name not in ("epoch_epoch", "epoch_learning_rate"):
+            values[~keep] = np.nan
+    arrays["iteration_loss"] = np.ones(7)
+    setting = {"type": "Training", "batch_size": 32, "optimizer": {"momentum": 0.9}, "method": {"objective": method}}
+    measured = {"method": method, "data": "digits", "iterations_per_epoch": 10, "run_folder": f"runs/{method}-seed0"}
+    return Evidence(experiment="training", setting=setting, seed=0, measured=measured, arrays=arrays)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_our_own_runs_are_judged_by_the_same_claims(every):
+    runs = [own_run("at", OVERFITTING, every=every), own_run("awp", NO_OVERFITTING, every=every)]
+    register = Register(claims=claims.CLAIMS, missing=())
+    found = {(verdict.claim, verdict.subject): verdict for verdict in judge_all(register, runs)}
+    assert found["robust-overfitting", "at-seed0"].outcome is Outcome.SUPPORTED
+    assert found["robust-overfitting", "awp-seed0"].outcome is Outcome.REFUTED
+    assert found["decay-dip", "at-seed0 · decay 1"].outcome is Outcome.SUPPORTED
+    pair = found["awp-tightens-bound", "at-seed0 | awp-seed0"]
+    assert pair.outcome is Outcome.SUPPORTED and "gap at fixed weights" in pair.note
+    assert pair.evidence == tuple(run.run_id for run in runs)
+
+
+# --- predicted variance ------------------------------------------------------------------------------------------
+
+
+def test_the_predicted_variance_is_that_of_the_recursion_step_by_step():
+    item = evidence(epochs=40, decays=(20,), fall=(0.2,), rise=(0.0,), train_fall=(0.3,))
+    item.measured["arguments"].update(iterations_per_epoch=7, momentum=0.5)  # pyright: ignore
+    run = effects.run_of(item)
+    prediction = predicted_variance(run, item)
+    assert prediction is not None and "7 iterations an epoch, momentum 0.5." in prediction.caption
+    for mode in prediction.modes:
+        state, path = None, []
+        for epoch in range(40):
+            eta = 0.1 if epoch < 20 else 0.01  # the curves change at 20 although the log shows the drop at 19
+            step = np.array([[1 - eta * mode.curvature, -eta * 0.5], [mode.curvature, 0.5]])
+            kick = np.array([-eta, 1.0])
+            noise_term = np.outer(kick, kick)
+            if state is None:
+                state = np.linalg.solve(np.eye(4) - np.kron(step, step), noise_term.ravel()).reshape(2, 2)
+            for _ in range(7):
+                state = step @ state @ step.T + noise_term
+            path.append(state[0, 0])
+        np.testing.assert_allclose(mode.relative_variance, np.array(path) / path[19], rtol=1e-8)
+    fast, _, slow = (mode.relative_variance for mode in prediction.modes)
+    assert fast[21] < 0.3 < 0.9 < slow[21]
+
+
+# --- the register and the command --------------------------------------------------------------------------------
+
+
+def test_the_register_holds_the_claims_and_names_what_is_missing():
+    found = collect(["logs", "no_such_module"])
+    assert [entry.claim.name for entry in found.claims] == [
+        "robust-overfitting",
+        "decay-dip",
+        "decay-size",
+        "awp-tightens-bound",
+        "bound-tracks-gap",
+    ]
+    assert found.missing == ("claims of empirical.claims.no_such_module: not part of this installation",)
+    with pytest.raises(ValueError, match="must name each empirical claim once; twice"):
+        collect(["logs", "logs"])
+
+
+def test_a_plain_selector_yields_each_run():
+    items = [with_bound(np.ones(3), np.ones(3)), evidence()]
+    (subject,) = each_run("spectra")(items)
+    assert isinstance(subject, Subject) and subject.evidence == {"spectra": items[0]}
+
+
+def empirical(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """The commands in a process where importing torch fails."""
+    code = (
+        "import argparse, sys\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'torchvision'): raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "from empirical.commands import importing, verify\n"
+        "parser = argparse.ArgumentParser(); commands = parser.add_subparsers(dest='command')\n"
+        "[module.add_parser(commands) for module in (importing, verify)]\n"
+        "args = parser.parse_args()\n"
+        "sys.exit({'import': importing, 'verify': verify}[args.command].run(args))\n"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_folders_are_imported_and_judged_without_torch(tmp_path):
+    from tests.empirical import log_writing as writing
+
+    logs = tmp_path / "logs"
+    (logs / "cifar10_at").mkdir(parents=True)
+    (logs / "cifar10_at" / "output.log").write_text(writing.text_log(training_run(**LARGE_GAP)))
+    (logs / "cifar10_awp").mkdir()
+    awp = "attack='pgd', awp_size=0.01, batch_size=128, fname='experiments/cifar10_linf/awp', seed=0"
+    (logs / "cifar10_awp" / "output.log").write_text(writing.text_log(training_run(**NO_OVERFITTING), arguments=awp))
+    writing.table(training_run(seed=3), logs / "svhn.csv")
+    (logs / "notes.md").write_text("not a log")
+    (logs / "broken.csv").write_text("epoch,lr,test_loss\n0,0.1,nan\n")
+
+    refused = empirical("import", "logs", "--out", "X", cwd=tmp_path)
+    assert refused.returncode == 2 and not (tmp_path / "X").exists()
+    assert "logs/broken.csv:2: `test_loss` must be finite; got nan" in refused.stderr
+    partly = empirical("import", "logs", "--out", "X", "--keep-going", cwd=tmp_path)
+    assert partly.returncode == 2 and "3 runs written, 0 known already, 1 refused" in partly.stdout
+    assert "not a log by its name: logs/notes.md" in partly.stderr
+    again = empirical("import", "logs/svhn.csv", "--out", "X", cwd=tmp_path)
+    assert again.returncode == 0 and "0 runs written, 1 known already, 0 refused" in again.stdout
+
+    records = [json.loads(path.read_text()) for path in (tmp_path / "X/evidence/training-log").glob("*.json")]
+    facts = {record["measured"]["label"]: record["measured"] for record in records}
+    assert facts["cifar10_at"]["method"] == "at" and facts["cifar10_awp"]["method"] == "awp"
+    assert facts["cifar10_awp"]["train_columns"] == "perturbed"
+    assert facts["svhn"]["dataset"] == "svhn" and facts["svhn"]["data_order"] is None
+    assert set(facts["svhn"]["inferred"]) == {"dataset", "method"}
+
+    judged = empirical("verify", "X", cwd=tmp_path)
+    assert judged.returncode == 0, judged.stderr
+    verdicts = json.loads((tmp_path / "X/verdicts.json").read_text())
+    found = {(verdict["claim"], verdict["subject"]): verdict["outcome"] for verdict in verdicts}
+    assert found["robust-overfitting", "cifar10_at"] == "supported"
+    assert found["robust-overfitting", "cifar10_awp"] == "refuted"
+    assert found["awp-tightens-bound", "cifar10_at | cifar10_awp"] == "supported"
+    assert "\ncifar10_at" in judged.stdout and "yes, no" in judged.stdout
+
+    missing = empirical("verify", "nowhere", cwd=tmp_path)
+    assert missing.returncode == 2 and "nowhere" in missing.stderr
+    unknown = empirical("verify", "X", "--claim", "no-such", cwd=tmp_path)
+    assert unknown.returncode == 2 and "no-such" in unknown.stderr
+    for bad in (["--column", "loss"], ["--column", "nonsense=x"], ["--set", "=3"], ["--iterations-per-epoch", "0"]):
+        wrong = empirical("import", "logs", "--out", "Y", *bad, cwd=tmp_path)
+        assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and bad[0] in wrong.stderr
+
+
+PUBLISHED = ROOT.parent / "shared" / "data" / "published_logs"
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published logs are not beside this repository")
+def test_the_published_logs_give_the_verdicts_their_protocols_promise(tmp_path):
+    from empirical.published import import_logs
+
+    done = import_logs([PUBLISHED], tmp_path)
+    assert not done.refused and len(done.written) == 11
+    verdicts = judge_all(Register(claims=claims.CLAIMS, missing=()), done.evidence)
+    found = {(verdict.claim, verdict.subject): verdict.outcome for verdict in verdicts}
+    for label in ("rice/cifar10_standard__preactresnet18", "awp/cifar10_linf_standard", "awp/cifar100_linf_standard"):
+        assert found["robust-overfitting", label] is Outcome.SUPPORTED
+        assert found["decay-dip", f"{label} · decay 1"] is Outcome.SUPPORTED
+    for label in ("awp/cifar10_linf_standard", "rice/cifar10_standard__preactresnet18"):
+        assert found["decay-dip", f"{label} · decay 2"] is Outcome.REFUTED
+    for label in ("awp/cifar10_linf_awp", "awp/cifar100_linf_awp"):
+        assert found["robust-overfitting", label] is Outcome.REFUTED
+    svhn = [outcome for (claim, subject), outcome in found.items() if claim == "decay-dip" and "svhn_" in subject]
+    assert len(svhn) == 6 and set(svhn) == {Outcome.REFUTED}
+    changes = [effects.run_of(item).change(0) for item in done.evidence]
+    assert sorted(changes) == [60, 90, *[100] * 9]
