@@ -56,6 +56,7 @@ class Checkpoint:
     momentum: Mapping[str, Tensor]
     average: Mapping[str, Tensor] | None
     rng: Mapping[str, Tensor]  # PyTorch's global generators: "cpu" and, if trained there, "cuda"
+    running: tuple[float, float, float]  # sums of loss and accuracy over the steps of the epoch under way, their number
     data_digest: str  # `Data.digest` of the data it saw
     world_size: int  # processes it was trained with
 
@@ -75,6 +76,7 @@ def save_checkpoint(
     momentum: Mapping[str, Tensor],
     average: Mapping[str, Tensor] | None,
     data_digest: str,
+    running: tuple[float, float, float] = (0.0, 0.0, 0.0),
     world_size: int = 1,
 ) -> None:
     """Write a checkpoint whole or not at all.
@@ -99,6 +101,7 @@ def save_checkpoint(
         "momentum": {name: value.detach().cpu() for name, value in momentum.items()},
         "average": None if average is None else {name: value.detach().cpu() for name, value in average.items()},
         "rng": rng,
+        "running": list(running),
         "data_digest": data_digest,
         "world_size": world_size,
     }
@@ -139,6 +142,7 @@ def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
         if record["average"] is None
         else {name: value.to(device) for name, value in record["average"].items()},
         rng=record["rng"],
+        running=tuple(record["running"]),
         data_digest=record["data_digest"],
         world_size=record["world_size"],
     )

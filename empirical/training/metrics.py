@@ -30,7 +30,11 @@ class MetricsLog:
         self._stream = path.open("a", encoding="utf-8")
 
     def write(self, **values: Any) -> None:
-        """Append one line. NaN and infinities are refused (they would not be JSON)."""
+        """Append one line.
+
+        Raises:
+            ValueError: if a value is NaN or infinite: JSON has neither.
+        """
         self._stream.write(json.dumps(values, allow_nan=False) + "\n")
 
     def sync(self) -> None:

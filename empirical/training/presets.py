@@ -81,10 +81,10 @@ PRESETS = {
     "cifar10-short": _photographs("cifar10", summary="cifar10, 60 epochs", epochs=60, evaluation_every=2),
     "digits-cpu": Preset(
         summary="8×8 digits, small convolutional net, minutes on two cores",
-        data=DataSetting(name="digits", train_size=300, label_noise=0.15),
+        data=DataSetting(name="digits", train_size=300, validation_size=300, label_noise=0.15),
         network="convnet",
         widths=(16, 32, 64),
-        normalization="none",
+        normalization="group",
         epsilon=0.15,
         step_size=0.0375,
         evaluation_steps=10,
@@ -188,7 +188,7 @@ def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None 
     def taken(names: Mapping[str, str]) -> dict[str, Any]:
         return {field: given[option] for option, field in names.items() if option in given}
 
-    data = dataclasses.replace(base.data, **_other_data(base, given), **taken(_DATA))
+    data = dataclasses.replace(base.data, **(_other_data(base, given) | taken(_DATA)))
     facts = DATASETS[data.name]
     network: dict[str, Any] = {
         "network": base.network,
@@ -197,6 +197,8 @@ def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None 
     } | taken(_NETWORK)
     network["name"] = network.pop("network")
     epochs = given.get("epochs", base.epochs)
+    if epochs < 1:
+        raise ValueError(f"`--epochs` must be >= 1; got {epochs}.")
     schedule: dict[str, Any] = {"milestones": tuple(fraction * epochs for fraction in base.decays)} | taken(_SCHEDULE)
     if schedule.get("kind", "piecewise") != "piecewise":
         schedule["milestones"] = ()

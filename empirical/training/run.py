@@ -198,6 +198,7 @@ class _Run:
             text = json.dumps(identity, indent=1, ensure_ascii=False) + "\n"
             atomic_write(folder.path / "setting.json", text.encode(), overwrite=True)
         world.wait()
+        self.sums = np.zeros(3)  # of loss and accuracy over the steps of the epoch under way, and their number
         self.trainer = self._start(device)
         self.first_iteration = self.trainer.iteration
         self.log: MetricsLog | None = None
@@ -206,7 +207,6 @@ class _Run:
         self.board = _board(folder.path) if tensorboard and self.leads else None
         self.decays = decay_iterations(self.trainer.rates)
         self.pending: list[Step] = []
-        self.sums = np.zeros(3)  # loss, accuracy, steps of the current epoch
         self.last_progress = self.last_save = time.monotonic()
         self.shown: float | None = None
         for sentence in svhn_trap(setting.data.name, setting.method.attack, setting.evaluation.attack):
@@ -225,6 +225,7 @@ class _Run:
                 "not the same to the bit."
             )
         self.say(f"resuming {self.folder.path.name} at iteration {checkpoint.iteration}.")
+        self.sums[:] = checkpoint.running
         return Trainer.from_checkpoint(checkpoint, data=self.data, device=device, world=self.world)
 
     def _newest(self) -> Path | None:
@@ -331,8 +332,8 @@ class _Run:
         )
         due = epoch % self.setting.evaluation.every == 0 or near or epoch == self.setting.epochs
         self._write_epoch(self._evaluated() if due else {})
-        self._save(epoch)
         self.sums[:] = 0
+        self._save(epoch)
 
     def _write_epoch(self, evaluated: Mapping[str, Any]) -> None:
         trainer = self.trainer
@@ -409,6 +410,7 @@ class _Run:
                 momentum=trainer.momentum(),
                 average=trainer.average,
                 data_digest=self.data.digest,
+                running=(float(self.sums[0]), float(self.sums[1]), float(self.sums[2])),
                 world_size=self.world.size,
             )
         self.last_save = time.monotonic()

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from empirical.data.resident import ORDERS
 from empirical.data.setting import DataSetting
 from empirical.network.setting import NetworkSetting
 from empirical.training.attack import PGD
 from empirical.training.awp import AWP
-from empirical.training.schedule import LearningRate, learning_rates
+from empirical.training.schedule import LearningRate
 from theory.model.optimizer import MomentumSGD
+from theory.model.schedule import Schedule
 from theory.model.setting import Setting, keyword_setting
 
 __all__ = ["METHODS", "Evaluation", "Method", "Precision", "Training"]
@@ -210,7 +213,7 @@ class Training(Setting):
                 f"`Training(network=...)` must have the data's {self.data.facts.num_classes} classes; "
                 f"got {self.network.num_classes}."
             )
-        learning_rates(self.schedule, 1.0, epochs=self.epochs, iterations_per_epoch=1)
+        _ = self.path  # milestones beyond the last epoch are refused here, not at the first step
 
     @property
     def iterations_per_epoch(self) -> int:
@@ -222,11 +225,13 @@ class Training(Setting):
         """Steps of the whole run."""
         return self.epochs * self.iterations_per_epoch
 
-    def rates(self):
-        """The learning rate of every iteration, shape ``(num_iterations,)``, float64."""
-        return learning_rates(
-            self.schedule,
-            self.optimizer.learning_rate,
-            epochs=self.epochs,
-            iterations_per_epoch=self.iterations_per_epoch,
+    @property
+    def path(self) -> Schedule:
+        """The learning-rate path, one rate an iteration."""
+        return self.schedule.path(
+            self.optimizer.learning_rate, epochs=self.epochs, iterations_per_epoch=self.iterations_per_epoch
         )
+
+    def rates(self) -> NDArray[np.float64]:
+        """The learning rate of every iteration, shape ``(num_iterations,)``, float64."""
+        return self.path.rates(self.num_iterations)

@@ -1,0 +1,780 @@
+"""Training runs: the step against the textbook loop, resuming to the bit, stopping, failing, what is left on disk."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import errno
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from empirical.data import epoch_order, generator, load_data
+from empirical.training import run as run_module
+from empirical.training.attack import PGD, draw_starts, pgd, pgd_from
+from empirical.training.checkpoint import VERSION, load_checkpoint
+from empirical.training.evaluate import evaluate
+from empirical.training.masking import MaskingWarning
+from empirical.training.metrics import MetricsLog, read_metrics
+from empirical.training.presets import OVERRIDES, PRESETS, checkpoint_plan, make_training
+from empirical.training.run import DivergedError, Interrupted, run_folder, train
+from empirical.training.schedule import LearningRate, decay_iterations
+from empirical.training.setting import METHODS, Training
+from empirical.training.trainer import Trainer
+from theory.judge.evidence import Evidence
+from theory.model.setting import Setting
+
+torch.set_num_threads(1)
+
+SMALL = {
+    "train_size": 50,
+    "validation_size": 20,
+    "test_size": 20,
+    "batch_size": 16,
+    "epochs": 6,
+    "masking_probe": 0,
+    "log_window": 2,
+    "learning_rate": 0.05,
+}
+
+
+def small(method: str = "at", **changes) -> Training:
+    return make_training("smoke", method, SMALL | changes)
+
+
+def trainer(setting: Training, seed: int = 0) -> Trainer:
+    return Trainer(setting, seed=seed, data=load_data(setting.data))
+
+
+def weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def same(first, second) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+
+def test_exact_boundaries_and_the_published_offset():
+    schedule = LearningRate(milestones=(100, 150))
+    rates = schedule.path(0.1, epochs=200, iterations_per_epoch=391).rates(78_200)
+    assert rates[100 * 391 - 1] == 0.1 and rates[100 * 391] == pytest.approx(0.01)
+    assert decay_iterations(rates) == (39_100, 58_650)
+    published = dataclasses.replace(schedule, published_offset=True)
+    shifted = published.path(0.1, epochs=200, iterations_per_epoch=391).rates(78_200)
+    assert np.array_equal(shifted[:-1], rates[1:])
+    assert decay_iterations(shifted) == (39_099, 58_649)
+
+
+@pytest.mark.parametrize(
+    ("changes", "formula"),
+    [
+        ({"kind": "constant"}, lambda t: np.ones_like(t)),
+        ({"kind": "cosine"}, lambda t: 0.5 * (1 + np.cos(np.pi * t / 10))),
+        ({"kind": "linear"}, lambda t: 1 - t / 10),
+        ({"kind": "cyclic", "peak": 4.0}, lambda t: np.interp(t, [0, 4, 10], [1e-3, 1, 1e-3])),
+        ({"milestones": (2.5,), "factor": 0.3}, lambda t: np.where(t >= 2.5, 0.3, 1.0)),
+    ],
+    ids=["constant", "cosine", "linear", "cyclic", "one-drop"],
+)
+def test_every_shape_is_the_theorys_schedule_and_its_formula(changes, formula):
+    rates = LearningRate(**changes).path(0.2, epochs=10, iterations_per_epoch=7).rates(70)
+    np.testing.assert_allclose(rates, 0.2 * formula(np.arange(70) / 7), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"kind": "step"}, "kind"),
+        ({"milestones": (5, 5)}, "milestones"),
+        ({"milestones": (-1,)}, "milestones"),
+        ({"factor": 0.0}, "factor"),
+        ({"kind": "cyclic"}, "peak"),
+        ({"peak": 3.0}, "peak"),
+        ({"kind": "cosine", "milestones": (3,)}, "milestones"),
+    ],
+)
+def test_a_schedule_out_of_range_names_the_argument(changes, named):
+    with pytest.raises(ValueError, match=named):
+        LearningRate(**changes)
+    with pytest.raises(ValueError, match="milestones"):
+        LearningRate(milestones=(11,)).path(0.1, epochs=10, iterations_per_epoch=2)
+
+
+# -- the step ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["standard", "at", "trades"])
+@pytest.mark.parametrize("order", ["shuffle", "replacement"])
+def test_the_step_equals_the_textbook_loop(method, order):
+    """Same batches, same starts; plain autograd and torch.optim.SGD, losses as the papers write them.
+
+    The reference starts each step from our state: through sign(), float32 rounding would otherwise grow.
+    """
+    setting = small(method, order=order, weight_decay=0.01, beta=4.0, normalization="group")
+    ours = trainer(setting)
+    model = copy.deepcopy(ours.model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=0.01)
+    data, rates = ours.data.train, setting.rates()
+    for epoch in range(2):
+        visited = epoch_order(50, order, seed=0, epoch=epoch).split(16)
+        assert [len(part) for part in visited] == [16, 16, 16, 2]
+        for index, rows in enumerate(visited):
+            iteration = 4 * epoch + index
+            x, y = data.images[rows].float() / 16, data.labels[rows]
+            model.load_state_dict(ours.model.state_dict())
+            for name, parameter in model.named_parameters():
+                if iteration:
+                    optimizer.state[parameter]["momentum_buffer"] = ours.momentum()[name].clone()
+            adversarial = x
+            if setting.method.attack is not None:
+                source = generator(0, "attack", iteration, 0)
+                starts = draw_starts(x.shape, setting.method.attack, generator=source)
+                adversarial = pgd_from(model, x, y, setting.method.attack, starts)
+            logits = model(adversarial)
+            loss = F.cross_entropy(logits, y)
+            if method == "trades":
+                clean = model(x)
+                loss = F.cross_entropy(clean, y) + 4.0 * F.kl_div(
+                    logits.log_softmax(1), clean.softmax(1), reduction="batchmean"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.param_groups[0]["lr"] = rates[iteration]
+            optimizer.step()
+            step = ours.step()
+            assert step.loss.item() == pytest.approx(loss.item(), rel=1e-4)
+            assert step.accuracy.item() == pytest.approx((logits.argmax(1) == y).float().mean().item())
+            for found, expected in zip(ours.model.parameters(), model.parameters(), strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)  # float32, one step
+
+
+def test_batch_norm_statistics_move_with_every_forward_of_the_published_attack():
+    for mode, expected in (("train", 3 + 1), ("eval", 1), ("batch", 1)):
+        run = trainer(small("at", attack_batch_norm=mode))
+        run.step()
+        assert run.model.norms[0].num_batches_tracked == expected
+    run = trainer(small("awp"))
+    run.step()
+    assert run.model.norms[0].num_batches_tracked == 4, "the perturbing forward is the proxy's: it moves nothing"
+
+
+def test_seeds_give_distinct_orders_and_initialisations_on_the_same_data():
+    first, second = trainer(small(label_noise=0.2), seed=0), trainer(small(label_noise=0.2), seed=1)
+    assert first.data.digest == second.data.digest
+    first.step()
+    second.step()
+    assert not torch.equal(first._order[1], second._order[1])
+    assert not same(weights(first.model), weights(second.model))
+
+
+def test_the_running_average_is_the_recursion():
+    run = trainer(small(ema=0.7))
+    expected = weights(run.model)
+    for _ in range(3):
+        run.step()
+        for name, value in run.model.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = 0.7 * expected[name] + 0.3 * value
+            else:
+                expected[name] = value.clone()
+    for name, value in expected.items():
+        torch.testing.assert_close(run.average[name], value)
+
+
+def test_augmentation_is_applied_in_training_and_never_in_evaluation():
+    setting = make_training(
+        "smoke",
+        "at",
+        SMALL | {"dataset": "generated", "network": "convnet", "train_size": 40, "test_size": 10, "validation_size": 0},
+    )
+    data = dataclasses.replace(setting.data, image_size=8)
+    network = dataclasses.replace(setting.network, image_shape=(3, 8, 8))
+    run = trainer(dataclasses.replace(setting, data=data, network=network))
+    x, _, count = run._batch(0, fresh=False)
+    plain = run.data.train.pixels(run.data.train.images[run._order[1][:count]])
+    assert x.shape == plain.shape and not torch.equal(x, plain)
+    again, _, _ = run._batch(0, fresh=False)
+    assert torch.equal(x, again)
+    evaluated = next(run.data.test.batches(10))[0]
+    assert torch.equal(evaluated, run.data.test.images.float() / 255)
+
+
+@pytest.mark.parametrize("change", [{"channels_last": True}, {"autocast": "bfloat16"}], ids=lambda c: next(iter(c)))
+def test_fast_settings_change_the_loss_by_rounding_only(change):
+    plain, fast = trainer(small()), trainer(small(**change))
+    tolerance = 1e-4 if "channels_last" in change else 0.03  # bfloat16 has 8 bits: 0.4 % a product
+    for _ in range(4):
+        assert fast.step().loss.item() == pytest.approx(plain.step().loss.item(), rel=tolerance)
+    assert all(parameter.dtype == torch.float32 for parameter in fast.model.parameters())
+
+
+@pytest.mark.slow
+def test_the_compiled_network_trains_alike():
+    plain, fast = trainer(small()), trainer(small(compile=True))
+    for _ in range(3):
+        assert fast.step().loss.item() == pytest.approx(plain.step().loss.item(), rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_graphed_attack_equals_the_eager_one():
+    runs = []
+    for graph in (False, True):
+        setting = small(cuda_graph=graph, batch_size=25)
+        runs.append(Trainer(setting, seed=0, data=load_data(setting.data, device="cuda"), device="cuda"))
+    for _ in range(4):
+        losses = [run.step().loss.item() for run in runs]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_cuda_graph_without_cuda_is_refused():
+    with pytest.raises(ValueError, match="cuda_graph"):
+        trainer(small(cuda_graph=True)).step()
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_equals_a_plain_loop_and_leaves_the_mode():
+    run = trainer(small())
+    run.step()
+    attack = PGD(epsilon=0.1, step_size=0.02, steps=5)
+    run.model.train()
+    found = evaluate(run.model, run.data.test, attack, seed=4, batch_size=8)
+    assert run.model.training and found.count == 20
+    model, hits, loss = copy.deepcopy(run.model).eval(), 0, 0.0
+    for index, (x, y) in enumerate(run.data.test.batches(8)):
+        adversarial = pgd(model, x, y, attack, generator=generator(4, "evaluation", index))
+        logits = model(adversarial)
+        hits += int((logits.argmax(1) == y).sum())
+        loss += F.cross_entropy(logits, y, reduction="sum").item()
+    assert found.robust_accuracy == pytest.approx(hits / 20) and found.robust_loss == pytest.approx(loss / 20, rel=1e-5)
+    assert found.clean_loss <= found.robust_loss
+    with pytest.raises(ValueError, match="at least one"):
+        evaluate(run.model, run.data.test.first(0), attack, seed=0)
+
+
+# -- a run on disk ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One complete AWP run with every kind of state: momentum, batch norm, average, label noise."""
+    out = tmp_path_factory.mktemp("run")
+    setting = small("awp", ema=0.9, label_noise=0.1, checkpoint_epochs=(0, 2, 3, 6), masking_probe=20)
+    return setting, train(setting, seed=3, out=out), out
+
+
+def lines(folder, kind=None):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(folder.metrics, kind)]
+
+
+def test_the_folder_holds_setting_log_checkpoints_and_evidence(finished):
+    setting, folder, _ = finished
+    stored = json.loads((folder.path / "setting.json").read_text())
+    assert Setting.from_dict(stored["setting"]) == setting and stored["seed"] == 3
+    names = sorted(path.name for path in folder.checkpoints.iterdir())
+    assert [name for name in names if name != "last.pt"] == [f"epoch-000{k}.pt" for k in (0, 2, 3, 6)]
+    epochs = lines(folder, "epoch")
+    assert [line["epoch"] for line in epochs] == list(range(7))
+    for split in ("train", "validation", "test"):
+        for quantity in ("clean_loss", "clean_accuracy", "robust_loss", "robust_accuracy"):
+            assert f"{split}_{quantity}" in epochs[-1]
+    norms = epochs[-1]["layer_norms"].values()
+    assert epochs[-1]["weight_norm"] == pytest.approx(sum(norm**2 for norm in norms) ** 0.5)
+
+
+def test_iterations_are_logged_around_decays_alone(finished):
+    setting, folder, _ = finished
+    decays = decay_iterations(setting.rates())
+    assert decays == (12, 18)
+    logged = [line["iteration"] for line in lines(folder, "iteration")]
+    assert logged == [t + 1 for decay in decays for t in range(decay - 2, decay + 2)]
+    rates = [line["learning_rate"] for line in lines(folder, "iteration")]
+    assert rates[1] == pytest.approx(10 * rates[2])
+
+
+def test_the_evidence_is_complete_and_reads_back(finished):
+    setting, folder, out = finished
+    evidence = Evidence.read(folder.evidence)
+    assert evidence.setting == setting.to_dict() and evidence.seed == 3 and evidence.run_id == folder.run_id
+    measured = evidence.measured
+    assert measured["decay_iterations"] == [12, 18] and measured["num_train"] == 50 and measured["method"] == "awp"
+    last = lines(folder, "epoch")[-1]
+    assert measured["final"]["test_robust_accuracy"] == last["test_robust_accuracy"]
+    best = max(line["validation_robust_accuracy"] for line in lines(folder, "epoch"))
+    assert measured["best"]["validation_robust_accuracy"] == best
+    assert [entry["epoch"] for entry in measured["checkpoints"]] == [0, 2, 3, 6]
+    assert all((Path(out) / entry["file"]).exists() for entry in measured["checkpoints"])
+    assert evidence.arrays["epoch_test_robust_loss"].shape == (7,)
+    assert np.isnan(evidence.arrays["epoch_running_loss"][0]) and len(evidence.arrays["iteration_loss"]) == 8
+    assert measured["average"]["count"] == 20 and measured["masking"]["count"] == 20
+    assert {"commit", "versions", "device", "seconds", "threads"} <= evidence.provenance.keys()
+
+
+def test_without_a_validation_split_nothing_is_called_best(tmp_path):
+    folder = train(small(validation_size=0, epochs=2, milestones=(1,)), seed=0, out=tmp_path)
+    assert Evidence.read(folder.evidence).measured["best"] is None
+
+
+def test_a_checkpoint_carries_everything_a_measurement_needs(finished):
+    setting, folder, _ = finished
+    checkpoint = load_checkpoint(folder.checkpoints / "epoch-0003.pt")
+    assert checkpoint.setting == setting and (checkpoint.epoch, checkpoint.iteration, checkpoint.seed) == (3, 12, 3)
+    assert checkpoint.learning_rate == 0.05 and checkpoint.next_learning_rate == pytest.approx(0.005)
+    assert checkpoint.optimizer == setting.optimizer
+    assert set(checkpoint.momentum) == {name for name, _ in checkpoint.model.named_parameters()}
+    assert checkpoint.average is not None and not checkpoint.model.training
+    assert checkpoint.data_digest == load_data(setting.data).digest
+    later = load_checkpoint(folder.checkpoints / "epoch-0006.pt")
+    assert later.optimizer.learning_rate == pytest.approx(5e-4) and later.next_learning_rate is None
+    first = load_checkpoint(folder.checkpoints / "epoch-0000.pt")
+    assert not first.momentum and first.learning_rate == 0.05
+
+
+def test_continuing_a_checkpoint_reproduces_the_run_and_another_seed_branches_off(finished):
+    setting, folder, _ = finished
+    checkpoint, data = load_checkpoint(folder.checkpoints / "epoch-0003.pt"), load_data(setting.data)
+    again = Trainer.from_checkpoint(checkpoint, data=data)
+    branch = Trainer.from_checkpoint(checkpoint, data=data, seed=99)
+    assert same(weights(again.model), weights(branch.model)) and same(again.momentum(), branch.momentum())
+    while again.epoch < 6:
+        again.step()
+        branch.step()
+    end = load_checkpoint(folder.checkpoints / "epoch-0006.pt")
+    assert same(weights(again.model), weights(end.model)) and same(again.momentum(), dict(end.momentum))
+    assert same(again.average, dict(end.average))
+    assert not same(weights(branch.model), weights(end.model))
+    with pytest.raises(ValueError, match="beyond"):
+        again.step()
+    with pytest.raises(ValueError, match="data it was trained on"):
+        Trainer.from_checkpoint(checkpoint, data=load_data(dataclasses.replace(setting.data, split_seed=5)))
+
+
+def test_a_complete_run_is_left_alone_and_an_unfinished_one_needs_resume(finished, tmp_path):
+    setting, folder, out = finished
+    before = folder.evidence.stat().st_mtime_ns
+    notes = []
+    train(setting, seed=3, out=out, note=notes.append)
+    assert folder.evidence.stat().st_mtime_ns == before and "complete" in notes[0]
+    unfinished = run_folder(setting, 3, tmp_path)
+    unfinished.path.mkdir(parents=True)
+    (unfinished.path / "setting.json").write_text("{}")
+    with pytest.raises(ValueError, match="--resume"):
+        train(setting, seed=3, out=tmp_path)
+
+
+# -- resuming ------------------------------------------------------------------------------------------------------
+
+
+def assert_same_run(first, second):
+    """Same bits in every checkpoint, same lines in the log, same measurements in the evidence."""
+    for path in sorted(first.checkpoints.glob("epoch-*.pt")):
+        ours, theirs = load_checkpoint(path), load_checkpoint(second.checkpoints / path.name)
+        assert same(weights(ours.model), weights(theirs.model)), path.name
+        assert same(dict(ours.momentum), dict(theirs.momentum)), path.name
+        assert (ours.average is None) or same(dict(ours.average), dict(theirs.average))
+    assert lines(first) == lines(second)
+    ours, theirs = (dict(Evidence.read(folder.evidence).measured) for folder in (first, second))
+    for measured in (ours, theirs):
+        # zip archives hold no clock, but a file's digest may depend on the order in which storages were first seen
+        for entry in measured["checkpoints"]:
+            entry.pop("sha256")
+    assert ours == theirs
+
+
+def test_a_killed_process_resumes_to_the_bit(finished, tmp_path):
+    """SIGKILL at a moment drawn anew in every test run: nothing may depend on where it falls."""
+    setting, reference, _ = finished
+    script = textwrap.dedent(
+        f"""
+        import json, sys, torch
+        torch.set_num_threads(1)
+        from empirical.training import run
+        from theory.model.setting import Setting
+        import empirical.training.setting
+        run.SAVE_EVERY = 0.0
+        original = run.Trainer.step
+        def step(self):
+            print(self.iteration, flush=True)
+            return original(self)
+        run.Trainer.step = step
+        run.train(Setting.from_dict(json.load(sys.stdin)), seed=3, out={str(tmp_path)!r})
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    process.stdin.write(json.dumps(setting.to_dict()))
+    process.stdin.close()
+    chosen = int.from_bytes(os.urandom(2), "big")
+    target, delay = 1 + chosen % 22, (chosen // 22 % 10) * 2e-3
+    for line in process.stdout:
+        if int(line) >= target:
+            break
+    time.sleep(delay)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL, "it must have been killed, not have finished"
+    notes = []
+    folder = train(setting, seed=3, out=tmp_path, resume=True, note=notes.append)
+    assert any("resuming" in note for note in notes), f"killed at {target} + {delay} s without a checkpoint"
+    assert_same_run(reference, folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_iteration_writes_a_checkpoint_and_gives_the_shells_status(finished, tmp_path, number):
+    setting, reference, _ = finished
+    sent = []
+
+    def send(state):
+        if state.iteration >= 7 and not sent:
+            sent.append(state.iteration)
+            os.kill(os.getpid(), number)
+
+    run_module_progress = run_module._Run._report
+    try:
+        run_module._Run._report = _always(run_module_progress)
+        with pytest.raises(Interrupted) as caught:
+            train(setting, seed=3, out=tmp_path, progress=send)
+    finally:
+        run_module._Run._report = run_module_progress
+    assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    kept = load_checkpoint(run_folder(setting, 3, tmp_path).checkpoints / "last.pt")
+    assert kept.iteration == caught.value.iteration == sent[0]
+    folder = train(setting, seed=3, out=tmp_path, resume=True)
+    assert_same_run(reference, folder)
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+
+def _always(report):
+    """`_report` without its half-second limit."""
+
+    def patched(self, step, loss, accuracy):
+        self.last_progress = -1e9
+        report(self, step, loss, accuracy)
+
+    return patched
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(finished, tmp_path):
+    setting, reference, _ = finished
+    with pytest.raises(Interrupted):
+        _stop_after(setting, tmp_path, 17)
+    folder = run_folder(setting, 3, tmp_path)
+    last = folder.checkpoints / "last.pt"
+    last.write_bytes(last.read_bytes()[:-300])
+    notes = []
+    train(setting, seed=3, out=tmp_path, resume=True, note=notes.append)
+    assert any("passing over last.pt" in note for note in notes) and any("iteration 12" in note for note in notes)
+    assert_same_run(reference, folder)
+
+
+def _stop_after(setting, out, iteration):
+    original = Trainer.step
+
+    def step(self):
+        if self.iteration == iteration:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self)
+
+    Trainer.step = step
+    try:
+        train(setting, seed=3, out=out)
+    finally:
+        Trainer.step = original
+
+
+# -- failures ------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_iteration_and_keeps_the_last_good_checkpoint(tmp_path):
+    setting = small(learning_rate=1e30, checkpoint_epochs=(0,), normalization="none")
+    with pytest.raises(DivergedError, match=r"not finite at iteration (\d+)") as caught:
+        train(setting, seed=0, out=tmp_path)
+    assert "\n" not in str(caught.value)
+    kept = load_checkpoint(run_folder(setting, 0, tmp_path).checkpoints / "epoch-0000.pt")
+    assert all(torch.isfinite(value).all() for value in kept.model.state_dict().values())
+    assert not run_folder(setting, 0, tmp_path).evidence.exists()
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_whole(tmp_path, monkeypatch):
+    setting = small(checkpoint_epochs=(0, 1, 2, 3, 4, 5, 6))
+    real, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        train(setting, seed=0, out=tmp_path)
+    monkeypatch.undo()
+    kept = sorted(run_folder(setting, 0, tmp_path).checkpoints.iterdir())
+    assert kept and all(path.suffix == ".pt" for path in kept), "no temporary file may stay"
+    for path in kept:
+        load_checkpoint(path)
+    folder = train(setting, seed=0, out=tmp_path, resume=True)
+    assert folder.evidence.exists()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_running_out_of_memory_says_what_to_lower(tmp_path, monkeypatch, error):
+    def step(self):
+        raise error
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(MemoryError, match=r"--batch-size \(now 16\)"):
+        train(small(), seed=0, out=tmp_path)
+
+
+def test_bad_checkpoints_are_refused_in_one_line(finished, tmp_path):
+    _, folder, _ = finished
+    whole = folder.checkpoints / "epoch-0003.pt"
+    record = torch.load(whole, weights_only=True)
+    (tmp_path / "half.pt").write_bytes(whole.read_bytes()[:-1000])
+    torch.save({"weights": torch.ones(2)}, tmp_path / "foreign.pt")
+    torch.save(record | {"version": VERSION + 1}, tmp_path / "future.pt")
+    model = dict(record["model"])
+    model.pop("linear.bias")
+    torch.save(record | {"model": model}, tmp_path / "other.pt")
+
+    class Harmful:
+        def __reduce__(self):
+            return os.system, ("true",)
+
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(Harmful()))
+    cases = {
+        "missing.pt": "existing file",
+        "half.pt": "truncated",
+        "foreign.pt": "checkpoint of this project",
+        "future.pt": "version",
+        "other.pt": "another network",
+        "code.pt": "code",
+    }
+    for name, rule in cases.items():
+        with pytest.raises(ValueError, match=rule) as caught:
+            load_checkpoint(tmp_path / name)
+        assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 51}, "batch_size"),
+        ({"epochs": 0}, "epochs"),
+        ({"order": "sorted"}, "order"),
+        ({"ema": 1.0}, "ema_decay"),
+        ({"log_window": -1}, "log_window"),
+        ({"checkpoint_epochs": (7,)}, "checkpoint_epochs"),
+        ({"milestones": (9.0,)}, "milestones"),
+        ({"epsilon": -1.0}, "epsilon"),
+        ({"autocast": "float16"}, "autocast"),
+        ({"evaluation_every": 0}, "every"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_a_training_out_of_range_names_the_argument(changes, named):
+    with pytest.raises(ValueError, match=named):
+        small(**changes)
+
+
+def test_the_log_drops_what_came_after_the_checkpoint_and_torn_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, iteration=0)
+    for iteration in range(1, 6):
+        log.write(kind="iteration", iteration=iteration, loss=1.0)
+    log.close()
+    path.write_text(path.read_text() + '{"kind": "iterat')
+    with pytest.raises(ValueError, match="line 6"):
+        read_metrics(path)
+    MetricsLog(path, iteration=3).close()
+    assert [line["iteration"] for line in read_metrics(path)] == [1, 2, 3]
+    with pytest.raises(ValueError, match="readable"):
+        read_metrics(tmp_path / "none.jsonl")
+    log = MetricsLog(path, iteration=3)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        log.write(loss=float("nan"))
+    log.close()
+
+
+def test_tensorboard_events_hold_the_curves(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder = train(small(epochs=2, milestones=(1,)), seed=0, out=tmp_path, tensorboard=True)
+        events = reader.EventAccumulator(str(folder.path))
+        events.Reload()
+    found = [event.value for event in events.Scalars("test_robust_accuracy")]
+    expected = [line["test_robust_accuracy"] for line in lines(folder, "epoch")]
+    assert found == pytest.approx(expected)
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+WORKER = """
+import json, sys, torch
+torch.set_num_threads(1)
+from empirical.training.distributed import join_world, leave_world
+from empirical.training.run import train
+import empirical.training.setting
+from theory.model.setting import Setting
+world, device = join_world("cpu")
+train(Setting.from_dict(json.load(open(sys.argv[1]))), seed=3, out=sys.argv[2], world=world, device=device)
+leave_world(world)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(tmp_path):
+    """gloo under torchrun; group normalisation, because batch statistics are each process's own."""
+    setting = small("awp", normalization="group", weight_decay=0.01, epochs=3, milestones=(2,), checkpoint_epochs=(3,))
+    alone = train(setting, seed=3, out=tmp_path / "one")
+    (tmp_path / "setting.json").write_text(json.dumps(setting.to_dict()))
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "worker.py"), str(tmp_path / "setting.json"), str(tmp_path / "two")],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    together = run_folder(setting, 3, tmp_path / "two")
+    one, two = (load_checkpoint(folder.checkpoints / "epoch-0003.pt") for folder in (alone, together))
+    assert two.world_size == 2
+    for name, value in one.model.state_dict().items():
+        # float32 sums in another order through twelve steps, attacks of three sign steps included
+        torch.testing.assert_close(two.model.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+    ours, theirs = lines(alone, "epoch"), lines(together, "epoch")
+    assert [line["epoch"] for line in ours] == [line["epoch"] for line in theirs]
+    for mine, yours in zip(ours, theirs, strict=True):
+        assert yours["test_robust_loss"] == pytest.approx(mine["test_robust_loss"], rel=1e-3)
+
+
+def test_a_batch_smaller_than_the_processes_is_refused():
+    from empirical.training.distributed import World
+
+    parts = [World(rank, 3).rows(10) for rank in range(3)]
+    assert [part.stop - part.start for part in parts] == [3, 3, 4] and parts[-1].stop == 10
+    with pytest.raises(ValueError, match="every process"):
+        World(0, 3).rows(2)
+
+
+# -- presets -------------------------------------------------------------------------------------------------------
+
+
+def test_presets_are_the_published_protocols():
+    for name, classes, rate, step, warmup in (
+        ("cifar10", 10, 0.1, 2, 0),
+        ("cifar100", 100, 0.1, 2, 0),
+        ("svhn", 10, 0.01, 1, 5),
+    ):
+        setting = make_training(name, "awp")
+        assert setting.network.name == "preactresnet18" and setting.network.num_classes == classes
+        assert (setting.epochs, setting.batch_size, setting.schedule.milestones) == (200, 128, (100.0, 150.0))
+        assert setting.optimizer.learning_rate == rate and setting.optimizer.momentum == 0.9
+        assert setting.optimizer.weight_decay == 5e-4 and not setting.optimizer.nesterov
+        attack = setting.method.attack
+        assert attack.epsilon == 8 / 255 and attack.step_size == step / 255 and attack.steps == 10
+        assert attack.batch_norm == "train" and attack.random_start == "uniform" and attack.restarts == 1
+        assert setting.method.awp.gamma == 0.01 and setting.method.awp.warmup_epochs == warmup
+        assert setting.evaluation.attack.steps == 20 and setting.evaluation.attack.batch_norm == "eval"
+        assert setting.iterations_per_epoch == (573 if name == "svhn" else 391)
+    assert make_training("cifar10", "at").data.augmentation == "reflect-crop-flip"
+    assert make_training("cifar100", "at").data.augmentation == "zero-crop-flip-rotate"
+    assert make_training("svhn", "at").data.augmentation == "none"
+    trades = make_training("cifar10", "trades-awp").method
+    assert trades.attack.batch_norm == "eval" and trades.attack.loss == "kl" and trades.beta == 6.0
+    assert trades.awp.gamma == 0.005 and trades.awp.warmup_epochs == 10
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("method", METHODS)
+def test_every_preset_makes_every_method_and_round_trips(preset, method):
+    setting = make_training(preset, method)
+    assert setting.method.name == method
+    assert Setting.from_dict(json.loads(json.dumps(setting.to_dict()))) == setting
+
+
+def test_overrides_move_decays_with_the_epochs_and_change_data_sets_whole():
+    shorter = make_training("cifar10", "at", {"epochs": 20})
+    assert shorter.schedule.milestones == (10.0, 15.0) and max(shorter.checkpoint_epochs) == 20
+    other = make_training("cifar10", "at", {"dataset": "cifar100"})
+    assert other.network.num_classes == 100 and other.data.augmentation == "zero-crop-flip-rotate"
+    assert checkpoint_plan(10, (5,)) == tuple(range(11))
+    for bad in ({"preset": "imagenet", "method": "at"}, {"preset": "smoke", "method": "free"}):
+        with pytest.raises(ValueError, match="must be one of"):
+            make_training(**bad)
+
+
+def test_the_command_lines_lists_are_the_codes():
+    """The parser repeats names so that --help needs no torch; the repetition is checked here."""
+    from empirical.commands import options
+    from empirical.data import AUGMENTATIONS, DATASETS
+
+    assert set(options.PRESETS) == set(PRESETS) and options.METHODS == METHODS
+    assert set(options.DATASETS) == set(DATASETS)
+    assert dict((name, choices) for name, choices, _ in options._CHOICES)["augmentation"] == AUGMENTATIONS
+    names = {name.replace("-", "_") for name, *_ in (*options._VALUES, *options._CHOICES, *options._SWITCHES)}
+    assert names == OVERRIDES
+
+
+def test_masking_is_watched_in_a_run(tmp_path, monkeypatch):
+    """The guard's report is part of the evidence, and its warning reaches the person."""
+    report = {}
+
+    def guard(model, x, y, attack, **keywords):
+        report["count"] = len(y)
+        import warnings
+
+        warnings.warn("gradient masking: staged.", MaskingWarning, stacklevel=2)
+        from empirical.training.masking import MaskingReport
+
+        return MaskingReport(
+            count=len(y),
+            accuracy=0.9,
+            accuracy_strong=0.1,
+            accuracy_fgsm=0.5,
+            loss=1.0,
+            loss_strong=3.0,
+            loss_by_epsilon=(0.0, 1.0),
+            loss_transfer=None,
+            signs=("staged",),
+        )
+
+    monkeypatch.setattr(run_module, "check_masking", guard)
+    with pytest.warns(MaskingWarning, match="staged"):
+        folder = train(small(epochs=2, milestones=(1,), masking_probe=10), seed=0, out=tmp_path)
+    assert report["count"] == 10 and Evidence.read(folder.evidence).measured["masking"]["signs"] == ["staged"]
