@@ -9,7 +9,9 @@ named and left out.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,13 +75,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def judge_all(register: Register, evidence: Sequence[Evidence]) -> tuple[Verdict, ...]:
-    """The verdict of every claim on every subject it finds, claims in the register's order."""
-    return tuple(entry.judge(subject) for entry in register.claims for subject in entry.subjects(evidence))
+    """The verdict of every claim on every subject it finds, claims in the register's order.
+
+    Subjects of one claim that share a label (logs of the same name from two folders) get their run-ids appended.
+    """
+    verdicts = []
+    for entry in register.claims:
+        subjects = list(entry.subjects(evidence))
+        times = Counter(subject.label for subject in subjects)
+        for subject in subjects:
+            if times[subject.label] > 1:
+                run, *part = subject.label.split(" · ")
+                known = next(iter(subject.evidence.values())).run_id[:6]
+                subject = dataclasses.replace(subject, label=" · ".join([f"{run} #{known}", *part]))
+            verdicts.append(entry.judge(subject))
+    return tuple(verdicts)
 
 
 def _chosen(register: Register, names: Sequence[str]) -> Register:
-    import dataclasses
-
     known = [entry.claim.name for entry in register.claims]
     unknown = sorted(set(names) - set(known))
     if unknown:
