@@ -1,1 +1,83 @@
-"""Momentum SGD near an optimum: closed forms, independent oracles, and a judge that compares them."""
+"""Momentum SGD near an optimum: closed forms, independent oracles, and a judge that compares them.
+
+Public names are looked up on first use, so that importing one room does not import all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from theory.closed_form.alignment import commutativity, commutativity_price
+    from theory.closed_form.attribution import attribution
+    from theory.closed_form.pac_bayes import pac_bayes_bound, pac_bayes_terms
+    from theory.closed_form.propagate import propagate
+    from theory.closed_form.shuffling import epoch_shuffling_factor
+    from theory.closed_form.stationary import stationary_covariance
+    from theory.closed_form.transient import mean_path, transient_covariance
+    from theory.judge.claim import Claim
+    from theory.judge.evidence import Evidence
+    from theory.judge.verdict import Outcome, Verdict
+    from theory.model.optimizer import MomentumSGD
+    from theory.model.quadratic import Quadratic
+    from theory.model.schedule import Schedule
+    from theory.oracle.lyapunov import lyapunov_covariance
+    from theory.oracle.simulate import simulate
+    from theory.solution import NumericalError, Solution, UnstableError
+
+_HOMES = {
+    "theory.closed_form.alignment": ("commutativity", "commutativity_price"),
+    "theory.closed_form.attribution": ("attribution",),
+    "theory.closed_form.pac_bayes": ("pac_bayes_bound", "pac_bayes_terms"),
+    "theory.closed_form.propagate": ("propagate",),
+    "theory.closed_form.shuffling": ("epoch_shuffling_factor",),
+    "theory.closed_form.stationary": ("stationary_covariance",),
+    "theory.closed_form.transient": ("mean_path", "transient_covariance"),
+    "theory.judge.claim": ("Claim",),
+    "theory.judge.evidence": ("Evidence",),
+    "theory.judge.verdict": ("Outcome", "Verdict"),
+    "theory.model.optimizer": ("MomentumSGD",),
+    "theory.model.quadratic": ("Quadratic",),
+    "theory.model.schedule": ("Schedule",),
+    "theory.oracle.lyapunov": ("lyapunov_covariance",),
+    "theory.oracle.simulate": ("simulate",),
+    "theory.solution": ("NumericalError", "Solution", "UnstableError"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Claim",
+    "Evidence",
+    "MomentumSGD",
+    "NumericalError",
+    "Outcome",
+    "Quadratic",
+    "Schedule",
+    "Solution",
+    "UnstableError",
+    "Verdict",
+    "attribution",
+    "commutativity",
+    "commutativity_price",
+    "epoch_shuffling_factor",
+    "lyapunov_covariance",
+    "mean_path",
+    "pac_bayes_bound",
+    "pac_bayes_terms",
+    "propagate",
+    "simulate",
+    "stationary_covariance",
+    "transient_covariance",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home the first time it is used (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'theory' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -146,7 +146,7 @@ def verdict_table(verdicts: Iterable[Verdict]) -> str:
                 str(verdict.kind),
                 str(verdict.outcome),
                 _estimate(verdict),
-                "" if verdict.reached is None else f"{verdict.reached:.3g}/{verdict.required:.3g}",
+                _degrees(verdict),
                 f"{refuted} of {len(verdict.decoys)}",
             )
         )
@@ -181,6 +181,12 @@ def _estimate(verdict: Verdict) -> str:
     if low is None or high is None:
         return f"{verdict.estimate:+.2e}"
     return f"{verdict.estimate:+.2e} ({low:+.2e}, {high:+.2e})"
+
+
+def _degrees(verdict: Verdict) -> str:
+    if verdict.reached is None:
+        return ""
+    return f"{verdict.reached:.3g}" + ("" if verdict.required is None else f"/{verdict.required:.3g}")
 
 
 def _nothing(fraction: float) -> None:

@@ -120,12 +120,12 @@ def _commuting_slow(budget: str) -> Simulation:
 def _general(budget: str) -> Simulation:
     """16 weights, H dense, C in an unrelated basis."""
     return _stationary(
-        _dense_problem(16, 0.05, 3.4), MomentumSGD(0.1, 0.9), replicas=20480 * _times(budget), steps=2400, start=200,
+        dense_problem(16, 0.05, 3.4), MomentumSGD(0.1, 0.9), replicas=20480 * _times(budget), steps=2400, start=200,
         stride=4,
     )  # fmt: skip
 
 
-def _dense_problem(count: int, low: float, high: float) -> Quadratic:
+def dense_problem(count: int, low: float, high: float) -> Quadratic:
     turn = _rotation(count)
     hessian = (turn * _spectrum(count, low, high, 0.1)) @ turn.T
     other = _rotation(count + 1)[:count, :count]
@@ -137,7 +137,7 @@ def _dense_problem(count: int, low: float, high: float) -> Quadratic:
 def _variant(optimizer: MomentumSGD, high: float) -> Callable[[str], Simulation]:
     def setting(budget: str) -> Simulation:
         return _stationary(
-            _dense_problem(6, 0.2, high), optimizer, replicas=20480 * _times(budget), steps=2400, start=200, stride=4
+            dense_problem(6, 0.2, high), optimizer, replicas=20480 * _times(budget), steps=2400, start=200, stride=4
         )
 
     return setting
@@ -146,7 +146,7 @@ def _variant(optimizer: MomentumSGD, high: float) -> Callable[[str], Simulation]
 def _with_law(noise: NoiseLaw) -> Callable[[str], Simulation]:
     def setting(budget: str) -> Simulation:
         return _stationary(
-            _dense_problem(8, 0.1, 3.4), MomentumSGD(0.1, 0.9), replicas=20480 * _times(budget), steps=1800, start=200,
+            dense_problem(8, 0.1, 3.4), MomentumSGD(0.1, 0.9), replicas=20480 * _times(budget), steps=1800, start=200,
             stride=4, noise=noise,
         )  # fmt: skip
 
@@ -243,7 +243,7 @@ def _impulse_setting(budget: str) -> ImpulseSetting:
     )
     return ImpulseSetting(
         simulations=tuple(
-            _stationary(_dense_problem(10, 0.05, 1.0), optimizer, replicas=1, steps=1, start=0)
+            _stationary(dense_problem(10, 0.05, 1.0), optimizer, replicas=1, steps=1, start=0)
             for optimizer in optimizers
         )
     )
