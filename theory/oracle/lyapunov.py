@@ -11,7 +11,7 @@ doubling    Smith doubling in np.longdouble    O(n³ log 1/(1−ρ))  n ≤ 600:
 Every solver answers an unstable F with an indefinite matrix and no word, so the spectral radius is computed first and
 an unstable F is reported as such. A small residual proves nothing near an edge. M ↦ M − F M Fᵀ has a positive inverse,
 whose norm is attained at the identity: ‖X‖ with X = F X Fᵀ + I. The forward error is at most that times a backward error
-of 2 √n u (1 + ‖F‖²), with u that of the working precision: `error_bound`, pessimistic by one or two digits. (1 − ρ alone
+of 2 n u (1 + ‖F‖²), with u that of the working precision: `error_bound`, pessimistic by one or two digits. (1 − ρ alone
 is no guide: at ηλ near 2(1+μ) the error is larger than u/(1−ρ) by 1/(1−μ).)
 
 Source      Barraud 1977 (SB03MD); Smith 1968 (doubling); SciPy's and python-control's documentation.
@@ -110,7 +110,7 @@ def _error_bound(step: NDArray[np.float64], roundoff: float) -> float:
         inverse_norm = float(np.linalg.norm(_doubling(step, np.eye(size)), 2))
     except ArithmeticError:
         return float("inf")
-    return 2.0 * size**0.5 * roundoff * (1.0 + float(np.linalg.norm(step, 2)) ** 2) * inverse_norm
+    return 2.0 * size * roundoff * (1.0 + float(np.linalg.norm(step, 2)) ** 2) * inverse_norm
 
 
 def _direct(step: NDArray, forcing: NDArray) -> NDArray:
