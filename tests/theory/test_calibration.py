@@ -10,10 +10,10 @@ from theory.judge.evidence import Evidence
 
 SMALL = calibration.Study(
     true=(
-        calibration.TrueStatements(kind="variance", replicas=200, num_times=1, runs=40),
-        calibration.TrueStatements(kind="covariance", runs=6, rotated=True),
-        calibration.TrueStatements(kind="mean", runs=6),
-        calibration.TrueStatements(kind="velocity", runs=6, optimizer=calibration.HEAVY_BALL),
+        calibration.TrueStatements(kind="variance", replicas=200, num_times=1, runs=20, modes=32),
+        calibration.TrueStatements(kind="covariance", runs=4, rotated=True),
+        calibration.TrueStatements(kind="mean", runs=4),
+        calibration.TrueStatements(kind="velocity", runs=4, optimizer=calibration.HEAVY_BALL),
     ),
     false=(
         calibration.FalseClaims(
@@ -34,7 +34,7 @@ def test_a_true_theory_passes_and_every_error_of_one_percent_is_found():
     assert measured["supported"] == measured["claims"] == 3
     assert measured["decoys_refuted"] == measured["decoys"] == 6
     counts = [one["number"] for one in measured["true_statements"]]
-    assert counts == [640, 48, 96, 96] == [len(arrays[f"p_values_{k}"]) for k in range(4)]
+    assert counts == [640, 32, 64, 64] == [len(arrays[f"p_values_{k}"]) for k in range(4)]
     assert measured["all_true_statements"]["number"] == sum(counts)
     for one, p_values in zip(measured["true_statements"], arrays.values(), strict=True):
         assert sum(one["histogram"]) == one["number"]
@@ -42,7 +42,7 @@ def test_a_true_theory_passes_and_every_error_of_one_percent_is_found():
 
 
 def test_p_values_repeat_with_the_seed_and_change_without():
-    only = calibration.Study(true=SMALL.true[1:2], false=SMALL.false[:0] or SMALL.false)
+    only = calibration.Study(true=SMALL.true[1:2], false=SMALL.false)
     first, again, other = (run(only, seed)[1]["p_values_0"] for seed in (3, 3, 4))
     assert (first == again).all()
     assert (first != other).all()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from theory.model.noise import Gaussian, Rademacher, StudentT, Uniform
+from theory.model.noise import Gaussian, NoiseLaw, Rademacher, StudentT, Uniform
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.setting import Setting
@@ -371,6 +371,14 @@ def test_without_numba_the_numpy_engine_answers(monkeypatch):
     assert moments.engine == "numpy"
     with pytest.raises(ValueError, match=r"`simulate\(engine='numba'\)` needs numba"):
         simulate(run_of(OPTIMIZERS["plain"]), seed=0, engine="numba")
+
+
+def test_a_law_that_cannot_be_drawn_is_refused(engine):
+    class Cauchy(NoiseLaw):
+        pass
+
+    with pytest.raises(ValueError, match="must be a law this simulator can draw; got Cauchy"):
+        simulate(run_of(OPTIMIZERS["plain"], noise=Cauchy()), seed=0, engine=engine)
 
 
 def test_progress_reaches_one():
