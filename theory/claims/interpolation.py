@@ -42,7 +42,7 @@ BETWEEN = (3e-4,)
 
 
 @setting
-class RecursionGrid(Setting):
+class InterpolationGrid(Setting):
     """Second moments through a drop, iterated for modes of given ηλ after it.
 
     Args:
@@ -58,8 +58,8 @@ class RecursionGrid(Setting):
     steps: int
 
 
-def _grid(budget: str) -> RecursionGrid:
-    return RecursionGrid(
+def _grid(budget: str) -> InterpolationGrid:
+    return InterpolationGrid(
         rates=(*INSIDE, *BETWEEN, *OUTSIDE),
         momentum=MOMENTUM,
         ratios=(RATIO, 1.0),
@@ -67,7 +67,9 @@ def _grid(budget: str) -> RecursionGrid:
     )
 
 
-def _iterate(grid: RecursionGrid, seed: int, progress: Progress) -> tuple[Mapping[str, object], Mapping[str, NDArray]]:
+def _iterate(
+    grid: InterpolationGrid, seed: int, progress: Progress
+) -> tuple[Mapping[str, object], Mapping[str, NDArray]]:
     """Var w at every step, shape ``(ratios, steps + 1, rates)``: M ← F M Fᵀ + Q in extended precision."""
     found = np.empty((len(grid.ratios), grid.steps + 1, len(grid.rates)))
     for row, ratio in enumerate(grid.ratios):
@@ -159,7 +161,7 @@ def _compare(rates: tuple[float, ...], reading: Reading) -> Callable[[Mapping[st
 
     def compare(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
         item = evidence["transient-recursion"]
-        grid = RecursionGrid.from_dict(item.setting)
+        grid = InterpolationGrid.from_dict(item.setting)
         known = np.asarray(grid.rates)
         chosen = np.isin(known, rates)
         steps = np.arange(grid.steps + 1)

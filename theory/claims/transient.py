@@ -699,7 +699,8 @@ _NOISE_DECOY: Mapping[str, Predictor] = {"C larger by 3 %": _more_noise(1.03)}
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         name="transient-exact",
-        statement="After any change M_k = F₂ᵏ M₀ F₂ᵏᵀ + Σ_{l<k} F₂ˡ Q₂ F₂ˡᵀ, mode pair by mode pair, any H, C, eq. (T1).",
+        statement="After any change M_k = F₂ᵏ M₀ F₂ᵏᵀ + Σ_{l<k} F₂ˡ Q₂ F₂ˡᵀ, mode pair by mode pair, any H and C, "
+        "eq. (T1).",
         source=f"{OWN}; {PAPER} approximates it",
         kind=Kind.IDENTITY,
         experiments=("drop-pytorch", "drop-position", "drop-nesterov", "drop-everything"),
@@ -735,8 +736,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="convention-gap",
-        statement="At a drop the forms part: with μ=.9, η .1→.01, λ=1 the variance 10 steps later is 3.28 × its old value "
-        "in position form and 0.48 × in PyTorch form.",
+        statement="At a drop the forms part: with μ=.9, η .1→.01, λ=1 the variance 10 steps later is 3.28 × its old "
+        "value in position form and 0.48 × in PyTorch form.",
         source=OWN,
         kind=Kind.IDENTITY,
         experiments=("drop-pytorch", "drop-position"),
@@ -768,7 +769,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="noise-drift",
-        statement="Noise that jumps or ramps during the transition: the law of step-dependent C, not that of constant C.",
+        statement="Noise that jumps or ramps during the transition: the law of a C that depends on the step, not that of a "
+        "constant C.",
         source=f"{OWN}; {PAPER} assumes C constant after the decay",
         kind=Kind.IDENTITY,
         experiments=("noise-jump", "noise-ramp"),
@@ -845,7 +847,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="attribution",
-        statement="Δ ln σᵢ² = Δ ln η + Δ ln γᵢ − Δ ln λᵢ + Δ ln κᵢ exactly; each part is what that cause alone does, (B2).",
+        statement="Δ ln σᵢ² = Δ ln η + Δ ln γᵢ − Δ ln λᵢ + Δ ln κᵢ exactly; each part is what that cause alone does, "
+        "eq. (B2).",
         source=OWN,
         kind=Kind.IDENTITY,
         experiments=("staircase",),
