@@ -158,7 +158,7 @@ def study(quick: bool = False) -> Study:
         TrueStatements(kind="variance", runs=runs, noise=StudentT(degrees_of_freedom=9.0), replicas=2048),
     )
     false = (
-        FalseClaims(optimizer=HEAVY_BALL, low=0.05, high=3.5, num_times=1400, runs=4),
+        FalseClaims(optimizer=HEAVY_BALL, low=0.05, high=3.5, num_times=1500, runs=4),
         FalseClaims(optimizer=MomentumSGD(learning_rate=0.1, momentum=0.5), low=0.2, high=2.8, num_times=700, runs=4),
         FalseClaims(optimizer=MomentumSGD(learning_rate=0.1), low=0.2, high=1.8, num_times=700, runs=4),
         FalseClaims(optimizer=nesterov, low=0.05, high=1.2, num_times=1400, runs=4),
