@@ -113,13 +113,14 @@ def gaussian_kl(
 
 
 def _diagonal_kl(variance: NDArray[np.float64], prior: NDArray[np.float64], shift: NDArray[np.float64]) -> float:
+    moved = bool(shift.any())
     prior = np.broadcast_to(prior, variance.shape)
     shift = np.broadcast_to(shift, variance.shape)
     parts = []
     for start in range(0, len(variance), _BLOCK):
         block = slice(start, start + _BLOCK)
         parts.append(float(np.sum(variance_excess(variance[block], prior[block]))))
-        if shift.any():
+        if moved:
             parts.append(float(np.sum(np.square(shift[block] / np.sqrt(prior[block])))))
     return 0.5 * math.fsum(parts) if all(map(math.isfinite, parts)) else math.inf
 
@@ -130,6 +131,7 @@ def variance_excess(variance: NDArray[np.float64], prior_variance: ArrayLike) ->
     with np.errstate(over="ignore"):
         t = (variance - prior_variance) / prior_variance
     result = _log_excess(t)
+    result[np.isinf(t)] = np.inf
     # x below ½: 1 + t rounds, so the logarithm comes from the variances (x may be below the smallest float64).
     tiny = t < -0.5
     if tiny.any():

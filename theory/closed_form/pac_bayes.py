@@ -41,7 +41,6 @@ from theory.closed_form.divergence import (
     kl_inverse,
     log_excess,
     maurer_moment,
-    variance_excess,
 )
 from theory.closed_form.eigenbasis import eigenbasis
 from theory.closed_form.stationary import modes
@@ -282,8 +281,7 @@ class PacBayesTerms:
     @property
     def kl_diagonal(self) -> float:
         """KL as if the directions were independent."""
-        spread = float(np.sum(variance_excess(self.variances, self.prior_variance)))
-        return 0.5 * (spread + float(np.sum(self.mean_shift)))
+        return gaussian_kl(self.variances, self.prior_variance, mean=self.mean, prior_mean=self.prior_mean)
 
     @property
     def kl(self) -> float:
@@ -609,7 +607,7 @@ def _catoni_constants(given: float | Sequence[float] | None) -> NDArray[np.float
 def _hypotheses(
     n: int, delta: float, loss: Loss, prior: Prior, method: Method, constant: NDArray[np.float64] | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    hypotheses, reasons = [f"n = {n} independent samples", f"holds with probability >= 1 - {delta:g}"], []
+    hypotheses, reasons = [f"n = {n} independent samples", f"holds with probability >= {1 - delta:g}"], []
     if isinstance(loss, UnboundedLoss):
         reasons.append("the loss is unbounded and no sub-Gaussian constant was given")
     else:
