@@ -35,7 +35,7 @@ from empirical.measure.operators import (
     noise_factor,
     probe_determinism,
 )
-from theory.closed_form.alignment import commutativity_price
+from empirical.measure.posterior import price_interval
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.gate import GateReport, Quantity, Thresholds, decide
 from theory.model.optimizer import MomentumSGD
@@ -160,31 +160,6 @@ def check_assumptions(
         noise_variances=gamma,
         variances=variances,
     )
-
-
-def price_interval(
-    projections: NDArray[np.float64], curvatures: NDArray[np.float64], factor: float, optimizer: MomentumSGD
-) -> tuple[float, float, float]:
-    """Nats per direction with its delete-a-group jackknife interval: ``(estimate, low, high)``.
-
-    The price is a square in the off-diagonals of K, so their noise biases it upward; the jackknife takes that out.
-    """
-    count, groups = len(projections), min(20, len(projections) // 4)
-
-    def price(rows: NDArray[np.float64]) -> float:
-        covariance = np.atleast_2d(np.cov(rows, rowvar=False)) * factor
-        problem = Quadratic(np.diag(curvatures), covariance)
-        return commutativity_price(problem, optimizer).nats_per_direction
-
-    whole = price(projections)
-    if len(curvatures) == 1:
-        return 0.0, 0.0, 0.0
-    parts = np.array_split(np.random.default_rng(0).permutation(count), groups)
-    left_out = np.array([price(np.delete(projections, part, axis=0)) for part in parts])
-    value = groups * whole - (groups - 1) * float(left_out.mean())
-    pseudo = groups * whole - (groups - 1) * left_out
-    _, low, high = linear_interval(value, pseudo)
-    return max(value, 0.0), max(low, 0.0), max(high, 0.0)
 
 
 def _price(

@@ -164,7 +164,34 @@ def _checkpoints(chain: Chain, note: Note) -> list[str]:
                 f"{chain.label} epoch {item.epoch} {this.batch_norm}: λ₁ {top:.3g}, γ₁ {previous.arrays['gamma'][0]:.3g}, "
                 f"χ {previous.values['alignment']['chi']['value']:.3f} ({time.time() - began:.0f} s)"
             )
+        _bound(chain, loaded, measurement)
     return failures
+
+
+def _bound(chain: Chain, loaded: Sequence[Any], measurement: Any) -> None:
+    """The bound beside the gap over the run, from the evidence of its checkpoints."""
+    import dataclasses
+
+    from empirical.measure import checkpoint as at
+    from empirical.measure.bound import EXPERIMENT, bound_over_training
+
+    folder = Path(chain.options["out"]) / "evidence" / at.EXPERIMENT
+    items = []
+    for number, item in enumerate(loaded):
+        this = measurement if number == len(loaded) - 1 else dataclasses.replace(measurement, groups=0)
+        path = folder / f"{run_id(at.EXPERIMENT, at.identity(item, this), item.seed)}.json"
+        if path.exists():
+            items.append(Evidence.read(path))
+    identity = {
+        "measurement": measurement.to_dict(),
+        "training": loaded[0].setting.to_dict(),
+        "iterations": [item.measured["iteration"] for item in items],
+    }
+    if len(items) < 2 or _exists(chain, EXPERIMENT, identity, loaded[0].seed):
+        return
+    values, arrays = bound_over_training(items)
+    if arrays:
+        _write(chain, EXPERIMENT, identity, loaded[0].seed, values, arrays, time.time())
 
 
 def _dynamics(chain: Chain, note: Note) -> list[str]:

@@ -23,7 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from empirical.measure.intervals import linear_interval
+from theory.closed_form.alignment import commutativity_price
 from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
 
 
 def shuffled_transient_variance(
@@ -173,3 +176,42 @@ def _effective_samples(column: NDArray[np.float64]) -> float:
     cut = max(int(below[0]) if len(below) else count, 1)
     envelope = min(3 * cut, count)
     return max(count / (1 + 2 * float((correlation[1:envelope] ** 2).sum())), 1.0)
+
+
+def price_interval(
+    projections: NDArray[np.float64],
+    curvatures: NDArray[np.float64],
+    factor: float,
+    optimizer: MomentumSGD,
+    *,
+    rotation: NDArray[np.float64] | None = None,
+) -> tuple[float, float, float]:
+    """Nats per direction with its delete-a-group jackknife interval: ``(estimate, low, high)``.
+
+    The price is a square in the off-diagonals of K, so their noise biases it upward; the jackknife takes that out.
+
+    Args:
+        projections: per-sample slopes along k eigenvectors, shape ``(N, k)``.
+        curvatures: λ of those eigenvectors, shape ``(k,)``.
+        factor: of the mini-batch covariance over the per-sample one.
+        optimizer: η, μ and weight decay.
+        rotation: turns the noise inside the tracked subspace first, shape ``(k, k)``: a pair that does not commute.
+    """
+    count, groups = len(projections), min(20, len(projections) // 4)
+
+    def price(rows: NDArray[np.float64]) -> float:
+        covariance = np.atleast_2d(np.cov(rows, rowvar=False)) * factor
+        if rotation is not None:
+            covariance = rotation @ covariance @ rotation.T
+        problem = Quadratic(np.diag(curvatures), covariance)
+        return commutativity_price(problem, optimizer).nats_per_direction
+
+    whole = price(projections)
+    if len(curvatures) == 1:
+        return 0.0, 0.0, 0.0
+    parts = np.array_split(np.random.default_rng(0).permutation(count), groups)
+    left_out = np.array([price(np.delete(projections, part, axis=0)) for part in parts])
+    value = groups * whole - (groups - 1) * float(left_out.mean())
+    pseudo = groups * whole - (groups - 1) * left_out
+    _, low, high = linear_interval(value, pseudo)
+    return max(value, 0.0), max(low, 0.0), max(high, 0.0)

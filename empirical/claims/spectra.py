@@ -1,0 +1,1046 @@
+r"""Claims about measured networks: what curvature, gradient noise and posterior do around learning-rate decays.
+
+Evidence  ``spectrum`` (one file a checkpoint), ``ensemble``, ``trajectory``, ``expansion``, all written by
+          ``python -m empirical measure``.
+Effects   Changes are differences of mean logarithms over the k tracked directions; a spike is a change of at least
+          `SPIKE` = ln 1.25. Agreement between a predicted and a measured variance is a factor within `AGREEMENT` = 1.5.
+          Commuting means a price below `PRICE` = 0.1 nats a direction; quadratic means an error below 25 %.
+          Windows are a quarter of the stage on either side of a decay (`series.decay_windows`).
+Kind      All are hypotheses: a refutation is a finding about networks, and none of them can fail a build.
+Decoys    share evidence and comparison with the claim and differ in the predictor alone: pretend decays where the rate
+          did not change, swapped methods, a rotated noise, a recursion without momentum, a drop that never came.
+Blindness The margins and windows were fixed before any verdict was computed, after λ and γ of four checkpoints of one
+          digits run had been seen while timing the measurement.
+Source    Xu and Zhang, arXiv 2410.07719, sections 4-6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from empirical.claims import EmpiricalClaim, Subject
+from empirical.claims.series import (
+    NotApplicableError,
+    Track,
+    Windows,
+    contrast,
+    decay_windows,
+    direction_figure,
+    each_decay,
+    each_pair,
+    each_track,
+    line,
+    over_runs,
+    pretend_windows,
+    tracks_of,
+)
+from empirical.measure.bound import bound_terms
+from empirical.measure.posterior import price_interval, shuffled_transient_variance, trajectory_variance
+from theory.closed_form.attribution import attribution
+from theory.closed_form.transient import mean_path
+from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison
+from theory.judge.evidence import Evidence
+from theory.judge.figure import Figure, Table
+from theory.judge.verdict import Kind
+from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
+
+SPIKE = math.log(1.25)
+AGREEMENT = 1.5
+PRICE = 0.1
+EXPANSION = 0.25
+SLOPE = 0.5
+PAPER = "Xu and Zhang, arXiv 2410.07719"
+
+Compare = Callable[[Mapping[str, Evidence], Any], Comparison]
+
+
+def _guarded(compare: Compare) -> Compare:
+    def guarded(evidence: Mapping[str, Evidence], predict: Any) -> Comparison:
+        try:
+            return compare(evidence, predict)
+        except NotApplicableError as reason:
+            return Comparison(estimate=math.nan, interval=(math.nan, math.nan), not_applicable=str(reason))
+
+    return guarded
+
+
+def _claim(
+    name: str,
+    statement: str,
+    section: str,
+    compare: Compare,
+    predict: Any,
+    decoys: Mapping[str, Any],
+    margin: float,
+    subjects: Callable[[Sequence[Evidence]], Iterable[Subject]],
+    assumptions: tuple[str, ...],
+) -> EmpiricalClaim:
+    claim = Claim(
+        name=name,
+        statement=statement,
+        source=f"{PAPER}, {section}",
+        kind=Kind.HYPOTHESIS,
+        experiments=("spectrum",),
+        assumptions=assumptions,
+        predict=predict,
+        decoys=decoys,
+        compare=_guarded(compare),
+        margin=margin,
+        tags=("spectra",),
+    )
+    return EmpiricalClaim(claim=claim, subjects=subjects)
+
+
+FIXED_INPUTS = "curvature and noise at adversarial inputs held fixed (Danskin-type Hessian)"
+TOP_K = "statements are about the tracked top eigenspace of the Hessian"
+
+# --- spikes and shrinking at a decay ------------------------------------------------------------------------------
+
+Where = Callable[[Track, int], Windows]
+
+
+def _at_decay(evidence: Mapping[str, Evidence]) -> tuple[int, list[Track]]:
+    found = tracks_of(evidence)
+    decay = int(next(iter(found)).split("/")[0].split()[1])
+    return decay, list(found.values())
+
+
+def _change(
+    statistic: Callable[[Track, int], float],
+    influence: Callable[[Track, int], NDArray[np.float64]],
+    sign: float,
+    note: Callable[[Track, int, Windows, float], str],
+    figures: Callable[[list[Track]], tuple[Figure, ...]],
+    tables: Callable[[Track, Windows], tuple[Table, ...]] = lambda track, windows: (),
+) -> Compare:
+    def compare(evidence: Mapping[str, Evidence], predict: Where) -> Comparison:
+        decay, found = _at_decay(evidence)
+        changes = []
+        for track in found:
+            scatter = [decay_windows(track, index) for index in range(len(track.decays))]
+            changes.append(contrast(track, predict(track, decay), statistic, influence, scatter))
+        if len(found) > 1:
+            estimate, interval = over_runs([sign * change.estimate for change in changes])
+            return Comparison(
+                estimate=estimate, interval=interval, note=f"mean over {len(found)} runs, in ln", figures=figures(found)
+            )
+        change, track = changes[0], found[0]
+        ends = sorted(sign * end for end in change.interval)
+        windows = predict(track, decay)
+        return Comparison(
+            estimate=sign * change.estimate,
+            interval=(ends[0], ends[1]),
+            note=(
+                f"{note(track, decay, windows, change.estimate)}; standard errors in ln: data "
+                f"{change.data_error:.3f}, checkpoint to checkpoint {change.checkpoint_error:.3f}"
+            ),
+            figures=figures(found),
+            tables=tables(track, windows),
+        )
+
+    return compare
+
+
+def _epochs(track: Track, window: Sequence[int]) -> str:
+    return ", ".join(f"{track.epochs[i]:g}" for i in window)
+
+
+def _spike_note(symbol: str, statistic: Callable[[Track, int], float]):
+    def note(track: Track, decay: int, windows: Windows, change: float) -> str:
+        _, centre, end = track.stage(decay)
+        before = float(np.mean([statistic(track, i) for i in windows[0]]))
+        stage = [i for i in range(len(track.items)) if centre < track.iterations[i] <= end]
+        late = f", by {math.exp(statistic(track, stage[-1]) - before):.2f} × at its end" if stage else ""
+        low = math.exp(min(statistic(track, i) for i in stage) - before) if stage else math.nan
+        norm = _norm_change(track, windows)
+        return (
+            f"{symbol} changes by {math.exp(change):.2f} × from epochs {_epochs(track, windows[0])} to "
+            f"{_epochs(track, windows[1])} (between {low:.2f} × in the following stage{late}); "
+            f"the weights' norm by {norm:.3f} ×"
+        )
+
+    return note
+
+
+def _norm_change(track: Track, windows: Windows) -> float:
+    norms = [np.mean([track.items[i].measured["weights"]["norm"] for i in window]) for window in windows]
+    return float(norms[1] / norms[0])
+
+
+def _curvature_figures(found: list[Track]) -> tuple[Figure, ...]:
+    norm = [
+        line(
+            f"{track.fact('method')} λ₁‖w‖²",
+            track.epochs,
+            [max(float(track.curvatures(i)[0]), 1e-12) * item.measured["weights"]["norm"] ** 2
+             for i, item in enumerate(track.items)],
+        )
+        for track in found
+    ]
+    return (
+        direction_figure(
+            found,
+            lambda track, i: track.curvatures(i),
+            "Hessian eigenvalues over training",
+            "λ",
+            "Largest eigenvalues of the data Hessian at fixed adversarial inputs; dashed: learning-rate decays.",
+        ),
+        Figure(
+            title="Scale-free curvature over training",
+            x_label="epoch",
+            y_label="λ₁ ‖w‖²",
+            series=tuple(norm),
+            y_scale="log",
+            caption="Separates curvature from the growth of the weights.",
+            marks=found[0].decay_epochs,
+        ),
+    )
+
+
+def _noise_figures(found: list[Track]) -> tuple[Figure, ...]:
+    return (
+        direction_figure(
+            found,
+            lambda track, i: track.items[i].arrays["gamma"],
+            "Gradient noise over training",
+            "γ",
+            "Per-sample gradient variance along the top Hessian eigenvectors.",
+        ),
+    )
+
+
+def _variance_figures(found: list[Track]) -> tuple[Figure, ...]:
+    return (
+        direction_figure(
+            found,
+            lambda track, i: track.variances(i)[1] if track.usable(i).any() else np.zeros(0),
+            "Predicted posterior variance over training",
+            "σ²",
+            "Stationary law (S1) from λ, γ and the learning rate of each checkpoint.",
+        ),
+    )
+
+
+def _attribution_table(track: Track, windows: Windows) -> tuple[Table, ...]:
+    parts = _attributed(track, windows)
+    rows = tuple((name.replace("_", " "), value, math.exp(value)) for name, value in parts.items())
+    return (
+        Table(
+            title="What moved σ²",
+            columns=("cause", "Δ ln σ²", "factor"),
+            rows=rows,
+            caption="Exact additive split (B2), mean over directions, last checkpoint before against last after.",
+        ),
+    )
+
+
+def _attributed(track: Track, windows: Windows) -> dict[str, float]:
+    before, after = windows[0][-1], windows[1][-1]
+    keep = track.usable(before) & track.usable(after)
+    if not keep.any():
+        raise NotApplicableError(f"{track.label}: no direction has a stationary law on both sides of the decay")
+    problems = []
+    for index in (before, after):
+        item = track.items[index]
+        gamma = item.arrays["gamma"][keep] * float(item.measured["noise_factor"])
+        problems.append(Quadratic(track.curvatures(index)[keep], gamma))
+    found = attribution(problems[0], track.optimizer(before), track.optimizer(after), problem_after=problems[1])
+    return {name: float(np.mean(values)) for name, values in found.parts().items()} | {
+        "total": float(np.mean(found.total))
+    }
+
+
+def _shrink_note(track: Track, decay: int, windows: Windows, change: float) -> str:
+    parts = _attributed(track, windows)
+    rate, noise, curvature = parts["learning_rate"], parts["noise"], parts["curvature"]
+    own = noise + curvature
+    if rate < 0 and abs(own) < 0.25 * abs(rate):
+        whose = "γ/λ stays nearly constant, so the shrink is the learning rate's"
+    elif own < 0:
+        whose = "curvature and noise add to the learning rate's shrink"
+    else:
+        whose = "curvature and noise work against the learning rate's shrink"
+    return (
+        f"σ² changes by {math.exp(change):.3g} ×; of Δ ln σ² = {parts['total']:+.2f}, the learning rate has {rate:+.2f}, "
+        f"noise {noise:+.2f}, curvature {curvature:+.2f}, the step size {parts['step_size']:+.2f}: {whose}"
+    )
+
+
+def _no_decay(track: Track, decay: int) -> Windows:
+    return pretend_windows(track, decay)
+
+
+CURVATURE_SPIKE = _claim(
+    "curvature-spike",
+    "After a learning-rate decay the top Hessian eigenvalues rise by more than 25 %: mean ln λ over the quarter stage "
+    "after exceeds that before by more than ln 1.25.",
+    "section 6",
+    _change(
+        Track.log_curvature, Track.curvature_influence, 1.0, _spike_note("λ", Track.log_curvature), _curvature_figures
+    ),
+    decay_windows,
+    {"a pretend decay in the middle of the stage before": _no_decay},
+    SPIKE,
+    each_decay,
+    (FIXED_INPUTS, TOP_K),
+)
+NOISE_SPIKE = _claim(
+    "noise-spike",
+    "After a learning-rate decay the gradient noise along the top Hessian eigenvectors rises by more than 25 %: mean "
+    "ln γ over the quarter stage after exceeds that before by more than ln 1.25.",
+    "section 6",
+    _change(Track.log_noise, Track.noise_influence, 1.0, _spike_note("γ", Track.log_noise), _noise_figures),
+    decay_windows,
+    {"a pretend decay in the middle of the stage before": _no_decay},
+    SPIKE,
+    each_decay,
+    (FIXED_INPUTS, TOP_K),
+)
+POSTERIOR_SHRINK = _claim(
+    "posterior-shrink",
+    "After a learning-rate decay the posterior variance that (S1) predicts from measured λ and γ falls by more than 25 %.",
+    "Theorem 4.5 and section 6",
+    _change(
+        Track.log_variance, Track.variance_influence, -1.0, _shrink_note, _variance_figures, _attribution_table
+    ),
+    decay_windows,
+    {"a pretend decay in the middle of the stage before": _no_decay},
+    SPIKE,
+    each_decay,
+    (FIXED_INPUTS, TOP_K, "stationary at each checkpoint's learning rate, white noise"),
+)
+
+# --- commutativity and alignment ----------------------------------------------------------------------------------
+
+
+def _as_measured(size: int) -> NDArray[np.float64] | None:
+    return None
+
+
+def _rotated(size: int) -> NDArray[np.float64]:
+    """A fixed random rotation of the noise inside the tracked subspace: a pair that does not commute."""
+    q, r = np.linalg.qr(np.random.default_rng(20241007).standard_normal((size, size)))
+    return q * np.sign(np.diag(r))
+
+
+def _prices(track: Track, predict: Callable[[int], NDArray | None]) -> list[tuple[float, float, float, float]]:
+    found = []
+    for index, item in enumerate(track.items):
+        keep = track.usable(index)
+        if keep.sum() < 2 or item.measured["units"] != "samples":
+            continue
+        value, low, high = price_interval(
+            item.arrays["projections"][:, keep],
+            track.curvatures(index)[keep],
+            float(item.measured["noise_factor"]),
+            track.optimizer(index),
+            rotation=predict(int(keep.sum())),
+        )
+        found.append((float(track.epochs[index]), value, low, high))
+    if not found:
+        raise NotApplicableError(f"{track.label}: no checkpoint has two stable directions and per-sample gradients")
+    return found
+
+
+def _compare_commutativity(evidence: Mapping[str, Evidence], predict: Callable[[int], NDArray | None]) -> Comparison:
+    found = list(tracks_of(evidence).values())
+    prices = [_prices(track, predict) for track in found]
+    if len(found) > 1:
+        estimate, interval = over_runs([-float(np.mean([price[1] for price in run])) for run in prices])
+        return Comparison(estimate=estimate, interval=interval, note=f"mean over {len(found)} runs, − nats a direction")
+    run, track = prices[0], found[0]
+    value = float(np.mean([price[1] for price in run]))
+    # All checkpoints share their samples: their errors are averaged, not divided by √ of their number.
+    low, high = (float(np.mean([price[end] for price in run])) for end in (2, 3))
+    last = track.items[-1].measured["alignment"]
+    bulk = last["chi_bulk"]
+    chi = last["chi"]
+    span = "" if chi["low"] is None else f" [{chi['low']:.3f}, {chi['high']:.3f}]"
+    cosines = [float(np.mean(item.measured["alignment"]["direction_cosines"][: len(item.arrays["gamma"])]))
+               for item in track.items]
+    note = (
+        f"ignoring non-commutativity costs {value:.4f} nats a direction on average over training; at the end χ = "
+        f"{chi['value']:.3f}{span} (random rotation: {last['chi_null']:.3f}, 97.5 % below "
+        f"{last['chi_null_quantile']:.3f}), bulk χ = {'–' if bulk is None else format(bulk['value'], '.3f')}, mean "
+        f"cᵢ = {cosines[-1]:.2f} (null {last['direction_null']:.2f})"
+    )
+    x = track.epochs
+    figures = (
+        Figure(
+            title="Commutativity of curvature and noise over training",
+            x_label="epoch",
+            y_label="χ, mean cᵢ",
+            series=(
+                line("χ", x, [i.measured["alignment"]["chi"]["value"] for i in track.items]),
+                line("χ of the bulk", x, [(i.measured["alignment"]["chi_bulk"] or {"value": 0.0})["value"]
+                                          for i in track.items]),
+                line("χ under random rotation", x, [i.measured["alignment"]["chi_null"] for i in track.items],
+                     style="dashed"),
+                line("mean cᵢ", x, cosines),
+            ),
+            caption="1 means commuting; the null is C rotated at random.",
+            marks=track.decay_epochs,
+        ),
+        Figure(
+            title="Price of non-commutativity over training",
+            x_label="epoch",
+            y_label="nats a direction",
+            series=(
+                line("price", [p[0] for p in run], [p[1] for p in run], low=tuple(p[2] for p in run),
+                     high=tuple(p[3] for p in run), style="points"),
+            ),
+            caption="What (S1) misses of the KL term by ignoring correlations (S3), in the tracked subspace.",
+            marks=track.decay_epochs,
+        ),
+    )
+    return Comparison(estimate=-value, interval=(-high, -low), note=note, figures=figures)
+
+
+COMMUTATIVITY = _claim(
+    "commutativity",
+    "Hessian and gradient noise commute well enough in the tracked subspace: ignoring their commutator costs the KL "
+    "term less than 0.1 nats a direction (the effect is minus the price).",
+    "Assumption of Theorem 4.5, section 6",
+    _compare_commutativity,
+    _as_measured,
+    {"the noise rotated at random inside the subspace": _rotated},
+    -PRICE,
+    each_track,
+    (FIXED_INPUTS, TOP_K),
+)
+
+
+def _paired(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values
+
+
+def _opposed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest noise on the largest curvature."""
+    return values[::-1]
+
+
+def _slopes(track: Track, order: Callable[[NDArray], NDArray]) -> tuple[float, float]:
+    """Mean over checkpoints of the slope of ln γ on ln λ, and its standard error over samples."""
+    slopes, influences = [], []
+    for index, item in enumerate(track.items):
+        lam, gamma = track.curvatures(index), order(item.arrays["gamma"])
+        keep = (lam > 0) & (gamma > 0)
+        if keep.sum() < 3:
+            continue
+        x = np.log(lam[keep]) - np.log(lam[keep]).mean()
+        spread = float((x**2).sum())
+        slope = float((x * np.log(gamma[keep])).sum() / spread)
+        centered = item.arrays["projections"] - item.arrays["projections"].mean(axis=0)
+        noise = (order(centered.T).T[:, keep] ** 2 - gamma[keep]) / gamma[keep]
+        curvature = (item.arrays["curvature_samples"][:, keep] - lam[keep]) / lam[keep]
+        slopes.append(slope)
+        influences.append(((noise - slope * curvature) @ x) / spread)
+    if not slopes:
+        raise NotApplicableError(f"{track.label}: fewer than three directions have positive curvature and noise")
+    total = np.mean(influences, axis=0)
+    return float(np.mean(slopes)), float(total.std(ddof=1)) / math.sqrt(len(total))
+
+
+def _compare_alignment(evidence: Mapping[str, Evidence], predict: Callable[[NDArray], NDArray]) -> Comparison:
+    found = list(tracks_of(evidence).values())
+    slopes = [_slopes(track, predict) for track in found]
+    if len(found) > 1:
+        estimate, interval = over_runs([slope for slope, _ in slopes])
+        return Comparison(estimate=estimate, interval=interval, note=f"mean over {len(found)} runs")
+    (slope, error), track = slopes[0], found[0]
+    last = track.items[-1]
+    reach = float(stats.norm.ppf(1 - HYPOTHESIS_ALPHA / 2)) * error
+    lam, gamma = track.curvatures(len(track.items) - 1), last.arrays["gamma"]
+    low, high = last.measured["gamma"]["low"], last.measured["gamma"]["high"]
+    keep = lam > 0
+    overlap = last.measured["alignment"]["overlap"]
+    note = (
+        f"γ grows as λ to the power {slope:.2f} on average over training; at the end tr HC/(‖H‖‖C‖) = "
+        f"{last.measured['alignment']['cosine']['value']:.3f} (null {last.measured['alignment']['cosine_null']:.3f}), "
+        f"overlap of the top-{last.measured['alignment']['overlap_size']} eigenspaces "
+        f"{'–' if overlap is None else format(overlap, '.2f')}"
+    )
+    figure = Figure(
+        title="Noise against curvature at the last checkpoint",
+        x_label="λ",
+        y_label="γ",
+        x_scale="log",
+        y_scale="log",
+        series=(
+            line("directions", lam[keep], gamma[keep], style="points",
+                 low=tuple(float(v) for v, k in zip(low, keep, strict=True) if k),
+                 high=tuple(float(v) for v, k in zip(high, keep, strict=True) if k)),
+        ),
+        caption="Per-sample noise variance with 95 % intervals.",
+    )
+    return Comparison(estimate=slope, interval=(slope - reach, slope + reach), note=note, figures=(figure,))
+
+
+ALIGNMENT = _claim(
+    "alignment",
+    "Gradient noise is aligned with curvature: over the tracked directions ln γ rises with ln λ with a slope above 0.5.",
+    "section 6; the exponent between 1 and 2 of arXiv 2602.05600 for whole layers",
+    _compare_alignment,
+    _paired,
+    {"the smallest noise on the largest curvature": _opposed},
+    SLOPE,
+    each_track,
+    (FIXED_INPUTS, TOP_K),
+)
+
+# --- quadratic approximation ---------------------------------------------------------------------------------------
+
+
+def _each(experiment: str) -> Callable[[Sequence[Evidence]], Iterable[Subject]]:
+    def select(evidence: Sequence[Evidence]) -> Iterable[Subject]:
+        for item in evidence:
+            if item.experiment == experiment:
+                label = f"{item.measured['run']} at epoch {item.measured['epoch']}"
+                yield Subject(label=label, evidence={experiment: item})
+
+    return select
+
+
+def _compare_expansion(evidence: Mapping[str, Evidence], predict: float) -> Comparison:
+    item = evidence["expansion"]
+    studies = item.measured["studies"]
+    if "top" not in studies:
+        raise NotApplicableError("no top direction has a stationary law here, so there is no radius σ to judge at")
+
+    def shifted(value: float) -> float:
+        # The expansion times c: (m − c p)/(c p) = (error + 1)/c − 1.
+        return (value + 1) / predict - 1
+
+    top = studies["top"]
+    estimate, ends = shifted(top["pooled"]), sorted(shifted(top[name]) for name in ("pooled_low", "pooled_high"))
+    inner = 0.0 if ends[0] <= 0 <= ends[1] else min(abs(end) for end in ends)
+    rows = tuple(
+        (name, float(np.mean(study["radii"])), study["pooled"], study["pooled_low"], study["pooled_high"])
+        for name, study in studies.items()
+    )
+    smooth = studies.get("smooth top")
+    kinks = "" if smooth is None else (
+        f"; {smooth['pooled']:+.1%} under a smooth activation at the same weights, so kinks account for "
+        f"{top['pooled'] - smooth['pooled']:+.1%}"
+    )
+    again = studies.get("top attacked")
+    attacked = "" if again is None else f"; {again['pooled']:+.1%} with the inputs attacked again"
+    series = [
+        line(name, study["radii"], study["relative"], low=tuple(study["low"]), high=tuple(study["high"]), style="points")
+        for name, study in studies.items()
+    ]
+    return Comparison(
+        estimate=-abs(estimate),
+        interval=(-max(abs(end) for end in ends), -inner),
+        note=f"along top eigenvectors at radius σ the loss exceeds its expansion by {top['pooled']:+.1%}{kinks}{attacked}",
+        figures=(
+            Figure(
+                title="Error of the quadratic approximation",
+                x_label="distance in weight space",
+                y_label="(loss change − expansion)/|expansion|",
+                series=tuple(series),
+                x_scale="log",
+                caption="0 where the loss is quadratic.",
+            ),
+        ),
+        tables=(
+            Table(
+                title="Error of the quadratic approximation",
+                columns=("where", "mean radius", "mean relative error", "low", "high"),
+                rows=rows,
+            ),
+        ),
+    )
+
+
+QUADRATIC_APPROXIMATION = _claim(
+    "quadratic-approximation",
+    "Along the top eigenvectors, at the radius σ that (S1) predicts, the change of the adversarial loss is within 25 % "
+    "of its second-order expansion (the effect is minus the absolute error).",
+    "Assumption 3.5",
+    _compare_expansion,
+    1.0,
+    {"an expansion without the factor ½": 2.0},
+    -EXPANSION,
+    _each("expansion"),
+    (FIXED_INPUTS, "σ from the white-noise stationary law"),
+)
+
+# --- the posterior: ensemble and trajectory ------------------------------------------------------------------------
+
+
+def _optimizer(item: Evidence) -> MomentumSGD:
+    fields = dict(item.measured["optimizer"])
+    fields.pop("type", None)
+    return MomentumSGD(**fields)
+
+
+def _dynamics(item: Evidence, rates: NDArray[np.float64], optimizer: MomentumSGD, record: Sequence[int]) -> NDArray:
+    arrays = item.arrays
+    share = arrays["repeated_share"] if item.measured["sampling"] == "shuffle" else 0.0
+    return shuffled_transient_variance(
+        arrays["curvatures"],
+        arrays["slope_variances"],
+        optimizer,
+        rates,
+        item.measured["batch_sizes"],
+        num_samples=item.measured["num_samples"],
+        repeated_share=share,
+        start_position=item.measured["start_position"],
+        record=record,
+    )
+
+
+def _predicted(item: Evidence) -> NDArray[np.float64]:
+    """(P1) along the replicas' own learning-rate path."""
+    return _dynamics(item, item.arrays["learning_rates"], _optimizer(item), item.arrays["steps"].tolist())
+
+
+def _without_momentum(item: Evidence) -> NDArray[np.float64]:
+    """The same recursion with μ = 0."""
+    import dataclasses
+
+    optimizer = dataclasses.replace(_optimizer(item), momentum=0.0, nesterov=False)
+    return _dynamics(item, item.arrays["learning_rates"], optimizer, item.arrays["steps"].tolist())
+
+
+def _without_drop(item: Evidence) -> NDArray[np.float64]:
+    """As if the learning rate had stayed."""
+    rates = np.full_like(item.arrays["learning_rates"], item.arrays["learning_rates"][0])
+    return _dynamics(item, rates, _optimizer(item), item.arrays["steps"].tolist())
+
+
+def _at_once(item: Evidence) -> NDArray[np.float64]:
+    """As if the replicas had always run at the new rate: a transient without memory."""
+    rates = item.arrays["learning_rates"].copy()
+    rates[:] = rates[-1]
+    return _dynamics(item, rates, _optimizer(item), item.arrays["steps"].tolist())
+
+
+def _ensemble_comparison(after: bool) -> Compare:
+    def compare(evidence: Mapping[str, Evidence], predict: Callable[[Evidence], NDArray]) -> Comparison:
+        item = evidence["ensemble"]
+        steps, drop = item.arrays["steps"], item.measured["drop"]
+        positions = item.arrays["positions"]
+        lam = item.arrays["curvatures"]
+        keep = lam > 0
+        if not keep.any():
+            raise NotApplicableError("no tracked direction has positive curvature at the branching checkpoint")
+        if after:
+            chosen = np.flatnonzero(steps > drop)
+        else:
+            chosen = np.flatnonzero((steps <= drop) & (steps > drop // 2))
+        if not len(chosen):
+            raise NotApplicableError("the ensemble has no record there")
+        predicted = predict(item)
+        measured = positions.var(axis=1, ddof=1)
+        ratio = np.log(measured[:, keep] / predicted[:, keep]).mean(axis=1)
+        worst = chosen[int(np.argmax(np.abs(ratio[chosen])))]
+        rng = np.random.default_rng(0)
+        replicas = positions.shape[1]
+        draws = []
+        for _ in range(499):
+            rows = rng.integers(0, replicas, replicas)
+            spread = positions[:, rows].var(axis=1, ddof=1)
+            again = np.log(spread[:, keep] / predicted[:, keep]).mean(axis=1) * replicas / replicas
+            draws.append(again[worst])
+        low, high = np.quantile(draws, [HYPOTHESIS_ALPHA / 2, 1 - HYPOTHESIS_ALPHA / 2])
+        inner = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+        note = (
+            f"{replicas} replicas: measured over predicted variance, geometric mean over {int(keep.sum())} directions, "
+            f"{math.exp(ratio[worst]):.2f} × at step {steps[worst]} (worst record), "
+            f"{math.exp(ratio[chosen[-1]]):.2f} × at the last"
+        )
+        return Comparison(
+            estimate=-abs(float(ratio[worst])),
+            interval=(-max(abs(float(low)), abs(float(high))), -float(inner)),
+            note=note,
+            figures=_ensemble_figures(item, predicted, measured, keep),
+            tables=(_direction_table(item, predicted, measured, chosen[-1]),),
+        )
+
+    return compare
+
+
+def _ensemble_figures(
+    item: Evidence, predicted: NDArray, measured: NDArray, keep: NDArray[np.bool_]
+) -> tuple[Figure, ...]:
+    steps, replicas = item.arrays["steps"], item.arrays["positions"].shape[1]
+    spread = math.sqrt(2 / replicas)
+    series = []
+    for direction in np.flatnonzero(keep)[[0, -1]]:
+        values = measured[:, direction]
+        name = f"λ = {item.arrays['curvatures'][direction]:.2g}"
+        series.append(
+            line(f"measured, {name}", steps, values, low=tuple(values * math.exp(-1.96 * spread)),
+                 high=tuple(values * math.exp(1.96 * spread)), style="points")
+        )
+        series.append(line(f"predicted, {name}", steps, predicted[:, direction]))
+    path = _mean_paths(item)
+    drift = item.arrays["positions"].mean(axis=1)
+    first = int(np.flatnonzero(keep)[0])
+    error = 1.96 * item.arrays["positions"].std(axis=1, ddof=1)[:, first] / math.sqrt(replicas)
+    return (
+        Figure(
+            title="Ensemble variance against the predicted transient",
+            x_label="steps since branching",
+            y_label="variance",
+            y_scale="log",
+            series=tuple(series),
+            caption="Replicas branch from one checkpoint, spread at the old rate and drop together at the mark.",
+            marks=(float(item.measured["drop"]),),
+        ),
+        Figure(
+            title="Mean path of the ensemble",
+            x_label="steps since branching",
+            y_label="mean displacement along u₁",
+            series=(
+                line("measured", steps, drift[:, first], low=tuple(drift[:, first] - error),
+                     high=tuple(drift[:, first] + error), style="points"),
+                line("predicted", steps, path[:, first]),
+            ),
+            caption="F^k m₀ from the mean slope and the momentum at the checkpoint.",
+            marks=(float(item.measured["drop"]),),
+        ),
+    )
+
+
+def _mean_paths(item: Evidence) -> NDArray[np.float64]:
+    """Mean displacement of each mode along the path: F₁ᵏ m₀, then F₂ᵏ of where that led."""
+    import dataclasses
+
+    optimizer, steps, drop = _optimizer(item), item.arrays["steps"], int(item.measured["drop"])
+    lam = item.arrays["curvatures"]
+    total = lam + optimizer.weight_decay
+    out = np.zeros((len(steps), len(lam)))
+    for index in np.flatnonzero(lam > 0):
+        problem = Quadratic(np.array([lam[index]]), np.array([1.0]))
+        # The optimum of the quadratic lies at −slope/λ from the checkpoint; m₀ counts from there.
+        offset = item.arrays["mean_slope"][index] / total[index]
+        start = np.array([offset, item.arrays["momentum"][index]])
+        before = [0, *sorted({int(s) for s in steps if s <= drop} | {drop})]
+        path = dict(zip(before, mean_path(problem, optimizer, start, before), strict=True))
+        later = sorted(int(s) - drop for s in steps if s > drop)
+        if later:
+            slower = dataclasses.replace(optimizer, learning_rate=float(item.arrays["learning_rates"][-1]))
+            moved = mean_path(problem, slower, path[drop], later)
+            path |= {drop + s: state for s, state in zip(later, moved, strict=True)}
+        out[:, index] = [path[int(s)][0] - offset for s in steps]
+    return out
+
+
+def _direction_table(item: Evidence, predicted: NDArray, measured: NDArray, record: int) -> Table:
+    arrays = item.arrays
+    rows = tuple(
+        (
+            float(arrays["curvatures"][i]),
+            float(arrays["slope_variances"][i]),
+            float(arrays["repeated_share"][i]),
+            float(predicted[record, i]),
+            float(measured[record, i]),
+            float(measured[record, i] / predicted[record, i]),
+        )
+        for i in range(len(arrays["curvatures"]))
+    )
+    return Table(
+        title=f"Variance by direction at step {int(arrays['steps'][record]) if 'steps' in arrays else record}",
+        columns=("λ", "γ", "repeated share", "predicted σ²", "measured σ²", "ratio"),
+        rows=rows,
+        caption="Relative error of a measured variance from R replicas: √(2/R).",
+    )
+
+
+POSTERIOR_ENSEMBLE = _claim(
+    "posterior-ensemble",
+    "The spread of replicas that share a checkpoint and differ in their data order is the predicted posterior: its "
+    "variance in the tracked directions is within a factor of 1.5 of (P1) (the effect is minus |ln ratio|).",
+    "Theorem 4.5",
+    _ensemble_comparison(after=False),
+    _predicted,
+    {"no momentum": _without_momentum},
+    -math.log(AGREEMENT),
+    _each("ensemble"),
+    (FIXED_INPUTS, TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
+)
+TRANSIENT_ENSEMBLE = _claim(
+    "transient-ensemble",
+    "When the replicas drop to the decayed rate together, their variance follows the exact transient: at every record "
+    "after the drop it is within a factor of 1.5 of (P1) (the effect is minus the largest |ln ratio|).",
+    "Theorem 4.7",
+    _ensemble_comparison(after=True),
+    _predicted,
+    {"the rate never dropped": _without_drop, "the new law at once": _at_once},
+    -math.log(AGREEMENT),
+    _each("ensemble"),
+    (FIXED_INPUTS, TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
+)
+
+
+def _in_time(item: Evidence) -> NDArray[np.float64]:
+    """(P1) averaged over the phases of the last epoch of the window."""
+    return _window_mean(item, _optimizer(item))
+
+
+def _in_time_without_momentum(item: Evidence) -> NDArray[np.float64]:
+    import dataclasses
+
+    return _window_mean(item, dataclasses.replace(_optimizer(item), momentum=0.0, nesterov=False))
+
+
+def _window_mean(item: Evidence, optimizer: MomentumSGD) -> NDArray[np.float64]:
+    steps, epoch = len(item.arrays["positions"]), len(item.measured["batch_sizes"])
+    record = list(range(max(steps - epoch, 0) + 1, steps + 1))
+    return _dynamics(item, np.full(steps, optimizer.learning_rate), optimizer, record).mean(axis=0)
+
+
+def _compare_trajectory(evidence: Mapping[str, Evidence], predict: Callable[[Evidence], NDArray]) -> Comparison:
+    item = evidence["trajectory"]
+    found = trajectory_variance(
+        item.arrays["positions"], item.arrays["curvatures"], _optimizer(item), weight_norms=item.arrays["norms"]
+    )
+    keep = found.applicable
+    if not keep.any():
+        raise NotApplicableError(
+            f"no tracked mode is stationary in the window of {len(item.arrays['positions'])} steps: relaxation times "
+            f"{found.relaxation_times.min():.0f} to {found.relaxation_times.max():.0f} steps, the weights' norm drifts "
+            f"by {found.norm_drift:.1%}"
+        )
+    predicted = predict(item)
+    ratio = np.log(found.variances[keep] / predicted[keep])
+    weights = found.effective_samples[keep]
+    mean = float(np.average(ratio, weights=weights))
+    error = math.sqrt(float((weights**2 * 2 / weights).sum()) / float(weights.sum()) ** 2)
+    reach = float(stats.norm.ppf(1 - HYPOTHESIS_ALPHA / 2)) * error
+    low, high = mean - reach, mean + reach
+    inner = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    rows = tuple(
+        (
+            float(item.arrays["curvatures"][i]),
+            float(found.relaxation_times[i]),
+            float(predicted[i]),
+            float(found.variances[i]),
+            float(found.variances[i] / predicted[i]),
+            float(found.effective_samples[i]),
+            "yes" if keep[i] else "no",
+        )
+        for i in range(len(keep))
+    )
+    return Comparison(
+        estimate=-abs(mean),
+        interval=(-max(abs(low), abs(high)), -inner),
+        note=(
+            f"{int(keep.sum())} of {len(keep)} modes relax within the window; measured over predicted variance in time "
+            f"{math.exp(mean):.2f} × [{math.exp(low):.2f}, {math.exp(high):.2f}]; norm drift {found.norm_drift:.1%}"
+        ),
+        tables=(
+            Table(
+                title="Variance along the trajectory",
+                columns=("λ", "relaxation steps", "predicted σ²", "measured σ²", "ratio", "effective samples", "used"),
+                rows=rows,
+            ),
+        ),
+    )
+
+
+POSTERIOR_TRAJECTORY = _claim(
+    "posterior-trajectory",
+    "Along one run at a constant rate the detrended weights fluctuate as predicted: variance in time within a factor of "
+    "1.5 of (P1) in the modes that relax within the window (the effect is minus |ln ratio|).",
+    "Theorem 4.5",
+    _compare_trajectory,
+    _in_time,
+    {"no momentum": _in_time_without_momentum},
+    -math.log(AGREEMENT),
+    _each("trajectory"),
+    (FIXED_INPUTS, TOP_K, "stationary over the window; eigenvectors frozen at its start"),
+)
+
+# --- AT against AWP -------------------------------------------------------------------------------------------------
+
+Sides = Callable[[Track, Track], tuple[Track, Track]]
+
+
+def _named(at: Track, awp: Track) -> tuple[Track, Track]:
+    return at, awp
+
+
+def _swapped(at: Track, awp: Track) -> tuple[Track, Track]:
+    """The methods' names exchanged."""
+    return awp, at
+
+
+def _common(first: Track, second: Track) -> list[tuple[int, int]]:
+    """Checkpoints of equal iteration after the first decay (all, where there is none)."""
+    start = first.decays[0][0] if first.decays else 0
+    place = {int(i): n for n, i in enumerate(second.iterations)}
+    pairs = [(n, place[int(i)]) for n, i in enumerate(first.iterations) if i > start and int(i) in place]
+    if len(pairs) < 3:
+        raise NotApplicableError(
+            f"{first.label} and {second.label} share {len(pairs)} checkpoints after the first decay; 3 are needed"
+        )
+    return pairs
+
+
+def _paired_methods(
+    statistic: Callable[[Track, int], float],
+    influence: Callable[[Track, int], NDArray[np.float64]] | None,
+    symbol: str,
+    figures: Callable[[list[Track]], tuple[Figure, ...]],
+) -> Compare:
+    def difference(first: Track, second: Track) -> tuple[float, float]:
+        pairs = _common(first, second)
+        values = np.array([statistic(first, i) - statistic(second, j) for i, j in pairs])
+        data = 0.0
+        if influence is not None:
+            total = np.mean([influence(first, i) - influence(second, j) for i, j in pairs], axis=0)
+            data = float(total.std(ddof=1)) / math.sqrt(len(total))
+        # Neighbouring checkpoints resemble each other: half of them are counted as independent.
+        wobble = float(values.std(ddof=1)) / math.sqrt(max(len(values) / 2, 1))
+        return float(values.mean()), math.hypot(data, wobble)
+
+    def compare(evidence: Mapping[str, Evidence], predict: Sides) -> Comparison:
+        found = tracks_of(evidence)
+        numbers = sorted({prefix.split("/")[0] for prefix in found})
+        pairs = [(found[f"{number}/at"], found[f"{number}/awp"]) for number in numbers]
+        differences = [difference(*predict(*pair)) for pair in pairs]
+        if len(pairs) > 1:
+            estimate, interval = over_runs([value for value, _ in differences])
+            return Comparison(estimate=estimate, interval=interval, note=f"mean over {len(pairs)} pairs of runs")
+        (value, error), pair = differences[0], pairs[0]
+        reach = float(stats.t.ppf(1 - HYPOTHESIS_ALPHA / 2, max(len(_common(*pair)) // 2 - 1, 2))) * error
+        return Comparison(
+            estimate=value,
+            interval=(value - reach, value + reach),
+            note=f"{symbol} under AT over that under AWP, after the first decay: {_ratio(symbol, value)}",
+            figures=figures(list(pair)),
+        )
+
+    return compare
+
+
+def _ratio(symbol: str, value: float) -> str:
+    return f"{value:+.4g}" if symbol.startswith("the ") else f"{math.exp(value):.2f} ×"
+
+
+AWP_FLATTENS = _claim(
+    "awp-flattens",
+    "Adversarial weight perturbation flattens: after the first decay the mean ln λ of AT exceeds that of AWP.",
+    "section 6",
+    _paired_methods(Track.log_curvature, Track.curvature_influence, "λ", _curvature_figures),
+    _named,
+    {"the methods swapped": _swapped},
+    0.0,
+    each_pair,
+    (FIXED_INPUTS, TOP_K, "both runs share data, initialization and data order"),
+)
+AWP_QUIETS_NOISE = _claim(
+    "awp-quiets-noise",
+    "Adversarial weight perturbation quiets the gradient noise: after the first decay the mean ln γ of AT exceeds that "
+    "of AWP.",
+    "section 6",
+    _paired_methods(Track.log_noise, Track.noise_influence, "γ", _noise_figures),
+    _named,
+    {"the methods swapped": _swapped},
+    0.0,
+    each_pair,
+    (FIXED_INPUTS, TOP_K, "both runs share data, initialization and data order"),
+)
+
+# --- the bound --------------------------------------------------------------------------------------------------------
+
+
+def _bound_terms(track: Track, index: int) -> dict[str, float]:
+    try:
+        return bound_terms(track.items[index])
+    except ValueError as error:
+        raise NotApplicableError(f"{track.label}: {error}") from None
+
+
+def _complexity(track: Track, index: int) -> float:
+    """½ tr(λσ²) plus the KL's price: what the formula adds to the training loss, and predicts the gap to follow."""
+    return _bound_terms(track, index)["complexity"]
+
+
+def _bound_figures(found: list[Track]) -> tuple[Figure, ...]:
+    series: dict[str, list] = {"terms": [], "value": [], "losses": []}
+    for track in found:
+        name = f"{track.fact('method')} " if len(found) > 1 else ""
+        terms = [_bound_terms(track, i) for i in range(len(track.items))]
+        x = track.epochs
+        count = [term["directions"] for term in terms]
+        series["terms"] += [
+            line(f"{name}λσ²", x, [t["curvature_times_variance"] / n for t, n in zip(terms, count, strict=True)]),
+            line(f"{name}−ln σ²", x, [t["negative_log_variance"] / n for t, n in zip(terms, count, strict=True)]),
+            line(f"{name}KL", x, [t["kl"] / n for t, n in zip(terms, count, strict=True)]),
+        ]
+        series["value"] += [
+            line(f"{name}formula minus training loss", x, [term["complexity"] for term in terms]),
+            line(f"{name}robust gap (test − train)", x, [i.measured["gap"]["robust_loss_gap"] for i in track.items]),
+        ]
+        for side in ("train", "test"):
+            series["losses"].append(
+                line(f"{name}{side}", x, [item.measured["gap"][side]["robust_loss"] for item in track.items])
+            )
+    marks = found[0].decay_epochs
+    return (
+        Figure(
+            title="Terms of the bound over training",
+            x_label="epoch",
+            y_label="a tracked direction, nats (λσ²: loss)",
+            series=tuple(series["terms"]),
+            caption="λσ², −ln σ² and the KL divergence, averaged over the tracked directions.",
+            marks=marks,
+        ),
+        Figure(
+            title="Bound and robust gap over training",
+            x_label="epoch",
+            y_label="nats",
+            series=tuple(series["value"]),
+            caption="The formula over the tracked directions is a diagnostic: its loss is unbounded.",
+            marks=marks,
+        ),
+        Figure(
+            title="Robust losses over training",
+            x_label="epoch",
+            y_label="robust loss",
+            series=tuple(series["losses"]),
+            caption="Fixed weights, eval mode, the same attack on both sides.",
+            marks=marks,
+        ),
+    )
+
+
+AWP_TIGHTENS_PAC_BAYES = _claim(
+    "awp-tightens-pac-bayes",
+    "AWP tightens the measured PAC-Bayes terms: after the first decay what the bound's formula adds to the training loss, "
+    "over the tracked directions, is larger under AT than under AWP.",
+    "section 6",
+    _paired_methods(_complexity, None, "the formula's complexity", _bound_figures),
+    _named,
+    {"the methods swapped": _swapped},
+    0.0,
+    each_pair,
+    (TOP_K, "stationary variances (S1) at each checkpoint", "a diagnostic: cross-entropy is unbounded"),
+)
+
+CLAIMS = (
+    QUADRATIC_APPROXIMATION,
+    COMMUTATIVITY,
+    ALIGNMENT,
+    CURVATURE_SPIKE,
+    NOISE_SPIKE,
+    POSTERIOR_SHRINK,
+    POSTERIOR_TRAJECTORY,
+    POSTERIOR_ENSEMBLE,
+    TRANSIENT_ENSEMBLE,
+    AWP_FLATTENS,
+    AWP_QUIETS_NOISE,
+    AWP_TIGHTENS_PAC_BAYES,
+)
