@@ -57,11 +57,19 @@ class RegressionTable:
         return digest.hexdigest()[:16]
 
     def standardized(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Inputs and targets with mean 0 and variance 1: the intercept is gone, the curvatures have no units."""
-        return (
-            (self.inputs - self.inputs.mean(axis=0)) / self.inputs.std(axis=0),
-            (self.targets - self.targets.mean()) / self.targets.std(),
-        )
+        """Inputs and targets with mean 0 and variance 1: the intercept is gone, the curvatures have no units.
+
+        Raises:
+            ValueError: if a column's numbers are too large, or too close to each other, for a variance in float64.
+        """
+        with np.errstate(all="ignore"):
+            spread, target_spread = self.inputs.std(axis=0), self.targets.std()
+            for name, value in zip((*self.columns, self.target), (*spread, target_spread), strict=True):
+                if not (np.isfinite(value) and value > 0):
+                    raise ValueError(f"{self.name}, column {name!r}: must have a variance that float64 can hold.")
+            inputs = (self.inputs - self.inputs.mean(axis=0)) / spread
+            targets = (self.targets - self.targets.mean()) / target_spread
+        return inputs, targets
 
 
 def load_table(
@@ -238,9 +246,9 @@ def _checked(
     drop_constant: bool,
 ) -> RegressionTable:
     """Refuse or drop what never changes."""
-    if np.ptp(targets) == 0:
+    if (targets == targets[0]).all():
         raise ValueError(f"{name}: the target {target!r} must vary; it is {targets[0]:g} in every row.")
-    constant = np.ptp(inputs, axis=0) == 0 if inputs.size else np.zeros(0, dtype=bool)
+    constant = (inputs == inputs[:1]).all(axis=0)
     notes: tuple[str, ...] = ()
     if constant.any():
         dropped = [column for column, still in zip(columns, constant, strict=True) if still]

@@ -141,6 +141,10 @@ def _planned(options: argparse.Namespace, table: RegressionTable) -> tuple[Regre
     if rank < columns and options.ridge > 0:
         why = f"{rows} rows for {columns} columns" if rows <= columns else "columns are linearly dependent"
         notes.append(f"{why} (rank {rank}): the ridge {options.ridge:g} alone makes the optimum unique")
+    try:
+        MomentumSGD(1.0 if options.learning_rate is None else options.learning_rate, options.momentum)
+    except ValueError as error:
+        raise ValueError(_as_option(str(error))) from None
     problems = []
     for size in sorted(set(options.batch_size)):
         for sampling in dict.fromkeys(options.sampling):

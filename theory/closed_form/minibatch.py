@@ -76,7 +76,8 @@ class MinibatchLaw:
     def inflation(self) -> NDArray[np.float64]:
         """Variance over the constant-noise variance in every eigen-direction of H, shape ``(m,)``; 1 where both are 0."""
         constant = self._along(self.constant_noise_covariance)
-        still = constant <= 0
+        # Below the rounding of the dense matrix there is nothing to compare: a direction in which no row varies.
+        still = constant <= len(constant) * np.finfo(np.float64).eps * constant.max()
         return np.where(still, 1.0, self.variances / np.where(still, 1.0, constant))
 
     @property
