@@ -23,6 +23,9 @@ class Setting:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Register the subclass under its name, which is its type in JSON."""
         super().__init_subclass__(**kwargs)
+        known = Setting._types.setdefault(cls.__name__, cls)
+        if known.__module__ != cls.__module__:
+            raise TypeError(f"a Setting's name is its type in JSON: {cls.__name__} is taken by {known.__module__}.")
         Setting._types[cls.__name__] = cls
 
     def to_dict(self) -> dict[str, Any]:
