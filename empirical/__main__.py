@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": "verify",
     "import": "importing",
     "reproduce": "reproduce",
+    "validate": "validate",
     "benchmark": "benchmark",
     "gate": "gate",
 }

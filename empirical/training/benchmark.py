@@ -1,8 +1,8 @@
 """How fast: our training iteration beside the textbook loop, in one process, interleaved, on the same batches.
 
 Nothing is downloaded: images are generated in CIFAR's shape. On a CPU the figure is the ratio of medians, since the
-machine's absolute speed is nobody's claim; on a GPU also images/s, TFLOP/s against the floor, minutes for 200 epochs and
-peak memory. A record carries the environment; committed records are compared, never edited.
+machine's absolute speed is nobody's claim; on a GPU also images/s, TFLOP/s against the floor, minutes for 200 epochs
+and peak memory. A record carries the environment; committed records are compared, never edited.
 
 Floor     one forward of PreActResNet-18 at batch 128 is 142 GFLOP; a lean PGD-10 AT step is 23 of them, AWP 26.
 """

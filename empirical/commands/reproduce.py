@@ -1,0 +1,55 @@
+"""``python -m empirical reproduce``: the published runs, methods × data sets × seeds, resumably, then validated.
+
+200 epochs of PreActResNet-18 a run: hours on a data-center GPU, weeks on a CPU. The command can be stopped and started
+at any time, and split over machines by data set, method and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from empirical.commands import train, validate
+from empirical.commands.options import add_run_options, add_training_options, device_name
+
+NAME = "reproduce"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        NAME,
+        help="the published runs on CIFAR-10, CIFAR-100 and SVHN",
+        description="Runs the published protocol for every data set, method and seed; then validates the folder.",
+    )
+    add_training_options(parser)
+    add_run_options(parser)
+    for action in parser._actions:
+        if action.dest == "dataset":
+            action.nargs, action.choices = "+", ("cifar10", "cifar100", "svhn")
+            action.help = "data sets (default: all three)"
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what is missing, then validate; exit status of the first that fails."""
+    from empirical.training.reproduction import published_overrides
+
+    datasets = args.dataset or ["cifar10", "cifar100", "svhn"]
+    args.resume, args.dataset = True, None
+    jobs = []
+    try:
+        for dataset in datasets:
+            args.preset = dataset
+            jobs += train.planned(args, published_overrides())
+        if device_name(args.device) == "cpu" and not args.dry_run:
+            print("reproduce: warning: without a CUDA device each run takes weeks.", file=sys.stderr)
+    except ValueError as error:
+        print(f"reproduce: {error}", file=sys.stderr)
+        return 2
+    if args.dry_run:
+        for job in jobs:
+            print(f"{job.setting.data.name} {job.label}")
+        return 0
+    return train.execute(jobs, args, command=NAME) or validate.validate_folder(args.out)

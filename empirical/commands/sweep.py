@@ -1,0 +1,169 @@
+"""``python -m empirical sweep``: a grid of runs, resumable, on this machine or on a cluster through joblib.
+
+    python -m empirical sweep --preset digits-cpu --grid epsilon=0,0.1,0.2 --grid batch-size=16,32 --seeds 3
+Every point of the grid is a Setting of its own, so that its runs have their own names; running the command again does
+what is missing. With ``--measure`` every finished run is measured on the spot, in the same worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from empirical.commands import train
+from empirical.commands.options import add_run_options, add_training_options, available_cores
+
+if TYPE_CHECKING:
+    from empirical.training.jobs import Job
+
+NAME = "sweep"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        NAME,
+        help="a grid of runs, resumable, local or on a cluster",
+        description="Trains every point of a grid with every method and seed. Any option of train can be a grid axis.",
+    )
+    add_training_options(parser)
+    add_run_options(parser)
+    parser.add_argument(
+        "--grid", action="append", default=[], metavar="OPTION=V,V", help="an axis of the grid; several are crossed"
+    )
+    parser.add_argument(
+        "--backend", choices=("loky", "dask", "ray"), default="loky", help="joblib's workers (default: local processes)"
+    )
+    parser.add_argument("--measure", action="store_true", help="measure each run when it is done")
+    parser.add_argument("--measure-options", default="", metavar="TEXT", help="options of `measure`")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train the grid; 0, 1 if a run failed (the others are done), 2 for wrong usage."""
+    args.resume = True
+    try:
+        points = list(grid(args.grid))
+        jobs = [job for point in points for job in train.planned(args, point)]
+        workers = args.jobs or available_cores()
+        if workers < 1:
+            raise ValueError(f"`--jobs` must be >= 1; got {args.jobs}.")
+        backend = _backend(args.backend)
+    except ValueError as error:
+        print(f"sweep: {error}", file=sys.stderr)
+        return 2
+    print(f"sweep: {len(points)} points, {len(jobs)} runs", file=sys.stderr)
+    if args.dry_run:
+        for job in jobs:
+            print(_name(job))
+        return 0
+    from joblib import Parallel, delayed
+
+    measure = args.measure_options if args.measure else None
+    tasks = (
+        delayed(_one)(job.setting.to_dict(), job.seed, dict(job.options), args.threads or 1, measure) for job in jobs
+    )
+    failed = 0
+    try:
+        done = Parallel(n_jobs=workers, return_as="generator_unordered", **backend)(tasks)
+        for count, (label, trouble) in enumerate(done, start=1):  # pyright: ignore[reportArgumentType]
+            failed += bool(trouble)
+            print(f"sweep: {count}/{len(jobs)} {label}{': ' + trouble if trouble else ''}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("sweep: interrupted; finished runs are kept, run the same command again to go on.", file=sys.stderr)
+        return 130
+    return 1 if failed else 0
+
+
+def grid(axes: list[str]) -> Iterator[Mapping[str, Any]]:
+    """Every combination of the axes ``option=value,value``; one empty point without axes.
+
+    Raises:
+        ValueError: if an axis is not of that form, names no option, or names one twice.
+    """
+    from empirical.training.presets import OVERRIDES
+
+    named: dict[str, list[Any]] = {}
+    for axis in axes:
+        option, equals, values = axis.partition("=")
+        key = option.strip().lstrip("-").replace("-", "_")
+        if not equals or not values.strip(",") or key not in OVERRIDES or key in named:
+            raise ValueError(f"`--grid` must be OPTION=VALUE,VALUE with an option of train, each once; got {axis!r}.")
+        named[key] = [_value(key, text) for text in values.split(",") if text]
+    for combination in itertools.product(*named.values()):
+        yield dict(zip(named, combination, strict=True))
+
+
+def _value(key: str, text: str) -> Any:
+    """A grid value, parsed as the option of train parses it."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    add_training_options(parser)
+    option = f"--{key.replace('_', '-')}"
+    action = next(action for action in parser._actions if option in action.option_strings)
+    if isinstance(action, argparse.BooleanOptionalAction):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"`--grid {option[2:]}=...` must be true or false; got {text!r}.")
+        return text.lower() == "true"
+    try:
+        return getattr(parser.parse_args([option, text.replace("+", ",")]), key)
+    except (argparse.ArgumentError, SystemExit):
+        raise ValueError(f"`--grid {option[2:]}=...` cannot be {text!r}.") from None
+
+
+def _backend(name: str) -> dict[str, Any]:
+    if name == "loky":
+        return {"backend": "loky"}
+    try:
+        if name == "dask":
+            from dask.distributed import Client  # pyright: ignore[reportMissingImports]
+
+            Client()  # of the address in DASK_SCHEDULER_ADDRESS, or of this machine
+        else:
+            from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
+
+            register_ray()
+    except ImportError:
+        raise ValueError(f"`--backend {name}` needs the package {name}; install it beside this one.") from None
+    return {"backend": name}
+
+
+def _name(job: Job) -> str:
+    from empirical.training.run import run_folder
+
+    return run_folder(job.setting, job.seed, job.options["out"]).path.name
+
+
+def _one(
+    plain: Mapping[str, Any], seed: int, options: dict[str, Any], threads: int, measure: str | None
+) -> tuple[str, str]:
+    """Train (and measure) one point in a worker; what went wrong as a line, so that the others go on."""
+    import shlex
+
+    import torch
+
+    from empirical.training.run import run_folder, train
+    from empirical.training.setting import Training
+    from theory.model.setting import Setting
+
+    torch.set_num_threads(threads)
+    setting = Setting.from_dict(json.loads(json.dumps(plain)))
+    assert isinstance(setting, Training)
+    folder = run_folder(setting, seed, options["out"])
+    try:
+        train(setting, seed=seed, **options)
+        if measure is not None:
+            from empirical.commands import measure as command
+
+            parser = argparse.ArgumentParser()
+            command.add_parser(parser.add_subparsers())
+            words = ["measure", str(folder.path), "--quiet", "--jobs", "1", "--out", str(folder.out)]
+            if command.run(parser.parse_args([*words, *shlex.split(measure)])):
+                return folder.path.name, "trained, not wholly measured"
+    except Exception as error:  # one point's failure must not lose the others
+        return folder.path.name, " ".join(str(error).split()) or type(error).__name__
+    return folder.path.name, ""

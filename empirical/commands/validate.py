@@ -1,0 +1,90 @@
+"""``python -m empirical validate FOLDER``: may these runs be published as a reproduction?
+
+Checks each run's evidence (schema, digest of its setting, arrays), its checkpoints' digests where the files are there,
+its setting against the published protocol, and its windows against the acceptance bands. Exit status: 0 all runs pass,
+1 some run departs from the protocol or leaves a band, 2 the folder cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from theory.judge.evidence import Evidence
+
+NAME = "validate"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        NAME,
+        help="check a folder of contributed runs: schema, digests, protocol, acceptance bands",
+        description="Checks every training run under FOLDER/evidence against the published protocol and its numbers.",
+    )
+    parser.add_argument("folder", help="results folder")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Validate; see the module for the exit status."""
+    return validate_folder(args.folder)
+
+
+def validate_folder(folder: str | Path) -> int:
+    """Print what was checked, and the exit status."""
+    from empirical.training.run import EXPERIMENT
+    from theory.judge.evidence import read_evidence
+
+    try:
+        runs = read_evidence(folder, [EXPERIMENT])
+        if not runs:
+            raise ValueError(f"`validate` must be given a folder with training runs; `{folder}` has none.")
+    except ValueError as error:
+        print(f"validate: {error}", file=sys.stderr)
+        return 2
+    failed = 0
+    for item in runs:
+        lines, passed = check_run(item, Path(folder))
+        failed += not passed
+        print(f"{item.measured['data']} {item.measured['method']} seed {item.seed}: {'passes' if passed else 'FAILS'}")
+        for line in lines:
+            print(f"  {line}")
+    print(f"{len(runs) - failed} of {len(runs)} runs pass")
+    return 1 if failed else 0
+
+
+def check_run(item: Evidence, folder: Path) -> tuple[list[str], bool]:
+    """What was found of one run, and whether it may be published."""
+    from empirical.training.reproduction import REFERENCE, describe, protocol_differences, windows_of
+
+    lines: list[str] = []
+    passed = True
+    absent = 0
+    for entry in item.measured["checkpoints"]:
+        path = folder / entry["file"]
+        if not path.exists():
+            absent += 1
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            passed = False
+            lines.append(f"checkpoint {entry['file']} is not the one that was recorded")
+    if absent:
+        lines.append(f"{absent} checkpoints are not in the folder: their digests were not checked")
+    if item.provenance.get("dirty") or item.provenance.get("commit") is None:
+        lines.append("the code was modified or not under version control when it ran")
+    dataset, method = item.measured["data"], item.measured["method"]
+    reference = REFERENCE.get((dataset, method))
+    if reference is None:
+        return [*lines, "no published reference for this data set and method"], False
+    departures = protocol_differences(item.setting, dataset, method)
+    if departures:
+        return [*lines, *(f"protocol: {line}" for line in departures)], False
+    windows = windows_of(item.arrays, reference)
+    if len(windows) < 6:
+        return [*lines, "windows of the published epochs are missing"], False
+    lines += [describe(window) for window in windows]
+    return lines, passed and all(abs(window.ratio) <= 1 for window in windows)
