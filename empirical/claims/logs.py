@@ -101,7 +101,8 @@ def _compare_overfitting(evidence: Mapping[str, Evidence], predict: Callable[[Ru
     runs = [run_of(item) for item in evidence.values()]
     if list(evidence) == [EXPERIMENT]:
         (run,) = runs
-        figures = pictures.run_figures(run, evidence[EXPERIMENT])
+        # A decoy's figures would be drawn for nobody.
+        figures = pictures.run_figures(run, evidence[EXPERIMENT]) if predict is effects.overfitting_pattern else ()
         try:
             (estimate, interval), note = _overfitting_effect(run, predict(run))
         except NotApplicableError as reason:
@@ -179,7 +180,8 @@ def _dip_effect(run: Run, index: int, predict: Starts) -> tuple[Outcome, str]:
     starts = predict(run, index)
     found, unit = effects.fall(run, index, starts)
     scaled = found.scaled(unit)
-    return (scaled.estimate, scaled.interval(HYPOTHESIS_ALPHA)), _dip_note(run, index, found, unit)
+    note = _dip_note(run, index, found, unit) if predict is effects.at_the_decay else ""
+    return (scaled.estimate, scaled.interval(HYPOTHESIS_ALPHA)), note
 
 
 def _dip_note(run: Run, index: int, found: effects.Contrast, unit: float) -> str:
@@ -219,7 +221,8 @@ def _compare_dip(evidence: Mapping[str, Evidence], predict: Starts) -> Compariso
     found = [_dip_effect(run, index, predict) for index, run in members]
     if len(found) == 1:
         ((estimate, interval), note), (index, run) = found[0], members[0]
-        return Comparison(estimate=estimate, interval=interval, note=note, figures=(pictures.decay_figure(run, index),))
+        figures = (pictures.decay_figure(run, index),) if predict is effects.at_the_decay else ()
+        return Comparison(estimate=estimate, interval=interval, note=note, figures=figures)
     return _over_orders([run for _, run in members], [outcome[0] for outcome, _ in found])
 
 

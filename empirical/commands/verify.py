@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from theory.judge.verdict import Verdict
 
 NAME = "verify"
+#: Runs above which only figures of whole runs are kept: drawing takes longer than judging.
+MANY = 40
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -57,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"verify: `{args.out}/evidence` holds no evidence", file=sys.stderr)
         return 2
     verdicts = judge_all(register, evidence)
+    if len(evidence) > MANY:
+        verdicts = tuple(_without_details(verdict) for verdict in verdicts)
+        print(f"more than {MANY} runs: figures of single decays, pairs and groups are left out", file=sys.stderr)
     try:
         write_verdicts(verdicts, Path(args.out))
     except OSError as error:
@@ -90,6 +95,11 @@ def judge_all(register: Register, evidence: Sequence[Evidence]) -> tuple[Verdict
                 subject = dataclasses.replace(subject, label=" · ".join([f"{run} #{known}", *part]))
             verdicts.append(entry.judge(subject))
     return tuple(verdicts)
+
+
+def _without_details(verdict: Verdict) -> Verdict:
+    whole = len(verdict.evidence) == 1 and " · " not in verdict.subject
+    return verdict if whole else dataclasses.replace(verdict, figures=())
 
 
 def _chosen(register: Register, names: Sequence[str]) -> Register:

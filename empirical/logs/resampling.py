@@ -153,7 +153,7 @@ def contrast(values: NDArray[np.float64], weights: NDArray[np.float64], stretche
     rows = np.flatnonzero(weights)
     if not len(rows) or not stretches:
         raise ValueError(f"`contrast` needs weights and noise; got {len(rows)} weights and {len(stretches)} stretches.")
-    owner = np.array([_nearest(int(row), stretches) for row in rows])
+    owner = _nearest(rows, stretches)
     variances, degrees = [], []
     for index, noise in enumerate(stretches):
         mine = rows[owner == index]
@@ -170,9 +170,11 @@ def contrast(values: NDArray[np.float64], weights: NDArray[np.float64], stretche
     )
 
 
-def _nearest(row: int, stretches: Sequence[EpochNoise]) -> int:
-    distance = [max(noise.first - row, row - (noise.last - 1), 0) for noise in stretches]
-    return int(np.argmin(distance))
+def _nearest(rows: NDArray[np.intp], stretches: Sequence[EpochNoise]) -> NDArray[np.intp]:
+    """Index of the stretch that each row lies in, or closest to."""
+    first = np.array([noise.first for noise in stretches])[:, None]
+    last = np.array([noise.last - 1 for noise in stretches])[:, None]
+    return np.argmin(np.maximum(np.maximum(first - rows, rows - last), 0), axis=0)
 
 
 def window_weights(length: int, windows: Sequence[tuple[int, int, float]]) -> NDArray[np.float64]:
