@@ -1,0 +1,152 @@
+"""Break the code on purpose, one place at a time: every mutant must turn its tests red.
+
+Each mutant replaces one passage of a source file in a scratch copy and runs the tests that guard it, first failure ends.
+Exit status: 0 if every mutant is killed, 1 if one survives, 2 if a passage no longer stands in the source.
+Usage: python tests/mutants.py [--only WORD] [--jobs N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One passage of `file` and what replaces it; `tests` must notice."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+STATIONARY = "tests/theory/closed_form/test_stationary.py"
+LYAPUNOV = "tests/theory/oracle/test_lyapunov.py"
+SIMULATE = "tests/theory/oracle/test_simulate.py"
+NORMALS = "tests/theory/oracle/test_simulate_normals.py"
+STATISTICS = "tests/theory/judge/test_statistics.py"
+JUDGE = "tests/theory/judge/test_judge.py"
+SETTINGS = "tests/theory/model/test_settings.py"
+TRANSIENT = "tests/theory/closed_form/test_transient_accuracy.py"
+SHUFFLING = "tests/theory/closed_form/test_shuffling.py"
+MINIBATCH = "tests/theory/closed_form/test_minibatch.py"
+PAC_BAYES = "tests/theory/closed_form/test_pac_bayes.py"
+DIVERGENCE = "tests/theory/closed_form/test_divergence.py"
+
+MUTANTS = (
+    # The stationary law.
+    Mutant("theory/closed_form/stationary.py", "2.0 * (1.0 + mu) - a, (1.0, 0.0))", "2.0 * (1.0 - mu) - a, (1.0, 0.0))", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "2.0 * (1.0 + mu) - (1.0 + 2.0 * mu) * a", "2.0 * (1.0 + mu) - (1.0 + mu) * a", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "(1.0 - mu) + mu * a, a,", "(1.0 - mu) - mu * a, a,", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "return Modes(a, np.full_like(a, 1.0 - mu), a,", "return Modes(a, np.full_like(a, 1.0 - mu), 1.01 * a,", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "    weights = (eta * eta) * driven", "    weights = 1.01 * (eta * eta) * driven", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "+ apart * difference * difference", "- apart * difference * difference", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "apart = mu * mu if mode.filter[1] else mu", "apart = mu", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "cross = -eta * driven * (b0 * lead - b1 * lead.T)", "cross = -eta * driven * (b0 * lead + b1 * lead.T)", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "velocity, cross = eta * eta * velocity, -eta * cross", "velocity, cross = eta * eta * velocity, eta * cross", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "    once = level - _decrement(mode)", "    once = level + _decrement(mode)", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "(1.0 - optimizer.dampening) ** 2 * frame.noise\n    e, u", "(1.0 - optimizer.dampening) * frame.noise\n    e, u", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "(curvatures + optimizer.weight_decay)", "curvatures", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "np.subtract.outer(u, u) + np.multiply.outer(mode.contraction, u)", "np.multiply.outer(mode.contraction, u)", STATIONARY),
+    Mutant("theory/closed_form/eigenbasis.py", "basis[:, cluster] = inside @ turn", "basis[:, cluster] = inside", STATIONARY),
+    Mutant("theory/closed_form/eigenbasis.py", "noise = basis.T @ problem.noise_cov @ basis", "noise = basis @ problem.noise_cov @ basis.T", STATIONARY),
+    # The transient.
+    Mutant("theory/closed_form/powers.py", "shrink = ratio * mode.slow * mode.fast", "shrink = ratio * mode.slow", TRANSIENT),
+    Mutant("theory/closed_form/powers.py", "xy, yx = mode.product * ratio, -mode.gap * ratio", "xy, yx = mode.product * ratio, mode.gap * ratio", TRANSIENT),
+    Mutant("theory/closed_form/powers.py", "envelope = np.exp(0.5 * k * log_product)", "envelope = np.exp(k * log_product)", TRANSIENT),
+    Mutant("theory/closed_form/transient.py", "forcing = mode.kick**2 * frame.noise", "forcing = 1.01 * mode.kick**2 * frame.noise", TRANSIENT),
+    # Real noise and the bound.
+    Mutant("theory/closed_form/shuffling.py", "return -(count - lag) / (count * (count - 1)) if lag < count else 0.0", "return -1.0 / (count - 1) if lag < count else 0.0", SHUFFLING),
+    Mutant("theory/closed_form/shuffling.py", "1.0 - share * (1.0 - factor)", "1.0 - share * factor", SHUFFLING),
+    Mutant("theory/closed_form/minibatch.py", "direct = np.diag(gain) * (inputs * shift) ** 2 / (size * (1.0 - own))", "direct = np.diag(gain) * (inputs * shift) ** 2 / size", MINIBATCH),
+    Mutant("theory/closed_form/minibatch.py", "misfit * feedback) / (1.0 - feedback)", "misfit * feedback)", MINIBATCH),
+    Mutant("theory/closed_form/pac_bayes.py", "return self.kl_diagonal + self.correlation_price", "return self.kl_diagonal", PAC_BAYES),
+    Mutant("theory/closed_form/pac_bayes.py", "return -np.log(self.variances)", "return np.log(self.variances)", PAC_BAYES),
+    Mutant("theory/closed_form/divergence.py", "direct = t - np.log1p(t)", "direct = t - 1.01 * np.log1p(t)", DIVERGENCE),
+    # The oracles.
+    Mutant("theory/oracle/transition.py", "w_from_v = -eta * mu * v_from_v", "w_from_v = -eta * v_from_v", LYAPUNOV),
+    Mutant("theory/oracle/transition.py", "-keep * eta * curvature, mu * one, -keep * eta * one", "-keep * eta * curvature, mu * one, -eta * one", STATIONARY),
+    Mutant("theory/oracle/lyapunov.py", "        power = power @ power\n", "        power = power @ step\n", LYAPUNOV),
+    Mutant("theory/oracle/lyapunov.py", "    if not radius < 1:", "    if not radius < 2:", LYAPUNOV),
+    Mutant("theory/oracle/portable.py", "    v *= mu\n    v += alpha * slope\n    w += beta * v", "    w += beta * v\n    v *= mu\n    v += alpha * slope", SIMULATE),
+    Mutant("theory/oracle/portable.py", "slope += noise * scale[:, None]", "slope -= 1.01 * noise * scale[:, None]", SIMULATE),
+    Mutant("theory/oracle/simulate.py", "alpha, beta, delta = kept, -rates * optimizer.momentum, -rates", "alpha, beta, delta = kept, -rates, -rates", SIMULATE),
+    Mutant("theory/oracle/simulate.py", "alpha, beta, delta = -kept * rates, zero + 1.0, zero", "alpha, beta, delta = -rates, zero + 1.0, zero", SIMULATE),
+    Mutant("theory/oracle/simulate.py", "return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T", "return (vectors * np.maximum(values, 0.0)) @ vectors.T", SIMULATE),
+    Mutant("theory/oracle/simulate.py", "kept[0] = 1.0", "kept[0] = kept[0]", SIMULATE),
+    Mutant("theory/oracle/compiled.py", "_LN2 = math.log(2.0)", "_LN2 = 1.0001 * math.log(2.0)", NORMALS),
+    # The judge.
+    Mutant("theory/judge/statistics.py", "return np.minimum(1.0, 2.0 * tails)", "return np.minimum(1.0, tails)", STATISTICS),
+    Mutant("theory/judge/statistics.py", "weight = np.where(lags == 0, 1.0, 2.0) * (num_times - lags)", "weight = np.where(lags == 0, 1.0, 1.0) * (num_times - lags)", STATISTICS),
+    Mutant("theory/judge/statistics.py", 'return variance + np.einsum("h,hij,hji->ij"', 'return variance - np.einsum("h,hij,hji->ij"', STATISTICS),
+    Mutant("theory/judge/statistics.py", "return excess_kurtosis * total / (replicas * float(len(times)) ** 2)", "return 2 * excess_kurtosis * total / (replicas * float(len(times)) ** 2)", STATISTICS),
+    Mutant("theory/judge/statistics.py", "missed = max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))", "missed = float(special.gammaincc(half, below))", STATISTICS),
+    Mutant("theory/judge/statistics.py", "math.lgamma(k) + math.log(alpha)", "math.lgamma(k) + math.log(2 * alpha)", STATISTICS),
+    Mutant("theory/judge/claim.py", "if comparison.p_value <= TEST_ALPHA:", "if comparison.p_value < TEST_ALPHA:", JUDGE),
+    Mutant("theory/judge/claim.py", "comparison.reached >= comparison.required", "comparison.reached >= 0.5 * comparison.required", JUDGE),
+    Mutant("theory/judge/claim.py", "if escaped and outcome is Outcome.SUPPORTED:", "if False:", JUDGE),
+    Mutant("theory/judge/claim.py", "if high < -margin or low > margin:", "if high < -margin or high > margin:", JUDGE),
+    Mutant("theory/judge/verdict.py", "        if verdict.kind is not Kind.HYPOTHESIS\n", "        if verdict.kind is Kind.HYPOTHESIS\n", JUDGE),
+    Mutant("theory/judge/verdict.py", "return 3 if undecided or toothless else 0", "return 3 if undecided and toothless else 0", JUDGE),
+    Mutant("theory/judge/evidence.py", "os.link(temporary, path)", "os.replace(temporary, path)", JUDGE),
+    Mutant("theory/judge/evidence.py", "        if evidence.run_id != record[\"run_id\"]:", "        if False:", JUDGE),
+    Mutant("theory/judge/evidence.py", "            os.unlink(temporary)", "            pass", JUDGE),
+    Mutant("theory/judge/evidence.py", "json.dumps([experiment, plain(setting), int(seed)]", "json.dumps([experiment, plain(setting), 0]", JUDGE),
+    Mutant("theory/model/quadratic.py", "if asymmetry > SYMMETRY_TOLERANCE:", "if asymmetry > 1:", SETTINGS),
+    Mutant("theory/model/quadratic.py", "np.load(stream, allow_pickle=False)", "np.load(stream, allow_pickle=True)", SETTINGS),
+    Mutant("theory/model/optimizer.py", "if not 0 <= self.momentum < 1:", "if not 0 <= self.momentum <= 1:", SETTINGS),
+)  # fmt: skip
+
+
+def survives(mutant: Mutant) -> tuple[str, float]:
+    """'killed', 'survived' or 'missing', and the seconds it took."""
+    started = time.monotonic()
+    text = (ROOT / mutant.file).read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        return f"missing ({text.count(mutant.old)} places)", 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("theory", "tests", "reports"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "local", "published"))
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        (copy / mutant.file).write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", mutant.tests, "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+        environment = {**os.environ, "PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy / "numba"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    seconds = time.monotonic() - started
+    if done.returncode == 1:
+        return "killed", seconds
+    return ("survived" if done.returncode == 0 else f"not run: {(done.stdout + done.stderr)[-300:]}"), seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", default="", help="mutants whose file or passage holds this word")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if options.only in mutant.file + mutant.old]
+    with ThreadPoolExecutor(max_workers=options.jobs) as pool:
+        results = []
+        for mutant, (outcome, seconds) in zip(chosen, pool.map(survives, chosen), strict=True):
+            print(f"{outcome:10} {seconds:5.1f} s  {mutant.file}: {mutant.new.strip().splitlines()[0][:90]}", flush=True)
+            results.append(outcome)
+    killed = results.count("killed")
+    print(f"{killed} of {len(results)} mutants killed")
+    if any(outcome.startswith(("missing", "not run")) for outcome in results):
+        return 2
+    return 0 if killed == len(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
