@@ -1,0 +1,50 @@
+"""Faults put into the simulator on purpose: ``(file, text, replacement)``; tests of `tests/theory/oracle` kill each.
+
+Each text occurs once in its file. `test_simulate.py` kills those of the three files' steps and bookkeeping,
+`test_simulate_normals.py` those of the generator.
+"""
+
+SIMULATE, PORTABLE, COMPILED = (f"theory/oracle/{name}.py" for name in ("simulate", "portable", "compiled"))
+
+MUTANTS: tuple[tuple[str, str, str], ...] = (
+    (SIMULATE, "alpha, beta, delta = -kept * rates, zero + 1.0, zero", "alpha, beta, delta = -rates, zero + 1.0, zero"),
+    (SIMULATE, "-rates * optimizer.momentum, -rates", "-rates, -rates"),
+    (SIMULATE, "np.full(segment.steps, 1.0 - optimizer.dampening)", "np.full(segment.steps, 1.0)"),
+    (SIMULATE, "curvature = problem.hessian + optimizer.weight_decay", "curvature = problem.hessian + 0.0"),
+    (SIMULATE, "+ optimizer.weight_decay * np.eye(problem.dimension)", ""),
+    (SIMULATE, "rates[:] = segment.learning_rates", "rates[:] = segment.learning_rates[0]"),
+    (SIMULATE, "problem = segment.problem or problem", "problem = setting.problem"),
+    (SIMULATE, "if first == 0 and setting.undampened_first_step:", "if setting.undampened_first_step:"),
+    (SIMULATE, "return np.sqrt(covariance)", "return covariance"),
+    (SIMULATE, "vectors * np.sqrt(np.maximum(values, 0.0))", "vectors * np.maximum(values, 0.0)"),
+    (SIMULATE, "self.lag[row] += z[:m] @ before.T", "self.lag[row] += z[:m] @ z[:m].T"),
+    (SIMULATE, "change * (replicas / self.replicas)", "change / self.blocks"),
+    (SIMULATE, "np.maximum(self.spread, 0.0) / (self.blocks - 1)", "np.maximum(self.spread, 0.0)"),
+    (SIMULATE, "pooled = len(self.setting.record_times) if self.setting.pool else 1", "pooled = 1"),
+    (
+        SIMULATE,
+        "recorder = _Recorder(setting)\n        noise = tools.Noise(seeds[block]",
+        "recorder = _Recorder(setting)\n        noise = tools.Noise(seeds[0]",
+    ),
+    (
+        SIMULATE,
+        "yield waiting.popleft().result()\n            while",
+        "yield waiting.pop().result()\n            while",
+    ),
+    (SIMULATE, "        before[...] = z[:m]\n", ""),
+    (PORTABLE, "self.memory = self.next().copy()", "self.memory = 0 * self.next()"),
+    (PORTABLE, "math.sqrt(1.0 - correlation * correlation)", "1.0 - abs(correlation)"),
+    (PORTABLE, "out *= math.sqrt((degrees - 2.0) / degrees)", "out *= 1.0"),
+    (PORTABLE, "v += alpha * slope", "v += slope"),
+    (PORTABLE, "if slots[step] >= 0 or step == len(table) - 1:", "if slots[step] >= 0:"),
+    (COMPILED, "word = ((total << _S23) | (total >> _S41)) + s0", "word = ((total << _S23) | (total >> _S41)) + s1"),
+    (COMPILED, "- (1.0 - 2.0**-53)) - _ROOT_HALF", "- 1.0) - _ROOT_HALF"),
+    (COMPILED, "second[lane] = 2.0 * radius * sine", "second[lane] = radius * sine"),
+    (COMPILED, "^ (angle << _S63))\n            second", ")\n            second"),
+    (COMPILED, "math.sqrt((degrees - 2.0) * ", "math.sqrt(degrees * "),
+    (COMPILED, "correlation * memory[k] + innovation * fresh[k]", "correlation * memory[k] + fresh[k]"),
+    (COMPILED, "if slot >= 0 or step == last:", "if slot >= 0:"),
+    (COMPILED, "        position[0] = 0\n", "        position[0] = 0\n        values[0] = values[1]\n"),
+    (COMPILED, "s5 += w[r] * before[r]", "s5 += w[r] * w[r]"),
+    (COMPILED, "gradient = slope[r] + scale * x[r]", "gradient = slope[r] + x[r]"),
+)
