@@ -65,7 +65,7 @@ def _over_orders(runs: Sequence[Run], estimates: Sequence[float]) -> Comparison:
     if len(orders) < ORDERS:
         known = f"{len(orders)} ({', '.join(sorted(orders))})" if orders else "none"
         unknown = sum(run.data_order is None for run in runs)
-        more = f", and {unknown} runs do not state theirs" if unknown else ""
+        more = f"; {unknown} of them do not state theirs" if unknown else ""
         raise NotApplicableError(
             f"a statement about the method needs {ORDERS} data orders; the {len(runs)} runs here have {known}{more}"
         )
@@ -366,7 +366,7 @@ def _compare_gap(evidence: Mapping[str, Evidence], predict: Window) -> Compariso
     gap = float(np.mean(first.columns[effects.TEST][a:b] - first.columns[effects.TRAIN][a:b]))
     note = (
         f"epochs {first.epoch(a)}–{first.epoch(b - 1)}, paired: robust gap {gap:.3f} nats without AWP; "
-        f"with AWP at most {gap - item.estimate:.3f} ({how})"
+        f"with AWP {gap - item.estimate:.3f} ({how})"
     )
     return Comparison(
         estimate=item.estimate,
@@ -389,14 +389,14 @@ def _pairs(evidence: Sequence[Evidence]) -> Iterable[Subject]:
     for key, items in baselines.items():
         for baseline, other in zip(items, others.get(key, []), strict=False):
             by_protocol.setdefault(key[:2], []).append((baseline, other))
-            label = f"{_label(baseline)} | {_label(other)}"
+            label = f"{_label(other)} · against {_label(baseline)}"
             yield Subject(label=label, evidence={"at": baseline, "awp": other}, scope="this pair only")
     for (dataset, _), pairs in by_protocol.items():
         if len(pairs) > 1:
             members = {
                 f"{role} {n}": item for n, pair in enumerate(pairs) for role, item in zip("ab", pair, strict=True)
             }
-            yield Subject(label=f"{dataset} at | awp (method)", evidence=members, scope="the method")
+            yield Subject(label=f"{dataset} awp (method) · against at", evidence=members, scope="the method")
 
 
 AWP_TIGHTENS_BOUND = EmpiricalClaim(

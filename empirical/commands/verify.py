@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from theory.judge.verdict import Verdict
 
 NAME = "verify"
-#: Runs above which only figures of whole runs are kept: drawing takes longer than judging.
-MANY = 40
+#: Figures above which only those of whole runs are kept: drawing takes longer than judging.
+MANY = 200
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -59,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"verify: `{args.out}/evidence` holds no evidence", file=sys.stderr)
         return 2
     verdicts = judge_all(register, evidence)
-    if len(evidence) > MANY:
+    drawn = sum(len(verdict.figures) for verdict in verdicts)
+    if drawn > MANY:
         verdicts = tuple(_without_details(verdict) for verdict in verdicts)
-        print(f"more than {MANY} runs: figures of single decays, pairs and groups are left out", file=sys.stderr)
+        print(f"{drawn} figures: those of single decays, pairs and groups are left out", file=sys.stderr)
     try:
         write_verdicts(verdicts, Path(args.out))
     except OSError as error:
@@ -137,4 +138,6 @@ def _table(verdicts: Sequence[Verdict]) -> list[str]:
 
 def _summary(verdicts: Sequence[Verdict], runs: int) -> str:
     counts = {outcome: sum(verdict.outcome.value == outcome for verdict in verdicts) for outcome in _SIGNS}
-    return f"{len(verdicts)} verdicts on {runs} runs: " + ", ".join(f"{n} {name}" for name, n in counts.items())
+    return f"{len(verdicts)} verdicts on {runs} records of evidence: " + ", ".join(
+        f"{n} {name}" for name, n in counts.items()
+    )

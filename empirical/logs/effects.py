@@ -335,8 +335,8 @@ def gap_difference(baseline: Run, other: Run, windows: tuple[tuple[int, int], tu
     """
     exact = other.train_columns == "fixed" == baseline.train_columns
     (a, b), (c, d) = windows
-    if b - a != d - c:
-        raise NotApplicableError("the windows of the two runs differ in length")
+    if not np.array_equal(baseline.columns["epoch"][a:b], other.columns["epoch"][c:d]):
+        raise NotApplicableError("the windows of the two runs are not the same epochs")
     reach = min(STRETCH, b, d)
     lower = baseline.columns[TEST][b - reach : b] - baseline.columns[TRAIN][b - reach : b]
     upper = other.columns[TEST][d - reach : d] - (other.columns[TRAIN][d - reach : d] if exact else 0.0)
@@ -345,7 +345,7 @@ def gap_difference(baseline: Run, other: Run, windows: tuple[tuple[int, int], tu
     noise = noise_of(series, (start, reach), "the stretch that the pair shares")
     width = b - a
     found = contrast(series, window_weights(reach, [(reach - width, reach, 1.0)]), (noise,))
-    return found, "gap at fixed weights" if exact else "its test loss, the largest its gap can be"
+    return found, "gap at fixed weights" if exact else "the most it can be: its test loss"
 
 
 def _quiet(run: Run, end: int) -> int:

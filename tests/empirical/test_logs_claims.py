@@ -279,7 +279,7 @@ def test_our_own_runs_are_judged_by_the_same_claims(every):
     assert found["robust-overfitting", "at-seed0"].outcome is Outcome.SUPPORTED
     assert found["robust-overfitting", "awp-seed0"].outcome is Outcome.REFUTED
     assert found["decay-dip", "at-seed0 · decay 1"].outcome is Outcome.SUPPORTED
-    pair = found["awp-tightens-bound", "at-seed0 | awp-seed0"]
+    pair = found["awp-tightens-bound", "awp-seed0 · against at-seed0"]
     assert pair.outcome is Outcome.SUPPORTED and "gap at fixed weights" in pair.note
     assert pair.evidence == tuple(run.run_id for run in runs)
 
@@ -388,7 +388,7 @@ def test_folders_are_imported_and_judged_without_torch(tmp_path):
     found = {(verdict["claim"], verdict["subject"]): verdict["outcome"] for verdict in verdicts}
     assert found["robust-overfitting", "cifar10_at"] == "supported"
     assert found["robust-overfitting", "cifar10_awp"] == "refuted"
-    assert found["awp-tightens-bound", "cifar10_at | cifar10_awp"] == "supported"
+    assert found["awp-tightens-bound", "cifar10_awp · against cifar10_at"] == "supported"
     assert "\ncifar10_at" in judged.stdout and "yes, no" in judged.stdout
 
     missing = empirical("verify", "nowhere", cwd=tmp_path)

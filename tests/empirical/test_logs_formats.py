@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from empirical.logs.columns import COLUMNS, canonical_name
 from empirical.logs.detect import Reading, Source, find_sources, read_log
@@ -334,3 +336,45 @@ def test_evaluation_every_few_epochs_is_a_stride_and_no_gap(tmp_path):
     assert len(read(path).epochs) == 20
     path.write_text(path.read_text().replace("50,0.1,1.5\n", ""))
     assert "epochs 46 to 54 are missing before epoch 55" in faults(path)
+
+
+# --- whatever the bytes ------------------------------------------------------------------------------------------
+
+WHOLE = {
+    "text": writing.text_log(
+        writing.training_run(epochs=24, decays=(12,), fall=(0.2,), rise=(0.0,), train_fall=(0.2,))
+    ),
+    "csv": "epoch,lr,test_loss,test_acc\n" + "".join(f"{e},0.1,{2 - e / 50:.3f},0.4\n" for e in range(24)),
+    "json": "".join(f'{{"epoch": {e}, "lr": 0.1, "test": {{"loss": {2 - e / 50}}}}}\n' for e in range(24)),
+    "events": b"".join(
+        writing.event_record(scalar_event(e, tag, 2.0), masked_crc) for e in range(24) for tag in ("lr", "test/loss")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(WHOLE))
+@given(
+    cuts=st.tuples(st.integers(0, 10_000), st.integers(0, 10_000)),
+    inserted=st.one_of(
+        st.binary(max_size=20), st.sampled_from([b"nan", b"-", b"\n", b"\t", b"1e999", b'"', b"{", b"0"])
+    ),
+)
+@settings(max_examples=80, deadline=None)
+def test_damaged_files_are_read_or_refused_but_never_crash(kind, cuts, inserted):
+    whole = WHOLE[kind]
+    content = whole if isinstance(whole, bytes) else whole.encode()
+    start, stop = sorted(cut % (len(content) + 1) for cut in cuts)
+    path = Path("run.log" if kind != "events" else "events.out.tfevents.1")
+    source = Source(paths=(path,), label="run")
+    try:
+        log = read_log(source, (content[:start] + inserted + content[stop:],), Reading(columns={}))
+    except LogError as refused:
+        assert str(refused).startswith(f"{path}:")
+        return
+    # What is let through keeps every promise: epochs in step, numbers in range.
+    assert np.all(np.diff(log.epochs) > 0) and np.isfinite(log.columns["learning_rate"]).all()
+    for name, values in log.columns.items():
+        seen = values[~np.isnan(values)]
+        assert np.isfinite(seen).all()
+        if name.endswith("accuracy"):
+            assert ((seen >= 0) & (seen <= 1)).all()
