@@ -769,7 +769,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="noise-drift",
-        statement="Noise that jumps or ramps during the transition: the law of a C that depends on the step, not that of a "
+        statement="Noise that jumps or ramps during the transition: the law of a C that depends on the step, not of a "
         "constant C.",
         source=f"{OWN}; {PAPER} assumes C constant after the decay",
         kind=Kind.IDENTITY,
