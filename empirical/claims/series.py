@@ -265,9 +265,7 @@ def each_decay(evidence: Sequence[Evidence]) -> Iterable[Subject]:
     found = list(tracks(evidence).values())
     for track in found:
         for decay in range(len(track.decays)):
-            yield Subject(
-                label=f"{track.label} · decay {decay + 1}", evidence=roles(track, f"decay {decay}/run 0")
-            )
+            yield Subject(label=f"{track.label} · decay {decay + 1}", evidence=roles(track, f"decay {decay}/run 0"))
     for name, members in by_method(found).items():
         if len(members) > 1:
             for decay in range(min(len(track.decays) for track in members)):

@@ -43,9 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--layers", action="store_true", help="measure every layer's block too")
     parser.add_argument("--density", type=int, default=0, metavar="STEPS", help="Lanczos steps of spectral densities")
     parser.add_argument("--replicas", type=int, default=256, help="replicas of the ensemble; 0 for no dynamics")
-    parser.add_argument("--ensemble-steps", type=int, default=20, help="steps before and after the drop")
+    parser.add_argument("--ensemble-steps", type=int, default=16, help="steps before and after the drop")
     parser.add_argument("--ensembles", choices=("first", "all"), default="first", help="which runs get an ensemble")
-    parser.add_argument("--window", type=int, default=400, help="steps of the trajectory; 0 for none")
+    parser.add_argument("--window", type=int, default=200, help="steps of the trajectory; 0 for none")
     parser.add_argument("--seed", type=int, default=0, help="of attack starts, probes, resampling")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--data-root", default="data", help="folder of downloaded archives")
@@ -79,7 +79,9 @@ def run(args: argparse.Namespace) -> int:
     failures = run_chains(chains, workers=workers, note=note)
     for line in failures:
         print(f"measure: {line}", file=sys.stderr)
-    print(f"measured {len(chains)} chains in {time.monotonic() - began:.0f} s; evidence under {chains[0].options['out']}")
+    print(
+        f"measured {len(chains)} chains in {time.monotonic() - began:.0f} s; evidence under {chains[0].options['out']}"
+    )
     return 1 if failures else 0
 
 
@@ -133,10 +135,10 @@ def planned(args: argparse.Namespace) -> list[Any]:
         kept = tuple(str(file) for file in thinned(files, args.checkpoints))
         checkpoints.append(Chain(kind="checkpoints", paths=kept, measurements=measurements, options=options))
         branching = _branching(files, first)
-        if branching is None or args.replicas == 0:
+        if not branching or (args.replicas == 0 and args.window == 0):
             continue
         ensemble = None
-        if args.ensembles == "all" or index == 0:
+        if args.replicas and (args.ensembles == "all" or index == 0):
             rates = first.setting.rates()
             decay = _first_decay(first)
             ensemble = EnsembleSetting(
@@ -151,7 +153,7 @@ def planned(args: argparse.Namespace) -> list[Any]:
         dynamics.append(
             Chain(
                 kind="dynamics",
-                paths=(str(branching),),
+                paths=tuple(str(file) for file in branching),
                 measurements=(frozen[0],),
                 options={**options, "ensemble": ensemble, "window": args.window},
             )
@@ -173,14 +175,17 @@ def _first_decay(item: Any) -> int:
     return decay_iterations(item.setting.rates())[0]
 
 
-def _branching(files: list[Path], item: Any) -> Path | None:
-    """The last checkpoint at or before the first decay: there the learning rate is still the old one."""
+def _branching(files: list[Path], item: Any) -> list[Path]:
+    """For each decay the last checkpoint at or before it, in whose stage the learning rate is still the old one."""
     from empirical.training.checkpoint import load_checkpoint
     from empirical.training.schedule import decay_iterations
 
-    decays = decay_iterations(item.setting.rates())
-    if not decays:
-        return None
-    earlier = [(load_checkpoint(file).iteration, file) for file in files]
-    earlier = [pair for pair in earlier if 0 < pair[0] <= decays[0]]
-    return max(earlier)[1] if earlier else None
+    at = [(load_checkpoint(file).iteration, file) for file in files]
+    found = []
+    start = 0
+    for decay in decay_iterations(item.setting.rates()):
+        inside = [pair for pair in at if start < pair[0] <= decay]
+        if inside:
+            found.append(max(inside)[1])
+        start = decay
+    return found

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from empirical.measure.landscape import Landscape
 from empirical.measure.lanczos import Eigenpairs
+from empirical.measure.landscape import Landscape
 from empirical.measure.operators import (
     GradientCovarianceOperator,
     HessianOperator,
@@ -70,7 +70,7 @@ class Alignment:
         norm_hessian: ‖H‖_F.
         norm_covariance: ‖C‖_F.
         direction_cosines: cᵢ = γᵢ/‖Cuᵢ‖, 1 iff uᵢ is an eigenvector of C, shape ``(k,)``.
-        direction_errors: their sampling standard errors, shape ``(k,)`` (zeros without a landscape).
+        direction_errors: their sampling standard errors, shape ``(k,)`` (zeros for an operator without data).
         direction_null: √(r_C/P).
         leak: 1 − ‖UᵀCU‖²/‖CU‖²: 0 iff span U is C-invariant.
         leak_null: its value for a random rotation, to leading order.
@@ -143,7 +143,9 @@ def alignment(
     """
     size = hessian.dimension
     if covariance.dimension != size:
-        raise ValueError(f"`alignment(covariance=...)` must have the Hessian's size {size}; got {covariance.dimension}.")
+        raise ValueError(
+            f"`alignment(covariance=...)` must have the Hessian's size {size}; got {covariance.dimension}."
+        )
     exact = eigenpairs.vectors if eigenpairs is not None else torch.zeros(size, 0, dtype=hessian.dtype)
     exact = exact.to(hessian.device)
     num_exact = exact.shape[1]
@@ -182,12 +184,15 @@ def alignment(
     norms = torch.linalg.vector_norm(c_z[:, :num_exact].double(), dim=0).cpu().numpy()
     gammas = np.diag(k_matrix)
     direction_errors = np.zeros(num_exact)
-    if landscape is not None and num_exact:
-        direction_errors = _direction_errors(landscape, exact, c_z[:, :num_exact], gammas, norms)
+    source = getattr(covariance, "landscape", None)
+    if isinstance(source, Landscape) and num_exact:
+        direction_errors = _direction_errors(source, exact, c_z[:, :num_exact], gammas, norms)
     overlap, overlap_size = _overlap(eigenpairs, covariance_pairs)
     slope, slope_error = _slope(eigenpairs, gammas)
     return Alignment(
-        chi=Estimate(value=chi, probe_error=chi_error) if sampling is None else replace(sampling, probe_error=chi_error),
+        chi=Estimate(value=chi, probe_error=chi_error)
+        if sampling is None
+        else replace(sampling, probe_error=chi_error),
         chi_bulk=bulk,
         chi_null=null_mean,
         chi_null_quantile=null_quantile,
@@ -341,7 +346,8 @@ def _dense_left_out(parts: list[Landscape]) -> NDArray[np.float64]:
 def _direction_errors(
     landscape: Landscape, exact: Tensor, images: Tensor, gammas: NDArray[np.float64], norms: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    both = project_gradients(landscape, torch.cat([exact, images], dim=1)).values.cpu().numpy()
+    method = "auto" if landscape.num_units > 256 else "per-sample-gradients"
+    both = project_gradients(landscape, torch.cat([exact, images], dim=1), method=method).values.cpu().numpy()
     both = both - both.mean(axis=0)
     along, image = np.split(both, 2, axis=1)
     norms = np.maximum(norms, 1e-300)
@@ -421,7 +427,7 @@ def rotation_null(
 
 
 def _haar_frame(rng: np.random.Generator, j: int, k: int, dimension: int) -> NDArray[np.float64]:
-    """k random orthonormal vectors of a ``dimension``-space, in coordinates (first j axes, then their own k)."""
+    """K random orthonormal vectors of a ``dimension``-space, in coordinates (first j axes, then their own k)."""
     if k == 0:
         return np.zeros((j, 0))
     top = rng.standard_normal((j, k))

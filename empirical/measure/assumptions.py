@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from empirical.measure.alignment import alignment
 from empirical.measure.expansion import expansion_error
 from empirical.measure.intervals import linear_interval
-from empirical.measure.landscape import BatchNorm, Landscape, PerSampleLoss, cross_entropy
 from empirical.measure.lanczos import top_eigenpairs
+from empirical.measure.landscape import BatchNorm, Landscape, PerSampleLoss, cross_entropy
 from empirical.measure.noise import gradient_noise
 from empirical.measure.operators import (
     GradientCovarianceOperator,
@@ -148,7 +148,9 @@ def check_assumptions(
     curvature_samples = bilinear_curvatures(landscape, basis, basis).cpu().numpy()
     quantities = (
         _price(noise.projections[:, usable], lam, factor, optimizer),
-        _cosine(landscape, covariance, basis, found.direction_cosines[: len(usable)][usable], noise.projections[:, usable]),
+        _cosine(
+            landscape, covariance, basis, found.direction_cosines[: len(usable)][usable], noise.projections[:, usable]
+        ),
         _absolute("expansion_error", expansion.pooled, (expansion.pooled_low, expansion.pooled_high)),
         _stability(curvature_samples[:, 0], lam[0], optimizer),
         _relaxation(curvature_samples[:, -1], lam[-1], optimizer),

@@ -20,8 +20,8 @@ from empirical.data.resident import Data
 from empirical.measure.alignment import Alignment, Estimate, alignment, layer_alignment
 from empirical.measure.density import spectral_density
 from empirical.measure.intervals import VarianceEstimates
-from empirical.measure.landscape import Landscape, has_batch_norm
 from empirical.measure.lanczos import Eigenpairs, top_eigenpairs
+from empirical.measure.landscape import Landscape, has_batch_norm
 from empirical.measure.noise import cross_fit_noise, gradient_noise, repeated_share
 from empirical.measure.objective import measured_samples, training_inputs, training_landscape
 from empirical.measure.operators import (
@@ -228,6 +228,7 @@ def run_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "run": f"{setting.method.name}-seed{checkpoint.seed}-{identity_of_run[:8]}",
         "protocol": run_id("protocol", {**setting.to_dict(), "method": setting.method.objective}, checkpoint.seed),
         "dataset": setting.data.name,
+        "num_classes": setting.network.num_classes,
         "optimizer": setting.optimizer.to_dict(),
         "num_iterations": setting.num_iterations,
         "iterations_per_epoch": setting.iterations_per_epoch,

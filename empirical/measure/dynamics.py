@@ -26,8 +26,8 @@ from empirical.data.resident import Data
 from empirical.measure.checkpoint import attack_for, run_facts
 from empirical.measure.ensemble import Order, branch
 from empirical.measure.expansion import ExpansionError, expansion_error, random_directions
-from empirical.measure.landscape import Landscape
 from empirical.measure.lanczos import top_eigenpairs
+from empirical.measure.landscape import Landscape
 from empirical.measure.noise import gradient_noise, repeated_share
 from empirical.measure.objective import training_landscape
 from empirical.measure.operators import HessianOperator, project_gradients
@@ -139,7 +139,10 @@ def measure_ensemble(
     old = checkpoint.learning_rate
     rates = np.concatenate([np.full(setting.before, old), np.full(setting.after, old * setting.factor)])
     record = sorted(
-        {*_spaced(setting.before, setting.records), *(setting.before + s for s in _spaced(setting.after, setting.records))}
+        {
+            *_spaced(setting.before, setting.records),
+            *(setting.before + s for s in _spaced(setting.after, setting.records)),
+        }
     )
     order: Order = "replacement" if setting.order == "replacement" else "run"
     branches = branch(
@@ -190,9 +193,7 @@ def measure_trajectory(
     started = time.perf_counter()
     _, basis, frozen = _frozen(checkpoint, data, measurement)
     trainer = Trainer.from_checkpoint(checkpoint, data=data, device=basis.device)
-    trainer.rates = np.concatenate(
-        [trainer.rates[: checkpoint.iteration], np.full(window, checkpoint.learning_rate)]
-    )
+    trainer.rates = np.concatenate([trainer.rates[: checkpoint.iteration], np.full(window, checkpoint.learning_rate)])
     start = torch.cat([value.detach().reshape(-1) for value in checkpoint.model.parameters()])
     positions, norms = [], []
     for _ in range(window):
@@ -280,9 +281,7 @@ def _smooth(checkpoint: Checkpoint) -> Checkpoint:
 def _path(checkpoint: Checkpoint, data: Data, steps: int, landscape: Landscape) -> Tensor:
     """Displacements of the run itself after 1, 2, 4, … steps from the checkpoint, shape ``(P, J)``."""
     trainer = Trainer.from_checkpoint(checkpoint, data=data, device=landscape.device)
-    trainer.rates = np.concatenate(
-        [trainer.rates[: checkpoint.iteration], np.full(steps, checkpoint.learning_rate)]
-    )
+    trainer.rates = np.concatenate([trainer.rates[: checkpoint.iteration], np.full(steps, checkpoint.learning_rate)])
     wanted = {2**power for power in range(int(math.log2(steps)) + 1)}
     columns = []
     for done in range(1, steps + 1):

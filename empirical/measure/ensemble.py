@@ -172,7 +172,9 @@ class _Stack:
                 module.running_mean = module.running_var = module.num_batches_tracked = None
         named = dict(checkpoint.model.named_parameters())
         self.start = torch.cat([value.detach().reshape(-1) for value in named.values()])
-        self.weights = {name: value.detach()[None].repeat(count, *(1 for _ in value.shape)) for name, value in named.items()}
+        self.weights = {
+            name: value.detach()[None].repeat(count, *(1 for _ in value.shape)) for name, value in named.items()
+        }
         self.buffers = {
             name: (checkpoint.momentum[name][None].repeat(count, *(1 for _ in value.shape)))
             if name in checkpoint.momentum
@@ -326,8 +328,8 @@ def _sequential(
 ) -> Branches:
     import dataclasses
 
-    setting = dataclasses.replace(checkpoint.setting, order="replacement") if order == "replacement" else (
-        checkpoint.setting
+    setting = (
+        dataclasses.replace(checkpoint.setting, order="replacement") if order == "replacement" else (checkpoint.setting)
     )
     source = dataclasses.replace(checkpoint, setting=setting)
     start = torch.cat([value.detach().reshape(-1) for value in checkpoint.model.parameters()])

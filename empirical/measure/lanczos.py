@@ -147,8 +147,9 @@ def top_eigenpairs(
         if filled == capacity:
             # A few pairs beyond the wanted ones keep the convergence of the last wanted pair fast.
             spare = (capacity - wanted) // 2
-            keep = _ends(filled, num_largest + (spare if num_largest else 0), num_smallest + (spare if not num_largest
-                         else 0))
+            keep = _ends(
+                filled, num_largest + (spare if num_largest else 0), num_smallest + (spare if not num_largest else 0)
+            )
             basis[:, : len(keep)] = basis[:, :filled] @ ritz[:, keep].to(basis)
             projected.zero_()
             projected[: len(keep), : len(keep)] = torch.diag(theta[keep])

@@ -216,7 +216,9 @@ class Landscape:
     def at(self, weights: Tensor) -> Landscape:
         """The same landscape expanded at other flat weights ``(P,)``; data and batch-norm statistics are shared."""
         if weights.shape != self.weights.shape:
-            raise ValueError(f"`at(weights=...)` must have shape {tuple(self.weights.shape)}; got {tuple(weights.shape)}.")
+            raise ValueError(
+                f"`at(weights=...)` must have shape {tuple(self.weights.shape)}; got {tuple(weights.shape)}."
+            )
         moved = copy.copy(self)
         moved.weights = weights.detach().to(device=self.device, dtype=self.dtype)
         return moved

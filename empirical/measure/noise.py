@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from empirical.measure.intervals import VarianceEstimates, variance_estimates
-from empirical.measure.landscape import Landscape
 from empirical.measure.lanczos import Eigenpairs, top_eigenpairs
+from empirical.measure.landscape import Landscape
 from empirical.measure.operators import HessianOperator, ProjectionMethod, project_gradients
 
 

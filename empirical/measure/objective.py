@@ -67,7 +67,9 @@ def training_inputs(
     images, labels = split.images, split.labels
     if fresh and checkpoint.setting.data.augmentation != "none":
         source = generator(seed, "augmentation", redraw, device=images.device)
-        images = augment(images, checkpoint.setting.data, draw_augmentation(count, checkpoint.setting.data, generator=source))
+        images = augment(
+            images, checkpoint.setting.data, draw_augmentation(count, checkpoint.setting.data, generator=source)
+        )
     clean = split.pixels(images)
     attack = checkpoint.setting.method.attack
     if attack is None:

@@ -148,8 +148,10 @@ class HessianOperator:
             ):
                 product(0, units, probe[:, :1])  # the first call pays for the kept graph and for lazy initialization
                 self.timings[name] = _seconds(lambda product=product: product(0, units, probe), self.device) / 2
-        return "double-backward" if self.timings["double-backward"] <= self.timings["jvp-of-gradient"] else (
-            "jvp-of-gradient"
+        return (
+            "double-backward"
+            if self.timings["double-backward"] <= self.timings["jvp-of-gradient"]
+            else ("jvp-of-gradient")
         )
 
     def release(self) -> None:
@@ -330,9 +332,7 @@ def project_gradients(landscape: Landscape, directions: Tensor, *, method: Proje
             trial[name] = _seconds(lambda name=name: _project(landscape, directions, units, name), landscape.device)
         method = "jvp" if trial["jvp"] < trial["per-sample-gradients"] else "per-sample-gradients"
     if method not in ("per-sample-gradients", "jvp"):
-        raise ValueError(
-            f"`project_gradients(method=...)` must be auto, per-sample-gradients or jvp; got {method!r}."
-        )
+        raise ValueError(f"`project_gradients(method=...)` must be auto, per-sample-gradients or jvp; got {method!r}.")
     values = torch.cat([_project(landscape, directions, units, method) for units in landscape.chunks()])
     return Projections(values=_finite(values, "gradient projection"), method=method, seconds=trial)
 

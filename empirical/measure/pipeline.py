@@ -26,7 +26,8 @@ class Chain:
 
     Args:
         kind: "checkpoints" or "dynamics".
-        paths: checkpoints in order of iteration; for "dynamics" the one at which replicas branch.
+        paths: checkpoints in order of iteration; for "dynamics" the last of each
+            stage, the first of which is where replicas branch.
         measurements: plain forms of the `Measurement`s to make.
         options: of `run_chain`: out, device, data_root, download, threads, and for "dynamics" ensemble and window.
     """
@@ -151,9 +152,7 @@ def _checkpoints(chain: Chain, note: Note) -> list[str]:
                 continue
             began = time.time()
             try:
-                previous = at.measure_checkpoint(
-                    item, data, this, previous=previous, initial_weights=start, note=note
-                )
+                previous = at.measure_checkpoint(item, data, this, previous=previous, initial_weights=start, note=note)
             except (NotConvergedError, NonFiniteProductError) as error:
                 failures.append(f"{chain.label} epoch {item.epoch}: {error}")
                 previous = None
@@ -198,26 +197,28 @@ def _dynamics(chain: Chain, note: Note) -> list[str]:
     from empirical.measure import dynamics
     from empirical.measure.setting import Measurement
 
-    item = _load(chain.paths[0], chain)
+    stages = [_load(path, chain) for path in chain.paths]
+    item = stages[0]
     data = _data(item, chain)
     measurement = Measurement.from_dict(chain.measurements[0])
     ensemble = dynamics.EnsembleSetting.from_dict(chain.options["ensemble"]) if chain.options["ensemble"] else None
     window = chain.options["window"]
-    base = {
-        "measurement": measurement.to_dict(),
-        "training": item.setting.to_dict(),
-        "iteration": item.iteration,
-    }
-    jobs: list[tuple[str, dict[str, Any], Callable[[], Any]]] = [
-        (dynamics.EXPANSION, base, lambda: dynamics.measure_expansion(item, data, measurement)),
+    base = [
+        {"measurement": measurement.to_dict(), "training": stage.setting.to_dict(), "iteration": stage.iteration}
+        for stage in stages
+    ]
+    jobs: list[tuple[Any, str, dict[str, Any], Callable[[], Any]]] = [
+        (item, dynamics.EXPANSION, base[0], lambda: dynamics.measure_expansion(item, data, measurement)),
     ]
     if window:
-        jobs.append(
+        jobs.extend(
             (
+                stage,
                 dynamics.TRAJECTORY,
-                {**base, "window": window},
-                lambda: dynamics.measure_trajectory(item, data, measurement, window=window),
+                {**identity, "window": window},
+                lambda stage=stage: dynamics.measure_trajectory(stage, data, measurement, window=window),
             )
+            for stage, identity in zip(stages, base, strict=True)
         )
     if ensemble is not None:
         ticks = [time.monotonic()]
@@ -229,19 +230,20 @@ def _dynamics(chain: Chain, note: Note) -> list[str]:
 
         jobs.append(
             (
+                item,
                 dynamics.ENSEMBLE,
-                {**base, "ensemble": ensemble.to_dict()},
+                {**base[0], "ensemble": ensemble.to_dict()},
                 lambda: dynamics.measure_ensemble(item, data, measurement, ensemble, progress=progress),
             )
         )
-    for experiment, identity, work in jobs:
-        if _exists(chain, experiment, identity, item.seed):
-            note(f"{chain.label} {experiment}: already measured")
+    for stage, experiment, identity, work in jobs:
+        if _exists(chain, experiment, identity, stage.seed):
+            note(f"{chain.label} {experiment} at epoch {stage.epoch}: already measured")
             continue
         began = time.time()
         values, arrays = work()
-        _write(chain, experiment, identity, item.seed, values, arrays, began)
-        note(f"{chain.label} {experiment} at epoch {item.epoch} ({time.time() - began:.0f} s)")
+        _write(chain, experiment, identity, stage.seed, values, arrays, began)
+        note(f"{chain.label} {experiment} at epoch {stage.epoch} ({time.time() - began:.0f} s)")
     return []
 
 

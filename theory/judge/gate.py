@@ -110,9 +110,7 @@ class GateReport:
     def table(self) -> str:
         """A text table for the terminal."""
         rows = [("result", "check", "rule", "measured", "reason")]
-        rows += [
-            (check.result.value, check.name, check.rule, _measured(check), check.reason) for check in self.checks
-        ]
+        rows += [(check.result.value, check.name, check.rule, _measured(check), check.reason) for check in self.checks]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         return "\n".join(line.rstrip() for line in lines)
@@ -120,7 +118,12 @@ class GateReport:
     def markdown(self) -> str:
         """The same as a Markdown section."""
         word = {0: "passed", 1: "failed", 3: "inconclusive"}[self.status]
-        lines = [f"### Spikeshrink gate: {word}", "", "| result | check | rule | measured | reason |", "|---|---|---|---|---|"]
+        lines = [
+            f"### Spikeshrink gate: {word}",
+            "",
+            "| result | check | rule | measured | reason |",
+            "|---|---|---|---|---|",
+        ]
         for check in self.checks:
             cells = (check.result.value, check.name, check.rule, _measured(check), check.reason)
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -137,7 +140,9 @@ class GateReport:
         root = ElementTree.Element("testsuites", totals)
         suite = ElementTree.SubElement(root, "testsuite", {"name": "spikeshrink.gate", **totals})
         for check in self.checks:
-            case = ElementTree.SubElement(suite, "testcase", {"classname": "spikeshrink.gate", "name": f"{check.name} ({check.rule})"})
+            case = ElementTree.SubElement(
+                suite, "testcase", {"classname": "spikeshrink.gate", "name": f"{check.name} ({check.rule})"}
+            )
             if check.result is not Result.PASS:
                 tag = "failure" if check.result is Result.FAIL else "error"
                 node = ElementTree.SubElement(case, tag, {"message": _xml_safe(f"{check.rule}: {check.reason}")})

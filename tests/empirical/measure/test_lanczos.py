@@ -1,0 +1,107 @@
+"""Eigenpairs against dense eigenvalues, with restarts, warm starts, ghosts, clusters and honest failure."""
+
+import pytest
+import torch
+
+from empirical.measure.lanczos import LanczosStatus, NotConvergedError, top_eigenpairs
+from empirical.measure.operators import GradientCovarianceOperator, HessianOperator
+
+
+class Dense:
+    def __init__(self, matrix):
+        self.matrix, self.dimension, self.dtype, self.device = matrix, len(matrix), matrix.dtype, matrix.device
+        self.products = 0
+
+    def matmat(self, vectors):
+        self.products += vectors.shape[1]
+        return self.matrix @ vectors
+
+
+def spread_matrix(size=300, outliers=(200.0, 150.0, 90.0, 60.0, 40.0), low=-5.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    values = torch.linspace(-1, 1, size, dtype=torch.float64)
+    values[: len(outliers)] = torch.tensor(outliers, dtype=torch.float64)
+    values[-1] = low
+    return basis @ torch.diag(values) @ basis.T
+
+
+def test_top_twenty_of_a_network_agree_with_dense_to_1e_8(problem):
+    landscape, h, c = problem
+    for operator, matrix in (
+        (HessianOperator(landscape, method="double-backward"), h),
+        (GradientCovarianceOperator(landscape), c),
+    ):
+        found = top_eigenpairs(operator, 20, tolerance=1e-9, max_products=3000).require()
+        exact = torch.linalg.eigvalsh(matrix).flip(0)[:20]
+        assert float((found.largest - exact).abs().max() / exact[0]) < 1e-8
+        assert (found.error_bounds * (1 + 1e-6) + 1e-12 >= (found.largest - exact).abs()).all()
+        residual = matrix @ found.basis - found.basis * found.largest
+        assert torch.allclose(residual.norm(dim=0), found.residuals, atol=1e-9 * float(exact[0]))
+        assert float((found.basis.T @ found.basis - torch.eye(20, dtype=torch.float64)).abs().max()) < 1e-10
+
+
+def test_both_ends_come_from_one_run():
+    matrix = spread_matrix()
+    exact = torch.linalg.eigvalsh(matrix)
+    found = top_eigenpairs(Dense(matrix), 5, num_smallest=1, tolerance=1e-9, max_products=2000).require()
+    assert torch.allclose(found.largest, exact.flip(0)[:5], rtol=1e-9)
+    assert float(found.values[-1]) == pytest.approx(float(exact[0]), rel=1e-8)
+
+
+def test_an_outlier_is_returned_once_however_long_the_iteration():
+    found = top_eigenpairs(Dense(spread_matrix()), 5, tolerance=1e-13, max_products=120, basis_size=60)
+    assert torch.allclose(found.largest, torch.tensor([200.0, 150.0, 90.0, 60.0, 40.0], dtype=torch.float64), rtol=1e-10)
+
+
+def test_restarting_reaches_the_same_values_as_one_long_basis():
+    matrix = spread_matrix(outliers=(10.0, 9.5, 9.0, 8.5, 8.0))
+    short = top_eigenpairs(Dense(matrix), 5, tolerance=1e-9, basis_size=9, max_products=3000).require()
+    long = top_eigenpairs(Dense(matrix), 5, tolerance=1e-9, basis_size=200, max_products=3000).require()
+    assert short.num_restarts > 0 and long.num_restarts == 0
+    assert torch.allclose(short.values, long.values, rtol=1e-10)
+
+
+def test_a_warm_start_needs_fewer_products_after_a_small_change():
+    matrix = spread_matrix(outliers=(3.0, 2.8, 2.6, 2.4, 2.2))
+    first = top_eigenpairs(Dense(matrix), 5, tolerance=1e-4, max_products=3000).require()
+    moved = matrix + 1e-4 * spread_matrix(seed=5) / 200
+    cold = top_eigenpairs(Dense(moved), 5, tolerance=1e-4, max_products=3000, seed=7).require()
+    warm = top_eigenpairs(Dense(moved), 5, tolerance=1e-4, max_products=3000, start=first.basis, seed=7).require()
+    assert warm.num_products < cold.num_products
+    assert torch.allclose(warm.values, cold.values, rtol=1e-5)
+
+
+def test_an_exhausted_krylov_space_goes_on_in_a_new_direction():
+    found = top_eigenpairs(Dense(torch.eye(12, dtype=torch.float64)), 4).require()
+    assert torch.allclose(found.values, torch.ones(4, dtype=torch.float64))
+    rank_two = torch.diag(torch.tensor([3.0, 2.0] + [0.0] * 8, dtype=torch.float64))
+    found = top_eigenpairs(Dense(rank_two), 5).require()
+    assert torch.allclose(found.values, torch.tensor([3.0, 2.0, 0, 0, 0], dtype=torch.float64), atol=1e-12)
+
+
+def test_all_pairs_of_a_small_matrix():
+    matrix = spread_matrix(size=12, outliers=(5.0, 4.0))
+    found = top_eigenpairs(Dense(matrix), 12, tolerance=1e-10).require()
+    assert torch.allclose(found.values, torch.linalg.eigvalsh(matrix).flip(0), atol=1e-10)
+
+
+def test_too_few_products_are_reported_with_the_number_that_converged():
+    found = top_eigenpairs(Dense(spread_matrix()), 8, tolerance=1e-9, max_products=14)
+    assert found.status is LanczosStatus.NOT_CONVERGED
+    with pytest.raises(NotConvergedError, match=rf"converged {int(found.converged.sum())} of 8 pairs after 14 products"):
+        found.require()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_largest": 301}, "number of parameters"),
+        ({"num_largest": 0}, "must together lie in"),
+        ({"num_largest": 3, "tolerance": 0.0}, "must be > 0"),
+        ({"num_largest": 3, "start": torch.ones(5)}, "another architecture"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        top_eigenpairs(Dense(spread_matrix()), **arguments)
