@@ -12,7 +12,7 @@ import io
 from collections.abc import Mapping
 
 from empirical.logs.columns import COLUMNS, canonical_name
-from empirical.logs.table import Fault, Parsed, Row
+from empirical.logs.table import Fault, Parsed, Row, clashes
 
 _FORMATS = {",": "csv", ";": "csv", "\t": "tsv"}
 
@@ -91,10 +91,7 @@ def _header(
             header.append((found, 0.01 if "%" in name else 1.0))
         else:
             header.append(None)
-    for column in {item[0] for item in header if item is not None}:
-        sources = [name for name, item in zip(names, header, strict=True) if item is not None and item[0] == column]
-        if len(sources) > 1:
-            faults.append(Fault(line=number, text=f"`{column}` must be one column; the names {sources} all mean it"))
+    faults += clashes(number, ((name, item and item[0]) for name, item in zip(names, header, strict=True)))
     if "epoch" not in {item[0] for item in header if item is not None}:
         faults.append(
             Fault(line=number, text=f"a table must have an epoch column; its header is {', '.join(names)[:120]}")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from empirical.logs.columns import canonical_name
-from empirical.logs.table import Fault, Parsed, Row
+from empirical.logs.table import Fault, Parsed, Row, clashes
 
 
 def _table() -> tuple[int, ...]:
@@ -66,6 +66,8 @@ def parse_events(files: Sequence[tuple[str, bytes]], iterations_per_epoch: int |
             segments.append((wall, scalars))
     segments.sort(key=lambda item: item[0])
     unread: dict[str, None] = {}
+    tags = dict.fromkeys(tag for _, scalars in segments for _, _, tag, _ in scalars)
+    parsed.faults += clashes(0, ((tag, canonical_name(tag)) for tag in tags))
     steps = sorted({step for _, scalars in segments for _, step, _, _ in scalars})
     gaps = {after - before for before, after in itertools.pairwise(steps)}
     has_epochs = any(tag.lower() == "epoch" for _, scalars in segments for _, _, tag, _ in scalars)

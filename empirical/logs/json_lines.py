@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from empirical.logs.columns import canonical_name
-from empirical.logs.table import Fault, Parsed, Row
+from empirical.logs.table import Fault, Parsed, Row, clashes
 
 _ITERATION = ("iteration", "step", "global_step")
 
@@ -45,8 +45,9 @@ def parse_json_lines(text: str, mapping: Mapping[str, str] | None = None) -> Par
             continue
         values: dict[str, float] = {}
         others: dict[str, Any] = {}
-        for key, value in _flatten(item):
-            column = renamed.get(key) or canonical_name(key)
+        meanings = [(key, renamed.get(key) or canonical_name(key)) for key, _ in _flatten(item)]
+        parsed.faults += clashes(number, meanings)
+        for (key, value), (_, column) in zip(_flatten(item), meanings, strict=True):
             if column is None:
                 others[key] = value
             elif isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -112,6 +112,24 @@ class LogError(ValueError):
         super().__init__("\n".join(lines))
 
 
+def clashes(line: int, meanings: Iterable[tuple[str, str | None]]) -> list[Fault]:
+    """A fault for every canonical column that several names of the file mean.
+
+    Args:
+        line: where the names stand.
+        meanings: (name in the file, canonical name or None).
+    """
+    names: dict[str, list[str]] = {}
+    for name, column in meanings:
+        if column is not None:
+            names.setdefault(column, []).append(name)
+    return [
+        Fault(line=line, text=f"`{column}` must be one column; the names {found} all mean it")
+        for column, found in names.items()
+        if len(found) > 1
+    ]
+
+
 def check(source: str, parsed: Parsed) -> TrainingLog:
     """The checked log.
 

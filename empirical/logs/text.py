@@ -17,7 +17,7 @@ import re
 from typing import Any
 
 from empirical.logs.columns import canonical_name
-from empirical.logs.table import Fault, Parsed, Row
+from empirical.logs.table import Fault, Parsed, Row, clashes
 
 _STAMP = re.compile(r"^\[[^\]\n]{8,30}\]\s*(?:-\s?)?")
 _FIELDS = re.compile(r"[ ]*\t[ \t]*|[ ]{2,}")
@@ -49,6 +49,7 @@ def parse_text(text: str) -> Parsed:
         elif _is_header(body):
             names = [name for name in _FIELDS.split(body.strip()) if name]
             header = [canonical_name(name) for name in names]
+            parsed.faults += clashes(number, zip(names, header, strict=True))
             unread = [name for name, found in zip(names, header, strict=True) if found is None]
             if parsed.rows:
                 parsed.restarts.append(len(parsed.rows))

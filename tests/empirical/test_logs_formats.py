@@ -257,6 +257,11 @@ BAD_TEXT = [
     ),
     ("head", lambda lines: [lines[0], *lines[2:]], ":2: a row stands before any header"),
     ("namespace", lambda lines: [lines[0][:60], *lines[1:]], ":1: the namespace line cannot be read: is it cut?"),
+    (
+        "two columns of one meaning",
+        lambda lines: edit(lines, 2, "Test Robust Loss", "Test Loss"),
+        ":2: `test_loss` must be one column; the names ['Test Loss', 'Test Loss'] all mean it",
+    ),
     ("header alone", lambda lines: lines[:2], ": holds no epoch"),
 ]
 
@@ -307,6 +312,11 @@ BAD_FILES = [
         "json",
         b'{"epoch": 0, "lr": 0.1, "test_loss": 1}\n{"epoch": 1, "lr": 0.1, "test_',
         ":2: the file ends in mid-line",
+    ),
+    (
+        "json twice",
+        b'{"epoch": 0, "lr": 0.1, "test_loss": 1, "test": {"loss": 2}}\n',
+        ":1: `test_loss` must be one column; the names ['test_loss', 'test/loss'] all mean it",
     ),
     ("json nan", b'{"epoch": 0, "lr": 0.1, "test_loss": NaN}\n', ":1: `test_loss` must be finite; got nan"),
     ("json null", b'{"epoch": 0, "lr": 0.1, "test_loss": null}\n', ":1: `test_loss` must be a number; got null"),
