@@ -24,10 +24,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullLocator
 
 from reports.formatting import number
-from reports.palette import COLORS, WHITE, Look, looks_of
+from reports.palette import COLORS, WHITE, Look, legend_of, looks_of
 from reports.svg import Drawing
 from theory.judge.figure import Figure, Heatmap, Series
 
@@ -83,8 +83,9 @@ def draw(figure: Figure, *, width: float = 5.4, height: float = 3.5) -> Drawing:
     """One figure, `width` × `height` inches, taller if its legend needs the room."""
     with _style():
         styles = looks_of([figure])
-        columns = _legend_columns(styles, width)
-        rows = math.ceil(len(styles) / columns) if len(styles) > 1 else 0
+        legend = legend_of([figure])
+        columns = _legend_columns(legend, width)
+        rows = math.ceil(len(legend) / columns) if len(legend) > 1 else 0
         canvas = Canvas(figsize=(width, height + 0.17 * rows), layout="constrained")
         axes = canvas.add_subplot()
         _draw_axes(axes, figure, styles)
@@ -92,7 +93,7 @@ def draw(figure: Figure, *, width: float = 5.4, height: float = 3.5) -> Drawing:
         axes.set_ylabel(_wrapped(figure.y_label, 44))
         if figure.heatmap is not None:
             _draw_colorbar(canvas, axes, figure.heatmap)
-        _draw_legend(canvas, styles, columns)
+        _draw_legend(canvas, legend, columns)
         return _finished(canvas, describe(figure))
 
 
@@ -117,8 +118,9 @@ def draw_grid(
     first = panels[0][1]
     with _style(**{"lines.linewidth": 1.1, "xtick.labelsize": 6.8, "ytick.labelsize": 6.8}):
         styles = looks_of(figures)
-        legend_columns = _legend_columns(styles, width)
-        legend_rows = math.ceil(len(styles) / legend_columns) if len(styles) > 1 else 0
+        legend = legend_of(figures)
+        legend_columns = _legend_columns(legend, width)
+        legend_rows = math.ceil(len(legend) / legend_columns) if len(legend) > 1 else 0
         above, below, height = 0.3 + 0.17 * legend_rows, 0.5, 1.75
         total = height * rows + above + below
         canvas = Canvas(figsize=(width, total))
@@ -155,7 +157,7 @@ def draw_grid(
             _draw_colorbar(canvas, None, first.heatmap, place)
         canvas.text(0.5, 0.08 / total, _wrapped(first.x_label, 120), ha="center", va="bottom")
         canvas.text(0.08 / width, 0.5, _wrapped(first.y_label, 60), rotation=90, ha="left", va="center")
-        _draw_legend(canvas, styles, legend_columns, loc="upper left")
+        _draw_legend(canvas, legend, legend_columns, loc="upper left")
         names = ", ".join(name for name, _ in panels)
         return _finished(canvas, f"{len(panels)} panels ({names}). Each: {describe(first)}")
 
@@ -183,6 +185,13 @@ def describe(figure: Figure) -> str:
     return " ".join(parts)
 
 
+class _PlainLog(LogFormatterSciNotation):
+    """Labels the ticks that a logarithmic axis of few decades labels, but as 0.6 and not as 6 × 10⁻¹."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return number(x) if super().__call__(x, pos) else ""
+
+
 @contextlib.contextmanager
 def _style(**changes: Any) -> Iterator[None]:
     """Matplotlib with the settings of this module, whatever the user's own are."""
@@ -201,6 +210,9 @@ def _draw_axes(axes: Axes, figure: Figure, looks: dict[str, Look], *, ticks: int
             axis = getattr(axes, f"{name}axis")
             axis.set_major_locator(LogLocator(numticks=ticks + 1))
             positive = [value for value in _coordinates(figure, name) if value > 0]
+            if min(positive) > 1e-3 and max(positive) < min(1e4, 90 * min(positive)):
+                axis.set_major_formatter(_PlainLog())
+                axis.set_minor_formatter(_PlainLog())
             if small or max(positive) > 1e4 * min(positive):
                 axis.set_minor_locator(NullLocator())
         else:
@@ -308,8 +320,9 @@ def _color_mapping(heatmap: Heatmap) -> Any:
     high = heatmap.high if heatmap.high is not None else max(given, default=1.0)
     if not low < high:
         low, high = low - 0.5, high + 0.5
-    if low < 0 and math.isclose(-low, high, rel_tol=0.05):
-        return ScalarMappable(Normalize(low, high), "PuOr")
+    if low < 0 < high and min(-low, high) > 0.25 * max(-low, high):
+        most = max(-low, high)
+        return ScalarMappable(Normalize(-most, most), "PuOr_r")  # white is zero
     if low > 0 and high > 300 * low:
         return ScalarMappable(LogNorm(low, high), "cividis")
     return ScalarMappable(Normalize(low, high), "cividis")
@@ -334,6 +347,8 @@ def _draw_legend(canvas: Canvas, looks: dict[str, Look], columns: int, loc: Any 
 
 
 def _handle(look: Look) -> Any:
+    if look.style == "subject":
+        return Line2D([], [], color=look.color, linewidth=2.4, marker=look.marker, markersize=4.5, markeredgewidth=0)
     if look.style == "band":
         return Patch(facecolor=look.color, alpha=0.3, linewidth=0)
     if look.style == "points":
@@ -351,7 +366,8 @@ def _legend_columns(looks: dict[str, Look], width: float) -> int:
     if len(looks) < 2:
         return 1
     widest = 0.42 + 0.066 * min(max(len(label) for label in looks), 78)
-    return max(1, min(len(looks), int((width - 0.3) / widest)))
+    most = max(1, min(len(looks), int((width - 0.3) / widest)))
+    return math.ceil(len(looks) / math.ceil(len(looks) / most))  # rows of one length
 
 
 def _commensurable(figures: Sequence[Figure], name: str) -> bool:

@@ -37,7 +37,9 @@ from theory.judge.verdict import Outcome
 #: Panels of one drawing: as many as a sheet of paper holds.
 _PANELS = 20
 #: Tables with more rows open at the reader's wish.
-_LONG = 40
+_LONG = 24
+#: A table of verdicts on runs may be longer.
+_MANY_SUBJECTS = 40
 #: So do tables of decoys with more rows, which the overview has counted already.
 _MANY_DECOYS = 12
 _EQUATION = (
@@ -104,7 +106,7 @@ class Page:
             if first.note:
                 blocks.append(f'<p class="note">{_text(first.note)}</p>')
         else:
-            blocks.append(self._table(subject_table(part), style="subjects"))
+            blocks.append(self._table(subject_table(part), style="subjects", longest=_MANY_SUBJECTS))
         blocks.append(self._figure_row(part))
         blocks.extend(self._table(table) for table in part.tables())
         decoys = decoy_table(part)

@@ -8,10 +8,10 @@ repeat what color says.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
-from theory.judge.figure import Figure
+from theory.judge.figure import Figure, Series
 
 #: Name of a CSS variable to the color of the light page, which is also that of the file on its own.
 COLORS = {
@@ -54,6 +54,8 @@ class Look:
 def looks_of(figures: Iterable[Figure]) -> dict[str, Look]:
     """Label to look, the same in every panel of a grid."""
     labelled = {series.label: series for figure in figures for series in figure.series}
+    if (crossed := _crossed(labelled)) is not None:
+        return _looks_crossed(labelled, crossed)
     keys = {label: " ".join(_ROLES.sub(" ", label).split()).strip(" ,;:()") for label in labelled}
     for label, series in labelled.items():
         rivals = [other for other, key in keys.items() if key == keys[label] and labelled[other].style == series.style]
@@ -82,3 +84,55 @@ def looks_of(figures: Iterable[Figure]) -> dict[str, Look]:
             bars=labelled[label].low is not None,
         )
     return {label: looks[label] for label in labelled}
+
+
+def legend_of(figures: Iterable[Figure]) -> dict[str, Look]:
+    """What the legend lists: the labels; where they are subjects times roles, first the subjects, then the roles."""
+    figures = tuple(figures)
+    labelled = {series.label: series for figure in figures for series in figure.series}
+    looks = looks_of(figures)
+    crossed = _crossed(labelled)
+    if crossed is None:
+        return looks
+    entries: dict[str, Look] = {}
+    for label, (subject, _) in crossed.items():
+        entries.setdefault(subject, replace(looks[label], style="subject", dashes=None, bars=False))
+    for label, (_, role) in crossed.items():
+        entries.setdefault(role, replace(looks[label], color=COLORS["ink"], marker=_MARKERS[0]))
+    return entries
+
+
+def _crossed(labelled: Mapping[str, Series]) -> dict[str, tuple[str, str]] | None:
+    """Label to (subject, role) where every label is "subject, role" and the roles of a subject differ in style.
+
+    Several subjects and several roles, or the plain list is shorter.
+    """
+    pairs = {}
+    for label in labelled:
+        subject, comma, role = label.rpartition(", ")
+        if not comma:
+            return None
+        pairs[label] = (subject, role)
+    subjects, roles = {pair[0] for pair in pairs.values()}, {pair[1] for pair in pairs.values()}
+    style_of_role = {(role, labelled[label].style) for label, (_, role) in pairs.items()}
+    style_of_subject = {(subject, labelled[label].style) for label, (subject, _) in pairs.items()}
+    told_apart = len(style_of_subject) == len(pairs) and len(style_of_role) == len(roles)
+    if not told_apart or min(len(subjects), len(roles)) < 2 or len(subjects) > len(_CYCLE) or subjects & roles:
+        return None
+    return pairs
+
+
+def _looks_crossed(labelled: Mapping[str, Series], crossed: Mapping[str, tuple[str, str]]) -> dict[str, Look]:
+    """Color and marker by subject, style by role."""
+    subjects = list(dict.fromkeys(subject for subject, _ in crossed.values()))
+    looks = {}
+    for label, series in labelled.items():
+        index = subjects.index(crossed[label][0])
+        looks[label] = Look(
+            color=COLORS[_CYCLE[index]],
+            marker=_MARKERS[index],
+            dashes=_DASHES[0] if series.style == "dashed" else None,
+            style=series.style,
+            bars=series.low is not None,
+        )
+    return looks
