@@ -27,6 +27,9 @@ from theory.model.quadratic import Quadratic
 Reading = Literal["spectral-radius", "effective-rate"]
 READINGS: tuple[Reading, ...] = get_args(Reading)
 
+#: Where a diverging ρ^{2k} is cut off.
+_LARGEST_EXPONENT = 500.0
+
 
 def interpolated_variance(
     problem: Quadratic,
@@ -62,9 +65,9 @@ def interpolated_variance(
         rate = stable_modes(frame, after).effective_rate / (1.0 - after.momentum)
         with np.errstate(divide="ignore"):
             log_rate = np.where(rate < 1, np.log1p(-np.minimum(rate, 1.0)), np.log(np.abs(1.0 - rate)))
-    with np.errstate(over="ignore", invalid="ignore"):
-        exponent = np.where(checked[:, None] > 0, 2.0 * checked[:, None] * log_rate, 0.0)
-        return np.exp(exponent) * old - np.expm1(exponent) * new
+    # 0 · (−∞) at step 0 is no change; ρ > 1, which the second reading allows, is cut off before it overflows.
+    exponent = 2.0 * checked[:, None] * np.where(checked[:, None] > 0, log_rate, 0.0)
+    return new + np.exp(np.minimum(exponent, _LARGEST_EXPONENT)) * (old - new)
 
 
 def interpolation_error(

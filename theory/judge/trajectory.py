@@ -4,8 +4,8 @@ Model     w_t stationary with autocovariances Γ_ij(h). The average of w_i w_j o
           Gaussian w, with variance (1/T) Σ_h (Γ_ii(h) Γ_jj(h) + Γ_ij(h) Γ_ji(h)); on the diagonal 2 σᵢ⁴ τ₂ᵢ/T with
           τ₂ = Σ_h ρ_h². The run is worth T/τ₂ independent draws of that variance.
 Estimate  Γ by FFT; sums over |h| ≤ W, with W the first lag ≥ 5 τ̂₂(W) of the slowest direction (Sokal's rule, for
-          squares). A squared noisy correlation is too large by its variance ≈ τ₂/T, which is taken off. Subtracting the run's own
-          mean costs σ² τ₁/T, τ₁ = Σ_h ρ_h, which is put back.
+          squares). A squared noisy correlation is too large by its variance ≈ τ₂/T, which is taken off. Subtracting the
+          run's own mean costs σ² τ₁/T, τ₁ = Σ_h ρ_h, which is put back.
 Warning   A run shorter than 50 τ₂ does not know its own τ₂: its status says so.
 Source    Sokal, "Monte Carlo methods in statistical mechanics" (1997), §3; Priestley 1981, §5.3.
 """
@@ -100,7 +100,8 @@ def trajectory_covariance(weights: ArrayLike, center: ArrayLike | None = None) -
             crossed = _lagged(spectrum[:, i] * spectrum[:, j].conj(), length, window, both=True)
             forward, backward = crossed
             sums = weight @ (own[: window + 1, i] * own[: window + 1, j] + forward * backward)
-            variance[i, j] = variance[j, i] = max(float(sums), 1.0) / length
+            # Directions out of step can cancel to below one draw's worth; noise can take the sum below 0.
+            variance[i, j] = variance[j, i] = max(float(sums), 2.0 * window / length) / length
     value = deviation.T @ deviation / length
     if center is None:
         # Σ_h ρ_h within the window, never below 0: what the mean of the run took off.
