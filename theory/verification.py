@@ -6,6 +6,7 @@ the evidence already there: a recorded run is recognised by its run-id and not m
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -114,10 +115,20 @@ def verify(
     prepare_folder(out)
     needed = {name for claim in claims for name in claim.experiments}
     chosen = [experiment for experiment in experiments if experiment.name in needed]
-    evidence = gather(chosen, out, seed=seed, budget=budget, progress=progress, announce=announce)
-    verdicts = tuple(claim.judge(evidence) for claim in claims)
+    with one_blas_thread():
+        evidence = gather(chosen, out, seed=seed, budget=budget, progress=progress, announce=announce)
+        verdicts = tuple(claim.judge(evidence) for claim in claims)
     write_verdicts(verdicts, out)
     return verdicts
+
+
+def one_blas_thread() -> contextlib.AbstractContextManager[object]:
+    """Hold BLAS to one thread where `threadpoolctl` is installed: replicas are what runs side by side."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return contextlib.nullcontext()
+    return threadpool_limits(1, user_api="blas")
 
 
 def select(claims: Sequence[Claim], names: Sequence[str] | None) -> tuple[Claim, ...]:

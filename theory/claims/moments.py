@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ def _run_simulation(
     return {"engine": moments.engine, "path": moments.path, "blocks": moments.blocks}, moments.to_arrays()
 
 
+@functools.lru_cache(maxsize=64)
 def simulation_of(evidence: Evidence) -> Simulation:
     """The Simulation an evidence was made with."""
     return Simulation.from_dict(evidence.setting)
@@ -79,9 +80,16 @@ class Scatter:
     times: NDArray[np.int_]
     replicas: int
     excess_kurtosis: float
+    _variances: dict[bytes, NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
     def variance(self, frame: NDArray[np.float64]) -> NDArray[np.float64]:
         """Variance of every entry of the pooled second moment seen through `frame`, ``(n, n)``."""
+        key = frame.tobytes()  # a claim and its decoys look through the same frame
+        if key not in self._variances:
+            self._variances[key] = self._variance(frame)
+        return self._variances[key]
+
+    def _variance(self, frame: NDArray[np.float64]) -> NDArray[np.float64]:
         lagged = self.seen(frame)
         total = pooled_moment_variance(lagged, len(self.times), self.replicas)
         if self.excess_kurtosis:
