@@ -507,14 +507,18 @@ def _fooled_table(study: PairStudy) -> Table:
             (FAMILIES[3], 10.0),
         ):
             chosen.setdefault((pair.family, pair.amount), pair)
+    looked_at = [(f"{family}, {amount:g}", pair, pair.problem) for (family, amount), pair in chosen.items()]
+    looked_at += [
+        (f"{label}, data Hessian", pair, pair.data) for label, pair, _ in looked_at if pair.data is not pair.problem
+    ]
     rows = []
-    for (family, amount), pair in chosen.items():
-        found = commutativity(pair.problem, deflated=1, num_null=100, degeneracy=0.0)
+    for label, pair, problem in looked_at:
+        found = commutativity(problem, deflated=1, num_null=100, degeneracy=0.0)
         nats = commutativity_price(pair.problem, study.optimizer, degeneracy=0.0).nats
         for name, measure in found.measures.items():
             rows.append(
                 (
-                    f"{family}, {amount:g}",
+                    label,
                     nats,
                     name,
                     measure.value,

@@ -49,24 +49,25 @@ def log_excess(t: ArrayLike) -> NDArray[np.float64]:
 def _log_excess(t: NDArray[np.float64]) -> NDArray[np.float64]:
     """φ on one block, unchecked; −1 gives +inf."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        direct = t - np.log1p(t)
-    small = np.abs(t) <= _SERIES_RADIUS
-    count = np.count_nonzero(small)
-    if count == 0:
-        return direct
-    near = t if count == t.size else t[small]
-    # ln(1+t) = 2 artanh(s), s = t/(2+t), and t = 2s/(1−s): φ = 2s²/(1−s) − 2s³ (1/3 + s²/5 + s⁴/7 + …).
-    s = near / (2.0 + near)
-    z = s * s
-    tail = np.full_like(z, _SERIES[-1])
-    for coefficient in _SERIES[-2::-1]:
-        tail *= z
-        tail += coefficient
-    series = 2.0 * z * (1.0 / (1.0 - s) - s * tail)
-    if count == t.size:
-        return series
-    direct[small] = series
-    return direct
+        result = np.log1p(t)
+        np.subtract(t, result, out=result)
+        # ln(1+t) = 2 artanh(s), s = t/(2+t), and t = 2s/(1−s): φ = 2s²/(1−s) − 2s³ (1/3 + s²/5 + s⁴/7 + …).
+        # The series is summed everywhere: sorting out where it holds costs more than the few products.
+        s = t / (2.0 + t)
+        z = s * s
+        tail = z * _SERIES[-1]
+        for coefficient in _SERIES[-2:0:-1]:
+            tail += coefficient
+            tail *= z
+        tail += _SERIES[0]
+        tail *= s
+        np.subtract(1.0, s, out=s)
+        np.divide(1.0, s, out=s)
+        s -= tail
+        z *= 2.0
+        z *= s
+        np.copyto(result, z, where=np.abs(t) <= _SERIES_RADIUS)
+    return result
 
 
 def gaussian_kl(
