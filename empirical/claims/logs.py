@@ -102,12 +102,14 @@ def _compare_overfitting(evidence: Mapping[str, Evidence], predict: Callable[[Ru
     if list(evidence) == [EXPERIMENT]:
         (run,) = runs
         # A decoy's figures would be drawn for nobody.
-        figures = pictures.run_figures(run, evidence[EXPERIMENT]) if predict is effects.overfitting_pattern else ()
+        shown = predict is effects.overfitting_pattern
+        figures = pictures.run_figures(run, evidence[EXPERIMENT]) if shown else ()
+        tables = (pictures.run_table(run),) if shown else ()
         try:
             (estimate, interval), note = _overfitting_effect(run, predict(run))
         except NotApplicableError as reason:
-            return _not_applicable(str(reason), figures=figures)
-        return Comparison(estimate=estimate, interval=interval, note=note, figures=figures)
+            return _not_applicable(str(reason), figures=figures, tables=tables)
+        return Comparison(estimate=estimate, interval=interval, note=note, figures=figures, tables=tables)
     return _over_orders(runs, [_overfitting_effect(run, predict(run))[0][0] for run in runs])
 
 

@@ -20,7 +20,7 @@ def run_figures(run: Run, evidence: Evidence) -> tuple[Figure, ...]:
         y_label="robust loss (nats)",
         series=(_curve(run, TEST, "test"), _curve(run, TRAIN, "train")),
         marks=_marks(run),
-        caption=_caption(run),
+        caption="Vertical lines: where the curves change.",
     )
     return (measured, *_predicted(run, evidence))
 
@@ -55,13 +55,25 @@ def _marks(run: Run) -> tuple[float, ...]:
     return tuple(float(run.epoch(run.change(index))) for index in range(len(run.decays)))
 
 
-def _caption(run: Run) -> str:
-    decays = "; ".join(f"{decay.before:g} → {decay.after:g} (epoch {decay.epoch} in the log)" for decay in run.decays)
-    changes = effects.unprompted_changes(run)
-    found = "not looked for (ruptures is not installed)" if changes is None else ", ".join(map(str, changes)) or "none"
-    return (
-        f"Vertical lines: where the curves change. Learning rate: {decays or 'no step decay'}. "
-        f"Changes of the test curve found without the schedule: {found}. Training losses: {run.train_columns}."
+def run_table(run: Run) -> Table:
+    """What the log says of its learning rate, and what its curves say, in one row."""
+    decays, changes = [], []
+    for index, decay in enumerate(run.decays):
+        decays.append(f"{decay.before:g} → {decay.after:g} at {decay.epoch}")
+        location = run.locations[index]
+        low, high = (run.epoch(row) for row in location.interval) if location else (None, None)
+        reach = "" if low is None else f" [{low}, {high}]"
+        changes.append(f"{run.epoch(run.change(index))}{reach}")
+    found = effects.unprompted_changes(run)
+    unprompted = "ruptures is not installed" if found is None else ", ".join(map(str, found)) or "none"
+    return Table(
+        title="Learning-rate decays and changes of the curves, by epoch",
+        columns=("decays in the log", "curves change", "changes found without the schedule", "training losses"),
+        rows=(("; ".join(decays) or "none", "; ".join(changes) or "–", unprompted, run.train_columns),),
+        caption=(
+            "A log that prints the rate of an epoch's last iteration shows a decay one epoch early. Intervals: 95 %, "
+            "block bootstrap. The third column is the test robust loss alone, cut into straight lines by ruptures."
+        ),
     )
 
 

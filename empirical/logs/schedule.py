@@ -74,7 +74,7 @@ def predicted_variance(run: Run, evidence: Evidence) -> Prediction | None:
     variances, curvatures = _propagated(tuple(rates.tolist()), facts.iterations, facts.momentum)
     modes = tuple(
         Mode(
-            label=f"τ = {relaxation:g} epoch{'s' if relaxation > 1 else ''} at η = {rates.max():g} (λ = {lam:.2g})",
+            label=f"τ = {relaxation:g} epoch{'s' if relaxation > 1 else ''} at the largest rate",
             curvature=lam,
             relaxation=relaxation,
             relative_variance=variance / variance[max(reference, 0)],
@@ -82,9 +82,9 @@ def predicted_variance(run: Run, evidence: Evidence) -> Prediction | None:
         for relaxation, lam, variance in zip(RELAXATIONS, curvatures, variances, strict=True)
     )
     caption = (
-        "τ: relaxation time. Exact propagation from the stationary law at the first rate along the log's learning "
-        f"rates, λ and γ constant; {facts.iterations} iterations an epoch, "
-        f"momentum {facts.momentum:g}{facts.assumed}."
+        "τ: relaxation time, (1−μ)/(ηλ). Exact propagation from the stationary law at the first rate along the log's "
+        f"learning rates, λ and γ constant; {facts.iterations} iterations an epoch, momentum "
+        f"{facts.momentum:g}{facts.assumed}."
     )
     return Prediction(epochs=epochs, modes=modes, caption=caption)
 
