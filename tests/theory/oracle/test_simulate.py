@@ -103,6 +103,17 @@ def test_impulses_see_the_matrices_rates_and_problems_of_every_segment(optimizer
         np.testing.assert_allclose(response.noise_input @ response.noise_input.T, covariance, rtol=1e-12, atol=1e-14)
 
 
+def test_only_the_very_first_step_can_be_undampened(engine):
+    optimizer = OPTIMIZERS["dampened"]
+    setting = run_of(optimizer, segments=(Segment(optimizer=optimizer, steps=5),) * 2, record_times=(10,))
+    setting = dataclasses.replace(setting, undampened_first_step=True)
+    free = transition(DIAGONAL, dataclasses.replace(optimizer, dampening=0.0))[0]
+    dampened = transition(DIAGONAL, optimizer)[0]
+    for step in (0, 1, 4, 5, 9):
+        response = impulse_response(setting, step=step, engine=engine)
+        np.testing.assert_allclose(response.transition, dampened if step else free, rtol=1e-14, atol=1e-15)
+
+
 @optimizers
 def test_the_noise_free_path_is_the_product_of_the_transitions(optimizer, engine):
     quiet = Quadratic(dense_problem().hessian, np.zeros((3, 3)))
