@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -42,6 +43,8 @@ _LONG = 24
 _MANY_SUBJECTS = 40
 #: So do tables of decoys with more rows, which the overview has counted already.
 _MANY_DECOYS = 12
+_SUBSCRIPT = re.compile(r"(?<![\w/])([^\W\d_])_(?:\{([^}]+)\}|([A-Za-z0-9*]{1,2})(?![A-Za-z0-9_]))")
+_SUPERSCRIPT = re.compile(r"((?<![\w/])[^\W\d_]|[)>\]])\^(?:\{([^}]+)\}|([A-Za-z0-9*]{1,2})(?![A-Za-z0-9_]))")
 _EQUATION = (
     '<math display="block" '
     'alttext="sigma_i^2 = eta gamma_i (1 + mu) / (lambda_i (1 - mu) (2 (1 + mu) - eta lambda_i))">'
@@ -97,14 +100,14 @@ class Page:
         blocks = [f'<section class="claim" aria-labelledby="{part.anchor}"><h2 id="{part.anchor}">{_text(part.claim)}']
         if len(part.verdicts) == 1:
             blocks.append(f" {_outcome(first.outcome)}")
-        blocks.append(f'</h2><p class="statement">{_text(first.statement)}</p>')
+        blocks.append(f'</h2><p class="statement">{_prose(first.statement)}</p>')
         if len(part.verdicts) == 1:
             facts = "".join(
                 f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in verdict_facts(first)
             )
             blocks.append(f'<dl class="facts">{facts}</dl>')
             if first.note:
-                blocks.append(f'<p class="note">{_text(first.note)}</p>')
+                blocks.append(f'<p class="note">{_prose(first.note)}</p>')
         else:
             blocks.append(self._table(subject_table(part), style="subjects", longest=_MANY_SUBJECTS))
         blocks.append(self._figure_row(part))
@@ -112,7 +115,7 @@ class Page:
         decoys = decoy_table(part)
         if decoys.rows:
             blocks.append(self._table(decoys, longest=_MANY_DECOYS))
-        assumed = "".join(f"<li>{_text(assumption)}</li>" for assumption in first.assumptions)
+        assumed = "".join(f"<li>{_prose(assumption)}</li>" for assumption in first.assumptions)
         blocks.append(
             f'<dl class="ground"><div><dt>Kind</dt><dd>{_text(first.kind.value)}</dd></div>'
             f"<div><dt>Source</dt><dd>{_text(first.source)}</dd></div>"
@@ -137,7 +140,7 @@ class Page:
         self._figures += 1
         picture = drawing.inline(f"f{self._figures}", self._outlines)
         title = panels.title + (", continued" if start else "")
-        caption = f" {_text(panels.caption)}" if panels.caption else ""
+        caption = f" {_prose(panels.caption)}" if panels.caption else ""
         return (
             f"<figure{' class=wide' if wide else ''}>{picture}<figcaption>"
             f"<b>Figure {self._figures}. {_text(title)}.</b>{caption}</figcaption></figure>"
@@ -146,7 +149,7 @@ class Page:
     def _table(self, table: Table, *, style: str = "", longest: int = _LONG) -> str:
         self._tables += 1
         title = f"<b>Table {self._tables}. {_text(table.title)}.</b>"
-        caption = f" {_text(table.caption)}" if table.caption else ""
+        caption = f" {_prose(table.caption)}" if table.caption else ""
         flush = [
             bool(table.rows) and all(is_number(row[place]) for row in table.rows) for place in range(len(table.columns))
         ]
@@ -280,3 +283,11 @@ def _stylesheet() -> str:
 
 def _text(text: str) -> str:
     return html.escape(str(text))
+
+
+def _prose(text: str) -> str:
+    """`text` with the subscripts and superscripts of its formulas set as such: ``M_k``, ``Σ_{l<k}``, ``F^t``.
+
+    Only after a single letter or a bracket, so that names such as ``off_diagonal_mass`` stay as they are.
+    """
+    return _SUPERSCRIPT.sub(r"\1<sup>\2\3</sup>", _SUBSCRIPT.sub(r"\1<sub>\2\3</sub>", _text(text)))

@@ -219,6 +219,20 @@ def test_markup_in_names_is_shown_and_not_obeyed(tmp_path):
     assert nasty in "".join(page.words)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("M_k = Σ_{l<k} F^t z_t", "M<sub>k</sub> = Σ<sub>l&lt;k</sub> F<sup>t</sup> z<sub>t</sub>"),
+        ("σ_P² and (1 − u)^2 and x_ij.", "σ<sub>P</sub>² and (1 − u)<sup>2</sup> and x<sub>ij</sub>."),
+        ("off_diagonal_mass of awp/cifar10_linf, a/b_c_d", "off_diagonal_mass of awp/cifar10_linf, a/b_c_d"),
+    ],
+)
+def test_plain_formulas_are_set_with_their_indices(tmp_path, text, shown):
+    write_verdicts([verdict("formula", (), statement=text)], tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    assert f'<p class="statement">{shown}</p>' in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("scale", ["linear", "log"])
 @pytest.mark.parametrize(
     "y",
