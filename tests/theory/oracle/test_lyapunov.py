@@ -72,3 +72,30 @@ def test_usage_errors_name_the_argument():
     wide = Quadratic(np.ones(41), np.ones(41))
     with pytest.raises(ValueError, match="up to 80; got 82"):
         lyapunov_covariance(wide, MomentumSGD(0.1), "direct")
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        MomentumSGD(0.3, 0.6),
+        MomentumSGD(0.3, 0.6, nesterov=True, weight_decay=0.2),
+        MomentumSGD(0.3, 0.6, dampening=0.25, weight_decay=0.2),
+        MomentumSGD(0.3, 0.6, dampening=0.25, weight_decay=0.2, form="position"),
+    ],
+)
+def test_the_transition_is_the_optimizers_step(optimizer):
+    hessian, rng = problem().dense_hessian(), np.random.default_rng(4)
+    w, v, xi = rng.standard_normal((3, 3))
+    gradient = hessian @ w + optimizer.weight_decay * w + xi
+    kept = (1 - optimizer.dampening) * gradient
+    if optimizer.form == "position":
+        v_next = optimizer.momentum * v - optimizer.learning_rate * kept
+        w_next = w + v_next
+    else:
+        v_next = optimizer.momentum * v + kept
+        step = gradient + optimizer.momentum * v_next if optimizer.nesterov else v_next
+        w_next = w - optimizer.learning_rate * step
+    matrix, inflow = transition(problem(), optimizer)
+    assert np.allclose(matrix @ np.concatenate([w, v]) + inflow @ xi, np.concatenate([w_next, v_next]), atol=1e-14)
+    extended, _ = transition(problem(), optimizer, np.longdouble)
+    assert extended.dtype == np.longdouble and np.allclose(extended.astype(float), matrix, atol=1e-15)
