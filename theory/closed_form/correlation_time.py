@@ -2,8 +2,8 @@ r"""How many steps of one run are worth one independent draw, when a variance is
 
 Model     Stationary w along an eigenvector of H, with autocorrelation ρ_k = Cov(w_{t+k}, w_t)/σ².
 Result    The average of w² over T steps has relative variance 2 τ₂/T to first order in τ₂/T, with τ₂ = Σ_{k∈ℤ} ρ_k².
-          The lagged covariance is (Fᵏ r)₁ with r the first column of the stationary state, so that Σ_{k≥0} (Fᵏ r)₁² is an
-          entry of X = F X Fᵀ + r rᵀ, a 4×4 linear system for each mode.
+          The lagged covariance is (Fᵏ r)₁ with r the first column of the stationary state, so that Σ_{k≥0} (Fᵏ r)₁² is
+          an entry of X = F X Fᵀ + r rᵀ, a 4×4 linear system for each mode.
 Limits    μ = 0: (1+ρ²)/(1−ρ²), ρ = 1−ηλ.   Deep underdamped: (1+μ)/(2(1−μ)): 9.5 at μ = .9.
 Oracle    The sum over lags taken literally; the spread over simulated runs.
 Source    Bartlett's formula (Priestley 1981, §5.3.3), Isserlis' theorem.
