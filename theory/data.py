@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,8 +85,8 @@ def load_table(
     """A bundled table by name, or a CSV file by path.
 
     Args:
-        data: ``"diabetes"`` (442 patients, 10 inputs, disease progression), ``"digits"`` (1797 images of 8×8 pixels, the
-            digit as a number), or the path of a CSV file whose first row names the columns.
+        data: ``"diabetes"`` (442 patients, 10 inputs, disease progression), ``"digits"`` (1797 images of 8×8 pixels,
+            the digit as a number), or the path of a CSV file whose first row names the columns.
         target: column to predict; needed for a CSV file, refused for a bundled table.
         encoding: of the CSV file; a byte-order mark is skipped.
         delimiter: between the cells of the CSV file.
@@ -122,8 +123,8 @@ def read_csv(
     """Read a CSV file of numbers whose first row names the columns; arguments as in `load_table`.
 
     Raises:
-        ValueError: if the file is unreadable, is not in that encoding, has no header, ragged rows, missing values, text,
-            infinite numbers, a constant column, no such target, or fewer than 2 rows.
+        ValueError: if the file is unreadable, is not in that encoding, has no header, ragged rows, missing values,
+            text, infinite numbers, a constant column, no such target, or fewer than 2 rows.
     """
     rows = _rows(path, encoding, delimiter)
     if not rows:
@@ -132,7 +133,9 @@ def read_csv(
     _check_header(path, header, delimiter)
     unknown = [name for name in ignore if name not in header]
     if unknown:
-        raise ValueError(f"`--ignore` must name columns of {path}; unknown: {_listed(unknown)}. It has: {_listed(header)}.")
+        raise ValueError(
+            f"`--ignore` must name columns of {path}; unknown: {_listed(unknown)}. It has: {_listed(header)}."
+        )
     if target not in header:
         raise ValueError(f"`--target` must be a column of {path}; got {target!r}. It has: {_listed(header)}.")
     if target in ignore:
@@ -272,7 +275,7 @@ def _bundled(name: str) -> RegressionTable:
         raise MissingPackageError(
             f"the table {name!r} comes with scikit-learn, which is not installed: pip install 'spikeshrink[data]'."
         ) from None
-    bunch = datasets.load_diabetes(scaled=False) if name == "diabetes" else datasets.load_digits()
+    bunch: Any = datasets.load_diabetes(scaled=False) if name == "diabetes" else datasets.load_digits()
     columns = tuple(str(column) for column in bunch.feature_names)
     target = "progression" if name == "diabetes" else "digit"
     inputs, targets = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target, dtype=np.float64)

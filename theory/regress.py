@@ -5,8 +5,8 @@ every eigen-direction of the Hessian the measured variance of the weights is set
 theorem as usually applied (constant C, white noise) to the one that knows the data's fourth moments and the shuffling,
 and the judge says of each whether the evidence supports it.
 
-Exit status: 0; 1 if the law that must be exact for independent batches is refuted; 2 for unusable input; 3 if there were
-too few runs to decide.
+Exit status: 0; 1 if the law that must be exact for independent batches is refuted; 2 for unusable input; 3 if there
+were too few runs to decide.
 """
 
 from __future__ import annotations
@@ -229,7 +229,9 @@ def _judged(
                 "feedback": law.feedback,
                 "theories": theories,
                 "gap_closed_by": closed[best.label],
-                "directions": _directions(best, {name: results[index] for name, results in found.items()}, evidence, table),
+                "directions": _directions(
+                    best, {name: results[index] for name, results in found.items()}, evidence, table
+                ),
             }
         )
     result = {

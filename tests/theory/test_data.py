@@ -1,4 +1,4 @@
-"""Tables: what is read is what the file says, and every table that cannot be used is refused with its place and rule."""
+"""Tables: what is read is what the file says; what cannot be used is refused with its place and rule."""
 
 import builtins
 import csv
@@ -28,9 +28,7 @@ def test_a_good_file_is_read_to_the_last_bit(tmp_path):
 
 
 @given(
-    rows=st.lists(
-        st.tuples(*[st.floats(allow_nan=False, allow_infinity=False, width=64)] * 3), min_size=3, max_size=12
-    )
+    rows=st.lists(st.tuples(*[st.floats(allow_nan=False, allow_infinity=False, width=64)] * 3), min_size=3, max_size=12)
 )
 @settings(max_examples=40, deadline=None)
 def test_every_finite_double_survives_the_file(tmp_path_factory, rows):

@@ -71,9 +71,7 @@ def _problem(dimension: int, condition: float) -> Quadratic:
     return Quadratic(*matrices)
 
 
-def _timed(
-    problem: Quadratic, optimizer: Adaptive, replicas: int, relaxations: float, **fields: Any
-) -> AdaptiveRun:
+def _timed(problem: Quadratic, optimizer: Adaptive, replicas: int, relaxations: float, **fields: Any) -> AdaptiveRun:
     """A run long enough to forget its start, for the weights and for the moving average of g²."""
     preconditioner = fields.get("preconditioner")
     if preconditioner is None:
@@ -186,7 +184,8 @@ def _adam_runs(budget: str) -> AdaptiveRuns:
     more = 8 if budget == "full" else 1
     return AdaptiveRuns(
         runs=tuple(
-            _timed(problem, optimizer, 1024 * more, 24, optimum=optimum) for problem, optimizer, optimum in _adam_cases()
+            _timed(problem, optimizer, 1024 * more, 24, optimum=optimum)
+            for problem, optimizer, optimum in _adam_cases()
         )
     )
 
@@ -206,7 +205,7 @@ def _from_second_moment(
 
 
 def _noise_alone(problem: Quadratic, optimizer: Adaptive, optimum: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """s = diag C: the weights' own motion left out of g²."""
+    """S = diag C: the weights' own motion left out of g²."""
     del optimum
     return _from_second_moment(problem, optimizer, np.diag(problem.dense_noise_cov()))
 
@@ -253,9 +252,7 @@ def _compare_adam(evidence: Mapping[str, Evidence], predict: AdamPredictor) -> C
         ),
     )
     figures = _map_figures(evidence["adaptive-map"]) if shown else ()
-    return equivalence_comparison(
-        MeanTests.join(parts), _ADAM_MARGIN, tables=tables if shown else (), figures=figures
-    )
+    return equivalence_comparison(MeanTests.join(parts), _ADAM_MARGIN, tables=tables if shown else (), figures=figures)
 
 
 def _label(optimizer: Adaptive) -> str:
@@ -324,7 +321,7 @@ def _map_figures(evidence: Evidence) -> tuple[Figure, ...]:
                 contour=_ADAM_MARGIN,
             ),
             caption="The fixed point is of first order in 1−β₂: it fails where g² is averaged over a few steps only, "
-            "whatever the condition number and the dimension.",
+            "and most of all where a weight's own motion makes up much of its g² (few weights, all of them stiff).",
         )
         for label, values, grid in panels
     )
@@ -365,7 +362,7 @@ SchedulePredictor = Callable[[AdaptiveRun], NDArray[np.float64]]
 
 
 def _frozen_law(run: AdaptiveRun) -> AdaptiveLaw:
-    """s of the fixed point at a small rate: along the path the weights' share of g² is small and changes."""
+    """S of the fixed point at a small rate: along the path the weights' share of g² is small and changes."""
     return adaptive_covariance(run.problem, replace(run.optimizer, learning_rate=0.3 * _SCHEDULE_PEAK))
 
 
@@ -418,7 +415,7 @@ def _compare_schedule(evidence: Mapping[str, Evidence], predict: SchedulePredict
         y_label="weight variance",
         y_scale="log",
         series=tuple(series),
-        caption="Line: propagation of momentum SGD in preconditioned weights. Points: real updates from the first step.",
+        caption="Line: momentum SGD in preconditioned weights, propagated. Points: real updates from the first step.",
     )
     return equivalence_comparison(MeanTests.join(parts), _SCHEDULE_MARGIN, figures=(figure,))
 
@@ -475,8 +472,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="adaptive-adam",
-        statement="Adam, AdamW and RMSprop: Σ = D^{1/2}Σ_uD^{1/2} at the fixed point of s = E g², within the margin for "
-        "β₂ ≥ 0.9, condition number ≤ 100, dimension ≤ 16",
+        statement="Adam, AdamW and RMSprop: Σ = D^{1/2}Σ_uD^{1/2} at the fixed point of s = E g², within the margin "
+        "for β₂ ≥ 0.9, condition number ≤ 100, dimension ≤ 16",
         source="DESIGN (A1); theory.closed_form.adaptive (2)",
         kind=Kind.APPROXIMATION,
         experiments=("adaptive-real", "adaptive-map"),
@@ -493,7 +490,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="adaptive-schedule",
-        statement="Adam through warm-up and cosine decay: exact propagation in preconditioned weights along η_t/(1−β₁ᵗ)",
+        statement="Adam through warm-up and cosine decay: propagation in preconditioned weights along η_t/(1−β₁ᵗ)",
         source="DESIGN (A1), (T3); theory.closed_form.adaptive (Transient)",
         kind=Kind.APPROXIMATION,
         experiments=("adaptive-schedule",),

@@ -50,10 +50,7 @@ def _exact(run: AveragingRun) -> _Predicted:
     return _Predicted(
         averaged_covariance(run.problem, run.optimizer, run.steps, start="optimum"),
         np.array(
-            [
-                ema_covariance(run.problem, run.optimizer, beta, steps=run.steps, start="optimum")
-                for beta in run.decays
-            ]
+            [ema_covariance(run.problem, run.optimizer, beta, steps=run.steps, start="optimum") for beta in run.decays]
         ),
     )
 
@@ -78,9 +75,7 @@ def _compare(evidence: Mapping[str, Evidence], predict: Any) -> Comparison:
     cases = [("mean of all", predicted.mean, item.arrays["mean"])]
     cases += [
         (f"exponential, β = {beta:g}", one, measured)
-        for beta, one, measured in zip(
-            run.decays, predicted.exponential, item.arrays["exponential"], strict=True
-        )
+        for beta, one, measured in zip(run.decays, predicted.exponential, item.arrays["exponential"], strict=True)
     ]
     p_values, ratios, rows = [], [], []
     upper = np.triu_indices(run.problem.dimension, 1)

@@ -102,7 +102,9 @@ def _recursion_grid(budget: str) -> RecursionGrid:
     )
 
 
-def _run_recursions(setting: RecursionGrid, seed: int, progress: Progress) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _run_recursions(
+    setting: RecursionGrid, seed: int, progress: Progress
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     del seed  # nothing is drawn
     arrays, limits = {}, []
     for column, optimizer in enumerate(setting.optimizers):
@@ -373,31 +375,25 @@ def _compare_shuffled(evidence: Mapping[str, Evidence], predict: FactorPredictor
         total = repeated + (0.0 if problem.fresh_variances is None else problem.fresh_variances)
         white = stationary_variance(Quadratic(problem.curvatures, total), optimizer)
 
-        def factor(phase: Phase) -> NDArray[np.float64]:
-            return np.array(
-                [
-                    float(
-                        predict(
-                            optimizer.learning_rate,  # noqa: B023  (called before the next round)
-                            optimizer.momentum,  # noqa: B023
-                            lam,
-                            problem.batches_per_epoch,  # noqa: B023
-                            phase,
-                            share,
-                        )
-                    )
-                    for lam, share in zip(problem.curvatures, repeated / total, strict=True)  # noqa: B023
-                ]
+        factors = {
+            phase: predict(
+                optimizer.learning_rate,
+                optimizer.momentum,
+                problem.curvatures,
+                problem.batches_per_epoch,
+                phase,
+                repeated / total,
             )
-
+            for phase in (*run.phases, "mean")
+        }
         square = item.arrays[f"square_{index}"]
         found = []
         for place, phase in enumerate(run.phases):
-            tests = mean_tests(square[place], white * factor(phase))
+            tests = mean_tests(square[place], white * factors[phase])
             parts.append(tests)
-            found.append(tests.ratio * factor(phase))
+            found.append(tests.ratio * factors[phase])
         if len(run.phases) == problem.batches_per_epoch:
-            tests = mean_tests(square.mean(axis=0), white * factor("mean"))
+            tests = mean_tests(square.mean(axis=0), white * factors["mean"])
             parts.append(tests)
         for mode, lam in enumerate(problem.curvatures):
             for place, phase in enumerate(run.phases):
@@ -409,11 +405,11 @@ def _compare_shuffled(evidence: Mapping[str, Evidence], predict: FactorPredictor
                         float(lam),
                         round(float((repeated / total)[mode]), 3),
                         phase,
-                        float(factor(phase)[mode]),
+                        float(factors[phase][mode]),
                         float(found[place][mode]),
                     )
                 )
-        if index == 2:
+        if index == 2 and predict is epoch_shuffling_factor:
             figures.append(_cycle_figure(run, problem, predict, np.array(found)))
     return identity_comparison(
         MeanTests.join(parts),
@@ -430,20 +426,16 @@ def _compare_shuffled(evidence: Mapping[str, Evidence], predict: FactorPredictor
     )
 
 
-def _cycle_figure(
-    run: SamplingRun, problem: FiniteSum, predict: FactorPredictor, found: NDArray[np.float64]
-) -> Figure:
+def _cycle_figure(run: SamplingRun, problem: FiniteSum, predict: FactorPredictor, found: NDArray[np.float64]) -> Figure:
     count = problem.batches_per_epoch
-    steps = np.unique(np.linspace(0, count, 60).astype(int))
+    steps = np.unique(np.linspace(0, count, 40).astype(int))
+    eta, mu = run.optimizer.learning_rate, run.optimizer.momentum
+    laws = np.array([predict(eta, mu, problem.curvatures, count, int(step), 1.0) for step in steps])
     series = []
     for mode, lam in enumerate(problem.curvatures):
-        law = [
-            float(predict(run.optimizer.learning_rate, run.optimizer.momentum, lam, count, int(step), 1.0))
-            for step in steps
-        ]
         label = f"ηλ = {run.optimizer.learning_rate * lam:g}"
         series += [
-            Series(label=f"{label}, predicted", x=tuple(steps), y=tuple(law), style="line"),
+            Series(label=f"{label}, predicted", x=tuple(steps), y=tuple(laws[:, mode]), style="line"),
             Series(label=f"{label}, simulated", x=run.phases, y=tuple(found[:, mode]), style="points"),
         ]
     return Figure(
@@ -456,17 +448,23 @@ def _cycle_figure(
     )
 
 
-def _white_factor(*arguments: Any) -> NDArray[np.float64]:
-    del arguments
-    return np.array(1.0)
+def _white_factor(
+    eta: float, mu: float, lam: NDArray[np.float64], count: int, phase: Phase, share: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    del eta, mu, count, phase, share
+    return np.ones_like(lam)
 
 
-def _mean_everywhere(eta: float, mu: float, lam: float, count: int, phase: Phase, share: float) -> NDArray[np.float64]:
+def _mean_everywhere(
+    eta: float, mu: float, lam: NDArray[np.float64], count: int, phase: Phase, share: NDArray[np.float64]
+) -> NDArray[np.float64]:
     del phase
     return epoch_shuffling_factor(eta, mu, lam, count, "mean", share)
 
 
-def _all_repeats(eta: float, mu: float, lam: float, count: int, phase: Phase, share: float) -> NDArray[np.float64]:
+def _all_repeats(
+    eta: float, mu: float, lam: NDArray[np.float64], count: int, phase: Phase, share: NDArray[np.float64]
+) -> NDArray[np.float64]:
     del share
     return epoch_shuffling_factor(eta, mu, lam, count, phase, 1.0)
 
@@ -564,8 +562,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         name="state-dependent-recursion",
-        statement="Σ_ij = G_ij C_ij(Σ) solves the exact recursion of second moments, for Gaussian inputs in closed form "
-        "and for given rows by their fourth moments, to 1e-12",
+        statement="Σ_ij = G_ij C_ij(Σ) solves the exact recursion of second moments, for Gaussian inputs in closed "
+        "form and for given rows by their fourth moments, to 1e-12",
         source="DESIGN (N1); theory.closed_form.minibatch (1)–(3)",
         kind=Kind.IDENTITY,
         experiments=("exact-recursions",),
@@ -589,7 +587,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="state-dependent-noise",
-        statement="Σ_ii = G_ii α_i (T+σ²) / (S(1−u_i)), T = σ² k/(1−k): noise that grows with the weights' own variance",
+        statement="Σ_ii = G_ii α_i (T+σ²)/(S(1−u_i)), T = σ² k/(1−k): noise that grows with the weights' own variance",
         source="Ziyin, Liu, Mori & Ueda, arXiv:2102.05375 (μ = 0); momentum derived in theory.closed_form.minibatch",
         kind=Kind.IDENTITY,
         experiments=("gaussian-inputs",),
@@ -616,7 +614,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         name="shuffled-epochs",
-        statement="under shuffled epochs the law is cyclostationary: P_t = F^t P_0 F^tᵀ + Q_t with anticorrelated noise, "
+        statement="under shuffled epochs the law is cyclostationary: P_t = F^t P_0 F^tᵀ + Q_t, noise anticorrelated, "
         "and on average 1 + 2 Σ_h c_h ρ_h, c_h = −(M−h)/(M(M−1))",
         source="DESIGN (N2); Kühn & Rosenow, arXiv:2306.05300; theory.closed_form.shuffling (2), (3)",
         kind=Kind.IDENTITY,

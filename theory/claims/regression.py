@@ -1,4 +1,4 @@
-r"""Ridge regression on real tables: what is run, how it is compared with a predicted covariance, and what closes the gap.
+r"""Ridge regression on real tables: what is run, how it is compared with predictions, and what closes the gap.
 
 The evidence is mini-batch momentum SGD on the rows themselves. Deviations are taken from the least-squares solution and
 along the singular directions of the inputs, both from LAPACK; a prediction is any covariance matrix.
@@ -6,9 +6,11 @@ along the singular directions of the inputs, both from LAPACK; a prediction is a
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -112,7 +114,9 @@ class RegressionStudy(Setting):
             drop_constant=self.drop_constant,
         )
         if table.digest != self.digest:
-            raise ValueError(f"`RegressionStudy(digest=...)` must be that of {self.data}: {table.digest}; got {self.digest}.")
+            raise ValueError(
+                f"`RegressionStudy(digest=...)` must be that of {self.data}: {table.digest}; got {self.digest}."
+            )
         return table
 
     def problem(self, cell: RegressionCell, table: RegressionTable) -> RidgeRegression:
@@ -127,16 +131,14 @@ class RegressionStudy(Setting):
         )
 
 
-def plan_cell(
-    problem: RidgeRegression, optimizer: MomentumSGD, *, replicas: int, relaxations: float
-) -> RegressionCell:
+def plan_cell(problem: RidgeRegression, optimizer: MomentumSGD, *, replicas: int, relaxations: float) -> RegressionCell:
     """How long to run: burn-in until `LEFT_OVER`, then so many relaxation times of the slowest direction.
 
     Raises:
         UnstableError: if no stationary second moment exists.
         ValueError: if that would take more than `MAX_STEPS` steps.
     """
-    law = ridge_regression_law(problem, optimizer)
+    law = _independent_law(_Case.of(problem, optimizer))
     noise, scale = float(np.trace(law.noise_cov_at_optimum)), float(np.trace(law.noise_cov)) + np.finfo(float).tiny
     targets = float(np.mean(problem.targets**2)) * float(law.curvatures.max())
     if noise <= 1e-20 * targets or not noise <= scale:
@@ -180,7 +182,9 @@ def run_study(study: RegressionStudy, seed: int, progress: Progress) -> tuple[Ma
     count, size = inputs.shape
     # Least squares with the ridge as extra rows, and the singular directions: LAPACK, not the closed form.
     stacked = np.concatenate([inputs, math.sqrt(count * study.ridge) * np.eye(size)])
-    optimum = np.linalg.lstsq(stacked, np.concatenate([targets, np.zeros(size)]), rcond=None)[0]
+    optimum = np.asarray(
+        np.linalg.lstsq(stacked, np.concatenate([targets, np.zeros(size)]), rcond=None)[0], dtype=np.float64
+    )
     _, singular, right = np.linalg.svd(inputs, full_matrices=False)
     # Directions in which no row varies carry no gradient noise, and no variance to compare.
     directions = right[singular > singular.max() * max(inputs.shape) * np.finfo(np.float64).eps].T
@@ -204,16 +208,42 @@ def run_study(study: RegressionStudy, seed: int, progress: Progress) -> tuple[Ma
     return {"rows": count, "columns": list(table.columns), "target": table.target, "notes": list(table.notes)}, arrays
 
 
+@dataclass(frozen=True)
+class _Case:
+    """A problem, an optimizer and a phase, compared by their numbers: laws are asked for many times over."""
+
+    problem: RidgeRegression = field(compare=False)
+    optimizer: MomentumSGD = field(compare=False)
+    phase: int | None
+    key: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None = None) -> _Case:
+        digest = hashlib.sha256(problem.inputs.tobytes() + problem.targets.tobytes()).digest()
+        numbers = (digest, problem.ridge, problem.batch_size, problem.sampling, repr(optimizer))
+        return cls(problem, optimizer, phase, numbers)
+
+
+@functools.lru_cache(maxsize=64)
+def _independent_law(case: _Case) -> MinibatchLaw:
+    return ridge_regression_law(case.problem, case.optimizer)
+
+
+@functools.lru_cache(maxsize=64)
+def _shuffled_law(case: _Case) -> MinibatchLaw:
+    return shuffled_regression_law(case.problem, case.optimizer, "mean" if case.phase is None else case.phase)
+
+
 def constant_white(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
     """C frozen at the optimum, batches independent: the theorem as it is usually applied."""
     del phase
-    return ridge_regression_law(problem, optimizer).constant_noise_covariance
+    return _independent_law(_Case.of(problem, optimizer)).constant_noise_covariance
 
 
 def state_white(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
     """The data's own fourth moments, batches independent."""
     del phase
-    return ridge_regression_law(problem, optimizer).covariance
+    return _independent_law(_Case.of(problem, optimizer)).covariance
 
 
 def constant_shuffled(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
@@ -229,13 +259,13 @@ def state_shuffled(problem: RidgeRegression, optimizer: MomentumSGD, phase: int 
 def with_replacement(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
     """State dependence, but the finite population forgotten."""
     del phase
-    return ridge_regression_law(replace(problem, sampling=Sampling.WITH_REPLACEMENT), optimizer).covariance
+    return _independent_law(_Case.of(replace(problem, sampling=Sampling.WITH_REPLACEMENT), optimizer)).covariance
 
 
 def gaussian_fourth_moments(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
     """State dependence as if the rows were Gaussian: 𝒞(Σ) = f/S (AΣA + tr(AΣ)A), C_0 the data's own."""
     del phase
-    law = ridge_regression_law(problem, optimizer)
+    law = _independent_law(_Case.of(problem, optimizer))
     hessian = (law.basis * law.curvatures) @ law.basis.T
     inputs = hessian - problem.ridge * np.eye(len(hessian))
     share = 1.0
@@ -254,8 +284,8 @@ def gaussian_fourth_moments(problem: RidgeRegression, optimizer: MomentumSGD, ph
 
 def _law(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> MinibatchLaw:
     if problem.sampling is Sampling.SHUFFLED_EPOCHS:
-        return shuffled_regression_law(problem, optimizer, "mean" if phase is None else phase)
-    return ridge_regression_law(problem, optimizer)
+        return _shuffled_law(_Case.of(problem, optimizer, phase))
+    return _independent_law(_Case.of(problem, optimizer))
 
 
 @dataclass(frozen=True)
@@ -339,8 +369,8 @@ def correction_table(evidence: Iterable[Evidence]) -> Table:
         title="Worst relative error over all eigen-directions, by what the prediction knows",
         columns=("regression", "η", *THEORIES, "resolution", "the gap is closed by"),
         rows=tuple(rows),
-        caption="Error: the larger of measured/predicted and predicted/measured, minus 1. Resolution: half-width of the "
-        "widest interval at the family's level; errors below it are not told from 0.",
+        caption="Error: the larger of measured/predicted and predicted/measured, minus 1. Resolution: half-width of "
+        "the widest interval at the family's level; errors below it are not told from 0.",
     )
 
 
@@ -426,8 +456,8 @@ def regression_claims(experiments: tuple[str, ...], *, independent: int, shuffle
     )
     approximate = Claim(
         name="minibatch-regression-shuffled",
-        statement="on real tables under shuffled epochs, Σ_phase = Σ_shuffled(C_0, phase) + G∘𝒞(Σ̄) within the margin in "
-        "every eigen-direction, feedback of 𝒞 below 0.2",
+        statement="on real tables under shuffled epochs, Σ_phase = Σ_shuffled(C_0, phase) + G∘𝒞(Σ̄) within the margin "
+        "in every eigen-direction, feedback of 𝒞 below 0.2",
         source="DESIGN (N1), (N2); theory.closed_form.minibatch (4)",
         kind=Kind.APPROXIMATION,
         experiments=experiments,

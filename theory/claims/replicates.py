@@ -101,9 +101,9 @@ def equivalence_comparison(
 ) -> Comparison:
     """A Comparison for an approximation: the direction whose whole interval is furthest out decides.
 
-    The claim is about every direction at once. It is refuted as soon as one interval lies wholly outside the margin, and
-    supported only if all lie inside, so the interval reported is that of the first such direction, else the one that
-    reaches furthest.
+    The claim is about every direction at once. It is refuted as soon as one interval lies wholly outside the margin,
+    and supported only if all lie inside, so the interval reported is that of the direction furthest outside, else the
+    one that reaches furthest.
     """
     reach = normal_quantile(TEST_ALPHA) * tests.error
     low, high = tests.ratio - 1.0 - reach, tests.ratio - 1.0 + reach

@@ -9,8 +9,8 @@ Frozen    With the preconditioner D = diag(1/(√s+ε)) held fixed, substitute w
           recursion with product of roots β₁(1−ηκ) and value (1−β₁)η(λ+κ) at z = 1, which is heavy ball's.)
 Fixed     In the stationary state E s = E g² whatever β₂, and g = H'(w−w̄) + ḡ + ξ, so s solves
 point         s = diag(H' Σ(s) H') + diag C + ḡ²,    H' = H (+κI if coupled), ḡ = 0 (AdamW: H(w̄−w*)).     (2)
-          It is an approximation of first order in 1−β₂: E 1/(√s+ε) is taken as 1/(√E s+ε), and the correlation of s with
-          the g of the same step is dropped.
+          It is an approximation of first order in 1−β₂: E 1/(√s+ε) is taken as 1/(√E s+ε), and the correlation of s
+          with the g of the same step is dropped.
 Mean      Coupled decay: (H+κI) w̄ = H w*. AdamW: (κI + DH) w̄ = DH w*. Decay pulls towards 0.
 Transient With s settled, a schedule η_t acts as on momentum SGD in u; Adam's first bias correction is the learning-rate
           path η_t/(1−β₁ᵗ), and the second one makes ŝ unbiased from the start.
@@ -86,7 +86,9 @@ def preconditioned_problem(
     return Quadratic(hessian, noise), sgd
 
 
-def preconditioned_covariance(problem: Quadratic, optimizer: Adaptive, preconditioner: ArrayLike) -> NDArray[np.float64]:
+def preconditioned_covariance(
+    problem: Quadratic, optimizer: Adaptive, preconditioner: ArrayLike
+) -> NDArray[np.float64]:
     """Exact Cov w with the preconditioner frozen, shape ``(m, m)``.
 
     Raises:
@@ -121,12 +123,14 @@ def adaptive_covariance(
         raise ValueError("`adaptive_covariance(problem=...)` must have noise along every axis; got a variance of 0.")
     target = np.zeros(problem.dimension) if optimum is None else np.asarray(optimum, dtype=np.float64)
     if target.shape != (problem.dimension,):
-        raise ValueError(f"`adaptive_covariance(optimum=...)` must have shape {(problem.dimension,)}; got {target.shape}.")
+        raise ValueError(
+            f"`adaptive_covariance(optimum=...)` must have shape {(problem.dimension,)}; got {target.shape}."
+        )
     decay = optimizer.weight_decay
     decoupled = isinstance(optimizer, Adam) and optimizer.decoupled_weight_decay
     seen = hessian if decoupled else hessian + decay * np.eye(len(hessian))
 
-    def image(second: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
+    def image(second: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray, float]:
         scale = 1.0 / (np.sqrt(second) + optimizer.epsilon)
         law = stationary_covariance(*preconditioned_problem(problem, optimizer, scale))
         cov = _scaled(law.require(), scale)
@@ -176,7 +180,9 @@ def bias_corrected_rates(optimizer: Adam, learning_rates: ArrayLike) -> NDArray[
         learning_rates: the schedule η_1, η_2, …, shape ``(T,)``, without the correction.
     """
     rates = np.asarray(learning_rates, dtype=np.float64)
-    return rates / -np.expm1(np.arange(1, len(rates) + 1) * np.log(optimizer.beta1)) if optimizer.beta1 else rates.copy()
+    if optimizer.beta1 == 0:
+        return rates.copy()
+    return rates / -np.expm1(np.arange(1, len(rates) + 1) * np.log(optimizer.beta1))
 
 
 def _scaled(matrix: NDArray[np.float64], diagonal: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -121,7 +121,10 @@ def _accumulated(
 
 
 def _joined(
-    later: NDArray[np.float64], later_spread: NDArray[np.float64], moved: NDArray[np.float64], spread: NDArray[np.float64]
+    later: NDArray[np.float64],
+    later_spread: NDArray[np.float64],
+    moved: NDArray[np.float64],
+    spread: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """First (moved, spread), then (later, later_spread): (I+E')(I+E) = I + (E' + E + E'E)."""
     return later + moved + later @ moved, later_spread + _carried(later, spread)

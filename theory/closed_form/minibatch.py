@@ -1,9 +1,9 @@
 r"""Gradient noise that depends on the weights: least squares with varying batch Hessians.
 
-Model     g_B(w) = H δ + ξ_B(δ), δ = w − w*, and ξ has mean 0 given δ, so that the recursion of momentum SGD stays linear
-          in second moments. With Σ the stationary covariance of δ, in H's eigenbasis
+Model     g_B(w) = H δ + ξ_B(δ), δ = w − w*, and ξ has mean 0 given δ, so that the recursion of momentum SGD stays
+          linear in second moments. With Σ the stationary covariance of δ, in H's eigenbasis
               Σ_ij = G_ij C_ij(Σ),    C(Σ) = C_0 + 𝒞(Σ),                                               (1)
-          G_ij the response of the constant-noise law (S2) to a unit of C_ij, C_0 the noise at the optimum, and 𝒞 linear.
+          G_ij the response of the constant-noise law (S2) to a unit of C_ij, C_0 the noise at the optimum, 𝒞 linear.
 Gaussian  x ~ N(0, A), batch S:  C(Σ) = (AΣA + tr(AΣ) A + σ² A)/S. With u_i = G_ii α_i²/S, α the eigenvalues of A,
               k = (1/S) Σ_i G_ii α_i² / (1 − u_i),   T = tr(AΣ) = σ² k/(1−k),
               Σ_ii = G_ii α_i (T + σ²) / (S (1 − u_i)).                                                (2)
@@ -13,15 +13,15 @@ Data      N rows, batch S: C(Σ) = C_0 + 𝒞(Σ) with the data's own fourth mom
               𝒞(Σ) = (f/S) [ (1/N) Σ_n (x_nᵀ Σ x_n) x_n x_nᵀ − AΣA ],
               C_0  = (f/S) [ (1/N) Σ_n r_n² x_n x_nᵀ − (κ w*)(κ w*)ᵀ ],   r_n = x_nᵀ w* − y_n,            (3)
           f = 1 with replacement, (N−S)/(N−1) without.
-Epochs    Under shuffled epochs batches share a permutation, and no closed equation exists. The offsets ξ_B(0) of an epoch
-          sum to 0; the products (H_B−H)δ do not, since δ moves. Treating the first exactly and the second as white,
+Epochs    Under shuffled epochs batches share a permutation, and no closed equation exists. The offsets ξ_B(0) of an
+          epoch sum to 0; the products (H_B−H)δ do not, since δ moves. Treating those exactly and these as white,
               Σ_phase = Σ_shuffled(C_0, phase) + G ∘ 𝒞(Σ̄),   Σ̄ = Σ_shuffled(C_0, mean) + G ∘ 𝒞(Σ̄),   (4)
           an approximation of first order in the feedback of 𝒞; the mean of δ, of order η, is neglected.
 Kurtosis  The Gaussian-input law is not Gaussian. A projection of one sample's gradient, uᵀ x (xᵀδ − ε), is a product of
           two normals of variances α, ρ and covariance c, whose cumulants are (k−1)!/2 [(c+√(αρ))^k + (c−√(αρ))^k];
           so the fourth moments of the state obey a linear equation, solved here exactly.
 Oracle    `theory.oracle.sampling` draws real batches; `theory.oracle.second_moment` enumerates them.
-Source    Gaussian inputs, μ = 0: Ziyin, Liu, Mori & Ueda, arXiv:2102.05375. Momentum, (3) and the kurtosis: derived here.
+Source    Gaussian inputs, μ = 0: Ziyin, Liu, Mori & Ueda, arXiv:2102.05375. Momentum, (3), kurtosis: derived here.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class MinibatchLaw:
 
     @property
     def inflation(self) -> NDArray[np.float64]:
-        """Variance over the constant-noise variance in every eigen-direction of H, shape ``(m,)``; 1 where both are 0."""
+        """Variance over the constant-noise variance in every eigen-direction, shape ``(m,)``; 1 where both are 0."""
         constant = self._along(self.constant_noise_covariance)
         # Below the rounding of the dense matrix there is nothing to compare: a direction in which no row varies.
         still = constant <= len(constant) * np.finfo(np.float64).eps * constant.max()
@@ -153,7 +153,7 @@ def second_moment_stability_limit(problem: GaussianRegression, optimizer: Moment
         low *= 0.5
     while excess(high) < 0:
         high *= 2.0
-    return float(brentq(excess, low, high, xtol=1e-14 * high, rtol=1e-14))
+    return float(brentq(excess, low, high, xtol=1e-14 * high, rtol=1e-14))  # pyright: ignore[reportArgumentType]
 
 
 def gaussian_regression_kurtosis(problem: GaussianRegression, optimizer: MomentumSGD) -> NDArray[np.float64]:
@@ -212,9 +212,7 @@ def ridge_regression_law(problem: RidgeRegression, optimizer: MomentumSGD) -> Mi
     )
 
 
-def shuffled_regression_law(
-    problem: RidgeRegression, optimizer: MomentumSGD, phase: Phase = "end"
-) -> MinibatchLaw:
+def shuffled_regression_law(problem: RidgeRegression, optimizer: MomentumSGD, phase: Phase = "end") -> MinibatchLaw:
     """Covariance on given data under shuffled epochs, equation (4): an approximation.
 
     Args:
@@ -335,7 +333,7 @@ def _gain(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> NDArray[np
 
 
 def _gaussian_feedback(inputs: NDArray[np.float64], gain: NDArray[np.float64], size: int) -> float:
-    """k of equation (2); infinite where some u_i ≥ 1."""
+    """K of equation (2); infinite where some u_i ≥ 1."""
     own = gain * inputs**2 / size
     return math.inf if np.any(own >= 1.0) else float(np.sum(own / (1.0 - own)))
 
@@ -398,8 +396,8 @@ def _state_covariance(
 class _FourthMoments:
     """The linear map that carries E z⊗z⊗z⊗z one step on, for Gaussian inputs with A diagonal.
 
-    For a functional ℓ on the state, ℓᵀz₊ = (Fᵀℓ)ᵀz + n, where n has the cumulants of a batch mean of products of normals
-    with c = (Bz)ᵀℓ, αρ = (ℓᵀQℓ) ρ(z) and ρ(z) = wᵀAw + σ²; B = G A on the weights, Q = G A Gᵀ. Then
+    For a functional ℓ on the state, ℓᵀz₊ = (Fᵀℓ)ᵀz + n, where n has the cumulants of a batch mean of products of
+    normals with c = (Bz)ᵀℓ, αρ = (ℓᵀQℓ) ρ(z) and ρ(z) = wᵀAw + σ²; B = G A on the weights, Q = G A Gᵀ. Then
         E (ℓᵀz₊)⁴ = E[(f·z)⁴ + 6 (f·z)² κ₂ + 4 (f·z) κ₃ + κ₄ + 3 κ₂²].
     """
 

@@ -23,7 +23,6 @@ Source    The phenomenon: Kühn & Rosenow, arXiv:2306.05300. (1) is the covarian
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,7 +62,7 @@ def epoch_shuffling_factor(
     curvature: ArrayLike,
     batches_per_epoch: int,
     phase: Phase = "end",
-    repeated_share: float = 1.0,
+    repeated_share: ArrayLike = 1.0,
 ) -> NDArray[np.float64]:
     """Weight variance under shuffled epochs over the white-noise variance (S1), equations (2) and (3).
 
@@ -74,7 +73,8 @@ def epoch_shuffling_factor(
         batches_per_epoch: M ≥ 2.
         phase: ``"end"`` of an epoch (where checkpoints are taken), the ``"mean"`` over the epoch, or the number of
             steps done since the epoch began, 0 … M (0 and M are both the end).
-        repeated_share: ρ_b in [0, 1], the share of the noise variance that lies between samples and so repeats.
+        repeated_share: ρ_b in [0, 1], the share of the noise variance that lies between samples and so repeats; one
+            number, or one for each curvature.
 
     Returns:
         The factor, dimensionless, of the shape of ``curvature`` (a 0-d array for a number).
@@ -87,7 +87,11 @@ def epoch_shuffling_factor(
     lam = np.asarray(curvature, dtype=np.float64).reshape(-1)
     count = _checked_batches(batches_per_epoch, "epoch_shuffling_factor")
     step = _checked_phase(phase, count, "epoch_shuffling_factor")
-    share = _checked_share(repeated_share, "epoch_shuffling_factor")
+    share = _checked_share(repeated_share, "epoch_shuffling_factor").reshape(-1)
+    if len(share) not in (1, len(lam)):
+        raise ValueError(
+            f"`epoch_shuffling_factor(repeated_share=...)` must be one number or {len(lam)}; got {len(share)}."
+        )
     optimizer = MomentumSGD(learning_rate, momentum)
     white = stationary_covariance(Quadratic(lam, np.ones_like(lam)), optimizer)  # also refuses what is unstable
     if step is None:
@@ -127,7 +131,7 @@ def shuffled_covariance(
     basis = eigenbasis(problem)
     count = _checked_batches(batches_per_epoch, "shuffled_covariance")
     step = _checked_phase(phase, count, "shuffled_covariance")
-    share = _checked_share(repeated_share, "shuffled_covariance")
+    share = float(_checked_share(repeated_share, "shuffled_covariance"))
     correlation = -1.0 / (count - 1) if within_epoch_correlation is None else float(within_epoch_correlation)
     if not -1.0 / (count - 1) <= correlation <= 1.0:
         raise ValueError(
@@ -250,10 +254,11 @@ def _checked_batches(count: int, caller: str) -> int:
     return int(count)
 
 
-def _checked_share(share: float, caller: str) -> float:
-    if not (math.isfinite(share) and 0.0 <= share <= 1.0):
+def _checked_share(share: ArrayLike, caller: str) -> NDArray[np.float64]:
+    values = np.asarray(share, dtype=np.float64)
+    if not (np.isfinite(values).all() and (values >= 0.0).all() and (values <= 1.0).all()):
         raise ValueError(f"`{caller}(repeated_share=...)` must be in [0, 1]; got {share}.")
-    return float(share)
+    return values
 
 
 def _checked_phase(phase: Phase, count: int, caller: str) -> int | None:

@@ -179,7 +179,7 @@ class FiniteSum(Setting):
             fresh = _frozen(self.fresh_variances, "FiniteSum", "fresh_variances")
             if fresh.shape != curvatures.shape or fresh.min() < 0:
                 raise ValueError(
-                    f"`FiniteSum(fresh_variances=...)` must be {len(curvatures)} numbers >= 0; got {self.fresh_variances}."
+                    f"`FiniteSum(fresh_variances=...)` must be {len(curvatures)} numbers >= 0; got {fresh}."
                 )
             object.__setattr__(self, "fresh_variances", fresh)
         object.__setattr__(self, "curvatures", curvatures)
@@ -208,7 +208,8 @@ def _frozen(values: NDArray[np.float64], owner: str, name: str) -> NDArray[np.fl
         raise ValueError(f"`{owner}({name}=...)` must hold real numbers; got dtype {array.dtype}.")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
-        raise ValueError(f"`{owner}({name}=...)` must be finite; got {int((~np.isfinite(array)).sum())} NaN or infinite.")
+        bad = int((~np.isfinite(array)).sum())
+        raise ValueError(f"`{owner}({name}=...)` must be finite; got {bad} NaN or infinite.")
     array.flags.writeable = False
     return array
 

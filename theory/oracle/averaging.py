@@ -67,9 +67,7 @@ def simulate_averages(run: AveragingRun, *, seed: int, progress: Progress | None
     total, exponential = np.zeros((count, count)), np.zeros((len(run.decays), count, count))
     hessian, noise = run.problem.hessian, run.problem.noise_cov
     root = np.sqrt(noise) if noise.ndim == 1 else np.linalg.cholesky(noise)
-    for block, (size, stream) in enumerate(
-        zip(sizes, np.random.SeedSequence(seed).spawn(len(sizes)), strict=True)
-    ):
+    for block, (size, stream) in enumerate(zip(sizes, np.random.SeedSequence(seed).spawn(len(sizes)), strict=True)):
         rng = np.random.Generator(np.random.SFC64(stream))
         weights, buffer, summed = np.zeros((size, count)), np.zeros((size, count)), np.zeros((size, count))
         smooth = np.zeros((len(run.decays), size, count))

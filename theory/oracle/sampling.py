@@ -195,7 +195,8 @@ def _gradients(run: SamplingRun, size: int, rng: np.random.Generator) -> Iterato
         for _ in range(run.burn_in + run.records):
             order = rng.permuted(order, axis=1)
             for step in range(problem.batches_per_epoch):
-                yield step + 1, _of_rows(problem, rng, np.ascontiguousarray(order[:, step * batch : (step + 1) * batch]))
+                rows = order[:, step * batch : (step + 1) * batch]
+                yield step + 1, _of_rows(problem, rng, np.ascontiguousarray(rows))
     elif problem.sampling is Sampling.WITH_REPLACEMENT:
         for _ in range(steps):
             yield 0, _of_rows(problem, rng, rng.integers(0, problem.num_rows, size=(size, batch)))
@@ -223,8 +224,9 @@ def _of_rows(problem: RidgeRegression | FiniteSum, rng: np.random.Generator, row
         if problem.fresh_variances is not None:
             offset += np.sqrt(problem.fresh_variances) * rng.standard_normal(offset.shape)
         return lambda weights: problem.curvatures * weights + offset
-    if least_squares_gradient is not None:
-        return lambda weights: least_squares_gradient(problem.inputs, problem.targets, rows, weights, problem.ridge)
+    compiled = least_squares_gradient
+    if compiled is not None:
+        return lambda weights: compiled(problem.inputs, problem.targets, rows, weights, problem.ridge)
     return _least_squares(problem.inputs.take(rows, axis=0), problem.targets[rows], problem.ridge)
 
 

@@ -122,7 +122,7 @@ def enumerated_second_moment(problem: RidgeRegression, optimizer: MomentumSGD, s
 
 
 def _solved_exactly(matrix: NDArray[np.floating], constant: NDArray[np.floating]) -> NDArray[np.float64]:
-    """x = M x + c, refined with residuals in extended precision: the answer is then as good as M itself."""
+    """Solution of x = M x + c, refined with residuals in extended precision: the answer is then as good as M itself."""
     system = np.eye(len(matrix)) - matrix.astype(np.float64)
     wide, target = matrix.astype(np.longdouble), constant.astype(np.longdouble)
     solution = np.linalg.solve(system, constant.astype(np.float64)).astype(np.longdouble)

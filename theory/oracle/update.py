@@ -1,4 +1,4 @@
-"""The update of momentum SGD, written out as the optimizer does it; works on any array whose last axis is the weights."""
+"""The update of momentum SGD, written out as the optimizer does it, on arrays of any shape."""
 
 from __future__ import annotations
 

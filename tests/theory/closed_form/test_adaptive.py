@@ -108,7 +108,9 @@ def test_adam_is_invariant_to_the_scale_of_the_loss():
     optimizer = Adam(learning_rate=0.1, epsilon=0.0)
     scaled = Quadratic(100 * problem.hessian, 10**4 * problem.noise_cov)
     np.testing.assert_allclose(
-        adaptive_covariance(scaled, optimizer).covariance, adaptive_covariance(problem, optimizer).covariance, rtol=1e-10
+        adaptive_covariance(scaled, optimizer).covariance,
+        adaptive_covariance(problem, optimizer).covariance,
+        rtol=1e-10,
     )
 
 

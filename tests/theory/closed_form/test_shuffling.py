@@ -85,9 +85,7 @@ def test_without_correlation_shuffling_changes_nothing():
     problem, optimizer = _problem(), MomentumSGD(0.1, 0.9)
     white = stationary_covariance(problem, optimizer).require()
     for phase in ("end", 3, "mean"):
-        found = shuffled_covariance(
-            problem, optimizer, batches_per_epoch=9, phase=phase, within_epoch_correlation=0.0
-        )
+        found = shuffled_covariance(problem, optimizer, batches_per_epoch=9, phase=phase, within_epoch_correlation=0.0)
         np.testing.assert_allclose(found, white, rtol=1e-11)
 
 

@@ -44,9 +44,7 @@ def test_updates_are_torchs(optimizer):
 
 def test_a_frozen_unit_preconditioner_is_momentum_sgd():
     """RMSprop with D = 1 is heavy ball, so its path is the one of the written-out recursion on the same draws."""
-    run = _run(
-        RMSprop(learning_rate=0.1, momentum=0.8), preconditioner=np.ones(2), record_times=(1, 7), replicas=3
-    )
+    run = _run(RMSprop(learning_rate=0.1, momentum=0.8), preconditioner=np.ones(2), record_times=(1, 7), replicas=3)
     moments = simulate_adaptive(run, seed=5)
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(5).spawn(1)[0]))
     w, v, optimizer = np.zeros((3, 2)), np.zeros((3, 2)), MomentumSGD(0.1, 0.8)

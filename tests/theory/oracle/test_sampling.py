@@ -61,9 +61,7 @@ def test_noise_of_shuffled_batches_has_the_lag_correlation():
     offsets = rng.exponential(size=(12, 1))
     offsets -= offsets.mean(axis=0)
     problem = FiniteSum(curvatures=np.ones(1), offsets=offsets - offsets.mean(axis=0), batch_size=3)
-    run = SamplingRun(
-        problem=problem, optimizer=MomentumSGD(0.1), replicas=2, burn_in=0, records=40, phases=(4,)
-    )
+    run = SamplingRun(problem=problem, optimizer=MomentumSGD(0.1), replicas=2, burn_in=0, records=40, phases=(4,))
     noise = [
         gradient(np.zeros((4000, 1)))[:, 0] for _, gradient in sampling._gradients(run, 4000, np.random.default_rng(6))
     ]
