@@ -1,0 +1,246 @@
+"""The commands as typed: exit statuses, one-line errors, grids, resuming, validation of contributed runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from empirical.__main__ import main, parser
+from empirical.claims import training as claims
+from empirical.commands import options, sweep
+from empirical.training import reproduction
+from empirical.training.presets import make_training
+from theory.judge.evidence import Evidence
+from theory.judge.verdict import Outcome
+
+torch.set_num_threads(1)
+
+TINY = "--preset smoke --train-size 32 --test-size 16 --batch-size 16 --epochs 2 --masking-probe 0".split()
+TINY += ["--quiet", "--jobs", "1"]
+
+
+def evidence_files(out: Path) -> list[Path]:
+    return sorted((out / "evidence" / "training").glob("*.json"))
+
+
+def test_help_needs_no_torch():
+    root = Path(__file__).parents[2]
+    script = "import sys; from empirical.__main__ import parser; parser(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_train_makes_a_run_for_each_method_and_seed_and_leaves_finished_ones_alone(tmp_path, capsys):
+    words = ["train", *TINY, "--out", str(tmp_path), "--method", "at", "awp", "--seeds", "2", "--resume"]
+    assert main(words) == 0
+    names = sorted(path.name.rsplit("-", 1)[0] for path in (tmp_path / "runs").iterdir())
+    assert names == ["at-seed0", "at-seed1", "awp-seed0", "awp-seed1"]
+    before = {path: path.stat().st_mtime_ns for path in evidence_files(tmp_path)}
+    assert len(before) == 4 and main(words) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in evidence_files(tmp_path)}
+    assert "complete" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_runs_in_processes_of_their_own_are_the_same_to_the_bit(tmp_path):
+    words = ["train", *TINY[:-2], "--threads", "1", "--method", "at", "awp"]
+    assert main([*words, "--jobs", "1", "--out", str(tmp_path / "one")]) == 0
+    assert main([*words, "--jobs", "2", "--out", str(tmp_path / "two")]) == 0
+    for ours, theirs in zip(evidence_files(tmp_path / "one"), evidence_files(tmp_path / "two"), strict=True):
+        assert ours.name == theirs.name
+        first, second = Evidence.read(ours), Evidence.read(theirs)
+        assert all(np.array_equal(first.arrays[name], second.arrays[name], equal_nan=True) for name in first.arrays)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--epsilon", "9"], "epsilon"),
+        (["--batch-size", "0"], "batch_size"),
+        (["--seeds", "0"], "--seeds"),
+        (["--device", "tpu"], "--device"),
+        (["--milestones", "50"], "milestones"),
+        (["--epochs", "0"], "--epochs"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(tmp_path, capsys, words, named):
+    assert main(["train", *TINY, "--out", str(tmp_path), *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("train: ") and named in error and "\n" not in error
+
+
+def test_a_missing_data_folder_is_one_line(tmp_path, capsys):
+    words = ["train", "--preset", "cifar10", "--no-download", "--data-root", str(tmp_path / "none"), "--jobs", "1"]
+    assert main([*words, "--method", "at", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    assert "existing folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_asked_for_and_absent_is_said(tmp_path, capsys):
+    for command in (["train", *TINY, "--out", str(tmp_path)], ["benchmark"]):
+        assert main([*command, "--device", "cuda"]) == 2
+        assert "sees no CUDA device" in capsys.readouterr().err
+
+
+def test_a_diverging_run_is_status_1_and_names_its_iteration(tmp_path, capsys):
+    words = ["train", *TINY, "--out", str(tmp_path), "--method", "at", "--learning-rate", "1e30"]
+    assert main([*words, "--normalization", "none"]) == 1
+    assert "not finite at iteration" in capsys.readouterr().err
+
+
+def test_ratios_lists_and_switches_are_read():
+    args = parser().parse_args(
+        "train --epsilon 8/255 --milestones 1,1.5 --widths 4,8 --no-deterministic --published-offset".split()
+    )
+    found = options.overrides(args)
+    assert found["epsilon"] == 8 / 255 and found["milestones"] == (1.0, 1.5) and found["widths"] == (4, 8)
+    assert found["deterministic"] is False and found["published_offset"] is True and "nesterov" not in found
+    with pytest.raises(SystemExit):
+        parser().parse_args(["train", "--epsilon", "eight"])
+
+
+def test_the_default_is_digits_without_cuda_and_a_data_set_picks_its_preset(monkeypatch):
+    args = parser().parse_args(["train"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert options.preset_and_methods(args) == ("digits-cpu", ("at", "awp"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert options.preset_and_methods(args)[0] == "cifar10"
+    assert options.preset_and_methods(parser().parse_args(["train", "--dataset", "svhn"]))[0] == "svhn"
+
+
+# -- sweep --------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_crosses_its_axes_and_refuses_what_is_no_option():
+    points = list(sweep.grid(["epsilon=0,0.1", "batch-size=8,16", "awp-recompute=true"]))
+    assert len(points) == 4 and points[0] == {"epsilon": 0.0, "batch_size": 8, "awp_recompute": True}
+    assert list(sweep.grid(["milestones=10+15,20"])) == [{"milestones": (10.0, 15.0)}, {"milestones": (20.0,)}]
+    for bad in (["colour=1"], ["epsilon"], ["epsilon="], ["epsilon=a"], ["epsilon=0", "epsilon=1"], ["tf32=maybe"]):
+        with pytest.raises(ValueError, match="--grid"):
+            list(sweep.grid(bad))
+
+
+def test_a_sweep_runs_every_point_once_and_resumes(tmp_path, capsys):
+    words = ["sweep", *TINY, "--out", str(tmp_path), "--method", "at", "--grid", "epsilon=0,0.1"]
+    assert main([*words, "--dry-run"]) == 0
+    assert len(capsys.readouterr().out.split()) == 2
+    assert main(words) == 0
+    files = {path: path.stat().st_mtime_ns for path in evidence_files(tmp_path)}
+    epsilons = {Evidence.read(path).setting["method"]["attack"]["epsilon"] for path in files}
+    assert epsilons == {0.0, 0.1}
+    assert main(words) == 0 and files == {path: path.stat().st_mtime_ns for path in evidence_files(tmp_path)}
+    assert main(["sweep", *TINY, "--grid", "epsilon=9"]) == 2
+    for backend in ("dask", "ray"):
+        if main([*words, "--backend", backend, "--dry-run"]) == 2:
+            assert f"needs the package {backend}" in capsys.readouterr().err
+
+
+def test_one_points_failure_does_not_lose_the_others(tmp_path, capsys):
+    words = ["sweep", *TINY, "--out", str(tmp_path), "--method", "at", "--normalization", "none"]
+    assert main([*words, "--grid", "learning-rate=1e30,0.1"]) == 1
+    assert len(evidence_files(tmp_path)) == 1 and "not finite" in capsys.readouterr().err
+
+
+# -- run ------------------------------------------------------------------------------------------------------------
+
+
+def test_run_refuses_unknown_stages_and_trains_resumably(tmp_path, capsys):
+    assert main(["run", *TINY, "--stages", "train,publish"]) == 2
+    assert "publish" in capsys.readouterr().err
+    words = ["run", *TINY, "--out", str(tmp_path), "--method", "at", "--stages", "train"]
+    assert main(words) == 0 and main(words) == 0
+    assert len(evidence_files(tmp_path)) == 1
+
+
+# -- reproduction ---------------------------------------------------------------------------------------------------
+
+
+def contributed(dataset: str = "cifar10", method: str = "at", shift: float = 0.0, **changes) -> Evidence:
+    """Evidence of a run in the published protocol whose curves are the reference's, moved by `shift` points."""
+    setting = make_training(dataset, method, reproduction.published_overrides() | changes).to_dict()
+    epochs = np.arange(201.0)
+    reference = reproduction.REFERENCE[dataset, method]
+    arrays = {"epoch_epoch": epochs}
+    noise = np.random.default_rng(0).normal(0, 1e-3, 201)
+    for name, column in (("epoch_running_accuracy", 0), ("epoch_test_robust_accuracy", 1)):
+        values = np.full(201, 0.3)
+        for index, (first, last) in enumerate(reproduction.WINDOWS):
+            values[first + 1 : last + 2] = (reference[index][column] + shift) / 100
+        arrays[name] = values + noise
+    measured = {"data": dataset, "method": method, "checkpoints": []}
+    return Evidence(
+        experiment="training", setting=json.loads(json.dumps(setting)), seed=0, measured=measured, arrays=arrays
+    )
+
+
+@pytest.mark.parametrize("pair", sorted(reproduction.REFERENCE))
+def test_the_register_supports_a_faithful_run_refutes_a_wrong_one_and_its_decoy(pair):
+    entry = next(entry for entry in claims.CLAIMS if entry.claim.name == "published-{}-{}".format(*pair))
+    (subject,) = entry.subjects([contributed(*pair)])
+    verdict = entry.judge(subject)
+    assert verdict.outcome is Outcome.SUPPORTED, verdict
+    assert [decoy.outcome for decoy in verdict.decoys] == [Outcome.REFUTED]
+    (subject,) = entry.subjects([contributed(*pair, shift=2.0)])
+    assert entry.judge(subject).outcome is Outcome.REFUTED
+    assert len(verdict.tables[0].rows) == 6
+
+
+def test_until_someone_runs_them_the_claims_stand_as_untested_visibly():
+    run = dataclasses.replace(contributed(), measured={"data": "digits", "method": "at", "checkpoints": []})
+    for entry in claims.CLAIMS:
+        assert list(entry.subjects([])) == []
+        (subject,) = entry.subjects([run])
+        verdict = entry.judge(subject)
+        assert verdict.outcome is Outcome.NOT_APPLICABLE and "untested on" in verdict.note
+
+
+def test_a_run_off_the_protocol_is_not_the_published_one():
+    other = contributed(batch_size=256)
+    (subject,) = claims.CLAIMS[0].subjects([other])
+    assert not subject.evidence
+    lines = reproduction.protocol_differences(other.setting, "cifar10", "at")
+    assert lines == ["batch_size: 256, not 128"]
+    assert reproduction.protocol_differences(contributed(channels_last=True).setting, "cifar10", "at") == []
+
+
+def test_validate_checks_numbers_protocol_and_digests(tmp_path, capsys):
+    contributed().write(tmp_path / "good")
+    assert main(["validate", str(tmp_path / "good")]) == 0
+    assert "1 of 1 runs pass" in capsys.readouterr().out
+    contributed(shift=1.5).write(tmp_path / "off")
+    assert main(["validate", str(tmp_path / "off")]) == 1
+    assert "OUTSIDE" in capsys.readouterr().out
+    contributed(weight_decay=1e-4).write(tmp_path / "other")
+    assert main(["validate", str(tmp_path / "other")]) == 1
+    assert "protocol: optimizer.weight_decay: 0.0001, not 0.0005" in capsys.readouterr().out
+    assert main(["validate", str(tmp_path / "nothing")]) == 2
+
+    path = next((tmp_path / "good" / "evidence" / "training").glob("*.json"))
+    record = json.loads(path.read_text())
+    record["seed"] = 7
+    path.write_text(json.dumps(record))
+    assert main(["validate", str(tmp_path / "good")]) == 2
+    assert "was edited" in capsys.readouterr().err
+
+
+def test_validate_notices_a_checkpoint_that_was_replaced(tmp_path, capsys):
+    item = contributed()
+    file = tmp_path / "runs" / "r" / "checkpoints" / "epoch-0001.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"other weights")
+    entry = {"file": str(file.relative_to(tmp_path)), "epoch": 1, "iteration": 391, "sha256": "0" * 64}
+    dataclasses.replace(item, measured={**item.measured, "checkpoints": [entry]}).write(tmp_path)
+    assert main(["validate", str(tmp_path)]) == 1
+    assert "not the one that was recorded" in capsys.readouterr().out
+
+
+def test_reproduce_lists_the_matrix(capsys):
+    assert main(["reproduce", "--dataset", "cifar10", "svhn", "--seeds", "3", "--dry-run"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 * 2 * 3
