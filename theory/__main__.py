@@ -1,4 +1,4 @@
-"""Commands of the theory: ``python -m theory verify | claims | solve | simulate | regress | gate``.
+"""Commands of the theory: ``python -m theory verify | claims | solve | simulate | attribute | regress | gate``.
 
 Exit status: 0 all right, 1 an identity is refuted, 2 wrong usage or unreadable input, 3 an identity is undecided,
 130 interrupted.
@@ -44,12 +44,14 @@ def parser() -> argparse.ArgumentParser:
     _add_problem(simulate)
     simulate.add_argument("--noise-law", choices=("gaussian", "rademacher", "uniform", "student"), default="gaussian")
     simulate.add_argument("--replicas", type=int, default=4096, help="independent runs (default: %(default)s)")
-    simulate.add_argument("--burn-in", type=int, help="steps before the first record (default: until 1e-6 is forgotten)")
+    simulate.add_argument(
+        "--burn-in", type=int, help="steps before the first record (default: until 1e-6 is forgotten)"
+    )
     simulate.add_argument("--steps", type=int, default=1000, help="recorded steps (default: %(default)s)")
     simulate.add_argument("--seed", type=int, default=DEFAULT_SEED, help="root seed (default: %(default)s)")
     simulate.add_argument("--out", type=Path, default=Path("reports/local/simulate"), help="results folder")
 
-    for name in ("regress", "gate"):
+    for name in _COMMAND_MODULES:
         module = _COMMAND_MODULES[name]
         if importlib.util.find_spec(module) is not None:
             importlib.import_module(module).add_parser(commands)
@@ -57,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 #: Commands that live in a module of their own, which adds its parser and runs itself.
-_COMMAND_MODULES = {"regress": "theory.regress", "gate": "theory.gate_command"}
+_COMMAND_MODULES = {"attribute": "theory.attribute", "regress": "theory.regress", "gate": "theory.gate_command"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from theory.__main__ import main
 from theory.closed_form.attribution import PARTS, attribution, compare_states, read_state
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
@@ -132,3 +133,16 @@ def test_what_cannot_be_attributed_is_refused(tmp_path):
         attribution(ONE, BEFORE, AFTER, measured=([1.0, 1.0, 0.0], [1.0, 1.0, 1.0]))
     with pytest.raises(ValueError, match=r"must be < 0\.38"):
         attribution(ONE, BEFORE, MomentumSGD(0.4, 0.9))
+
+
+def test_the_command_prints_the_split_and_reports_bad_files(tmp_path, capsys):
+    spectra = dict(curvatures=[0.1, 1.0, 10.0], noise_variances=[1.0, 0.3, 2.0])
+    one = write(tmp_path / "one.json", learning_rate=0.1, momentum=0.9, **spectra)
+    two = write(tmp_path / "two.json", learning_rate=0.01, momentum=0.9, **spectra)
+    assert main(["attribute", str(one), str(two)]) == 0
+    assert capsys.readouterr().out.rstrip() == attribution(ONE, BEFORE, AFTER).to_text()
+    assert main(["attribute", str(one), str(two), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["total"] == attribution(ONE, BEFORE, AFTER).total.tolist()
+    assert main(["attribute", str(one), str(tmp_path / "none.json")]) == 2
+    assert "must be a readable file" in capsys.readouterr().err
