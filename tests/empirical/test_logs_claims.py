@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from empirical.claims import EmpiricalClaim, Register, Subject, collect, each_run
 from empirical.claims import logs as claims
+from empirical.commands import importing, verify
 from empirical.commands.verify import judge_all
 from empirical.logs import effects
 from empirical.logs.evidence import log_evidence
@@ -333,8 +335,19 @@ def test_a_plain_selector_yields_each_run():
     assert isinstance(subject, Subject) and subject.evidence == {"spectra": items[0]}
 
 
-def empirical(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """The commands in a process where importing torch fails."""
+def command(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, output and error output of a command in this process."""
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command")
+    for module in (importing, verify):
+        module.add_parser(commands)
+    args = parser.parse_args(arguments)
+    status = {"import": importing, "verify": verify}[args.command].run(args)
+    return (status, *capsys.readouterr())
+
+
+def without_torch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """The same in a process of its own, where importing torch fails."""
     code = (
         "import argparse, sys\n"
         "class NoTorch:\n"
@@ -353,7 +366,7 @@ def empirical(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_folders_are_imported_and_judged_without_torch(tmp_path):
+def test_folders_are_imported_and_judged_without_torch(tmp_path, monkeypatch, capsys):
     from tests.empirical import log_writing as writing
 
     logs = tmp_path / "logs"
@@ -366,14 +379,15 @@ def test_folders_are_imported_and_judged_without_torch(tmp_path):
     (logs / "notes.md").write_text("not a log")
     (logs / "broken.csv").write_text("epoch,lr,test_loss\n0,0.1,nan\n")
 
-    refused = empirical("import", "logs", "--out", "X", cwd=tmp_path)
-    assert refused.returncode == 2 and not (tmp_path / "X").exists()
-    assert "logs/broken.csv:2: `test_loss` must be finite; got nan" in refused.stderr
-    partly = empirical("import", "logs", "--out", "X", "--keep-going", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    status, _, complaint = command(capsys, "import", "logs", "--out", "X")
+    assert status == 2 and not (tmp_path / "X").exists()
+    assert "logs/broken.csv:2: `test_loss` must be finite; got nan" in complaint
+    partly = without_torch("import", "logs", "--out", "X", "--keep-going", cwd=tmp_path)
     assert partly.returncode == 2 and "3 runs written, 0 known already, 1 refused" in partly.stdout
     assert "not a log by its name: logs/notes.md" in partly.stderr
-    again = empirical("import", "logs/svhn.csv", "--out", "X", cwd=tmp_path)
-    assert again.returncode == 0 and "0 runs written, 1 known already, 0 refused" in again.stdout
+    status, said, _ = command(capsys, "import", "logs/svhn.csv", "--out", "X")
+    assert status == 0 and "0 runs written, 1 known already, 0 refused" in said
 
     records = [json.loads(path.read_text()) for path in (tmp_path / "X/evidence/training-log").glob("*.json")]
     facts = {record["measured"]["label"]: record["measured"] for record in records}
@@ -382,7 +396,7 @@ def test_folders_are_imported_and_judged_without_torch(tmp_path):
     assert facts["svhn"]["dataset"] == "svhn" and facts["svhn"]["data_order"] is None
     assert set(facts["svhn"]["inferred"]) == {"dataset", "method"}
 
-    judged = empirical("verify", "X", cwd=tmp_path)
+    judged = without_torch("verify", "X", cwd=tmp_path)
     assert judged.returncode == 0, judged.stderr
     verdicts = json.loads((tmp_path / "X/verdicts.json").read_text())
     found = {(verdict["claim"], verdict["subject"]): verdict["outcome"] for verdict in verdicts}
@@ -391,13 +405,22 @@ def test_folders_are_imported_and_judged_without_torch(tmp_path):
     assert found["awp-tightens-bound", "cifar10_awp · against cifar10_at"] == "supported"
     assert "\ncifar10_at" in judged.stdout and "yes, no" in judged.stdout
 
-    missing = empirical("verify", "nowhere", cwd=tmp_path)
-    assert missing.returncode == 2 and "nowhere" in missing.stderr
-    unknown = empirical("verify", "X", "--claim", "no-such", cwd=tmp_path)
-    assert unknown.returncode == 2 and "no-such" in unknown.stderr
-    for bad in (["--column", "loss"], ["--column", "nonsense=x"], ["--set", "=3"], ["--iterations-per-epoch", "0"]):
-        wrong = empirical("import", "logs", "--out", "Y", *bad, cwd=tmp_path)
-        assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and bad[0] in wrong.stderr
+
+def test_wrong_usage_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.csv").write_text("epoch,lr,test_loss\n" + "".join(f"{e},0.1,1.0\n" for e in range(9)))
+    assert command(capsys, "import", "run.csv", "--out", "X")[0] == 0
+    for arguments, named in (
+        (["verify", "nowhere"], "nowhere"),
+        (["verify", "X", "--claim", "no-such"], "no-such"),
+        (["import", "run.csv", "--out", "Y", "--column", "loss"], "--column"),
+        (["import", "run.csv", "--out", "Y", "--column", "nonsense=x"], "nonsense"),
+        (["import", "run.csv", "--out", "Y", "--set", "=3"], "--set"),
+        (["import", "run.csv", "--out", "Y", "--iterations-per-epoch", "0"], "--iterations-per-epoch"),
+        (["import", "run.csv", "--out", "run.csv/inside"], "cannot be written"),
+    ):
+        status, _, complaint = command(capsys, *arguments)
+        assert status == 2 and complaint.count("\n") == 1 and named in complaint
 
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "published_logs"
