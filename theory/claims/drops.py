@@ -193,17 +193,12 @@ def comparing_with_assumption(name: str, assumed: Law) -> Callable[[Mapping[str,
             error = wrong[:, :m] / true[:, :m] - 1
             at = np.unravel_index(int(np.argmax(np.abs(error))), error.shape)
             began = simulation.segments[0].steps
-            rows.append(
-                (
-                    item.experiment,
-                    int(simulation.record_times[at[0]] - began),
-                    _rate(simulation, int(at[1])),
-                    float(error[at]),
-                )
-            )
+            k = int(simulation.record_times[at[0]] - began)
+            share = float(true[:, :m][at] / wrong[:, :m][at])
+            rows.append((item.experiment, k, _rate(simulation, int(at[1])), float(error[at]), share))
         table = Table(
             title=f"Error of a variance when assuming {name}",
-            columns=("experiment", "steps after the change", "ηλ of the mode", "relative error"),
+            columns=("experiment", "steps after the change", "ηλ of the mode", "relative error", "exact / assumed"),
             rows=tuple(rows),
             caption="The largest over modes and recorded times, by the exact formulas.",
         )
