@@ -205,7 +205,7 @@ def alignment(
         trace_covariance=total["c"],
         norm_hessian=math.sqrt(total["hh"]),
         norm_covariance=math.sqrt(total["cc"]),
-        direction_cosines=gammas / np.maximum(norms, 1e-300),
+        direction_cosines=_ratio(gammas, norms),
         direction_errors=direction_errors,
         direction_null=math.sqrt(min(rank_c / size, 1.0)),
         leak=float(1 - (k_matrix**2).sum() / max((norms**2).sum(), 1e-300)) if num_exact else 0.0,
@@ -353,6 +353,12 @@ def _direction_errors(
     norms = np.maximum(norms, 1e-300)
     influence = (along**2 - gammas) / norms - gammas / norms**3 * (along * image - norms**2)
     return influence.std(axis=0, ddof=1) / math.sqrt(len(both))
+
+
+def _ratio(gammas: NDArray[np.float64], norms: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Where C does not act at all γ/‖Cu‖ would be rounding over rounding; 0 says that nothing is aligned there.
+    acts = norms > 1e-12 * norms.max(initial=0.0)
+    return np.where(acts, gammas / np.where(acts, norms, 1.0), 0.0)
 
 
 def _outliers(pairs: Eigenpairs | None) -> NDArray[np.float64]:

@@ -133,6 +133,8 @@ def check_assumptions(
     found = alignment(hessian, covariance, pairs, num_probes=4, seed=seed)
     lam = pairs.largest.numpy()
     total = lam + weight_decay
+    # Of the steepest direction, also where it has no stationary law and is left out of everything else.
+    steepest = _stability(bilinear_curvatures(landscape, pairs.basis[:, :1], pairs.basis[:, :1]), lam[0], optimizer)
     usable = (total > 0) & (learning_rate * total < 2 * (1 + momentum)) & (noise.variances.values > 0)
     if not usable.any():
         raise ValueError(
@@ -152,7 +154,7 @@ def check_assumptions(
             landscape, covariance, basis, found.direction_cosines[: len(usable)][usable], noise.projections[:, usable]
         ),
         _absolute("expansion_error", expansion.pooled, (expansion.pooled_low, expansion.pooled_high)),
-        _stability(curvature_samples[:, 0], lam[0], optimizer),
+        steepest,
         _relaxation(curvature_samples[:, -1], lam[-1], optimizer),
     )
     return Assumptions(
@@ -197,10 +199,10 @@ def _absolute(name: str, value: float, interval: tuple[float, float]) -> Quantit
     return Quantity(name=name, estimate=abs(value), interval=ends)
 
 
-def _stability(samples: NDArray[np.float64], curvature: float, optimizer: MomentumSGD) -> Quantity:
+def _stability(samples: Tensor, curvature: float, optimizer: MomentumSGD) -> Quantity:
     scale = optimizer.learning_rate / (2 * (1 + optimizer.momentum))
     value = scale * (curvature + optimizer.weight_decay)
-    _, low, high = linear_interval(value, scale * samples)
+    _, low, high = linear_interval(value, scale * samples[:, 0].cpu().numpy())
     return Quantity(name="stability_fraction", estimate=value, interval=(low, high))
 
 
