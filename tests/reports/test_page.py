@@ -152,7 +152,7 @@ def test_a_run_by_column_table_holds_every_run_and_small_multiples_every_figure(
     assert len(list((folder / "figures").iterdir())) == 1
     runs = [item for item in verdicts if item.figures]
     assert f"{len(runs)} panels" in text
-    assert f"refuted in {len(runs)} of {len(runs)}" in text[: text.index("matrix")]
+    assert f"refuted in {len(runs)} of {len(runs)}" in text[: text.index("<table class=matrix")]
 
 
 def test_parts_of_a_subject_share_its_row(tmp_path):
