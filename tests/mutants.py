@@ -91,7 +91,7 @@ MUTANTS = (
     Mutant("theory/judge/statistics.py", "weight = np.where(lags == 0, 1.0, 2.0) * (num_times - lags)", "weight = np.where(lags == 0, 1.0, 1.0) * (num_times - lags)", STATISTICS),
     Mutant("theory/judge/statistics.py", 'return variance + np.einsum("h,hij,hji->ij"', 'return variance - np.einsum("h,hij,hji->ij"', STATISTICS),
     Mutant("theory/judge/statistics.py", "return excess_kurtosis * total / (replicas * float(len(times)) ** 2)", "return 2 * excess_kurtosis * total / (replicas * float(len(times)) ** 2)", STATISTICS),
-    Mutant("theory/judge/statistics.py", "missed = max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))", "missed = float(special.gammaincc(half, below))", STATISTICS),
+    Mutant("theory/judge/statistics.py", "missed = max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))", "missed = float(special.gammainc(half, above))", STATISTICS),
     Mutant("theory/judge/statistics.py", "math.lgamma(k) + math.log(alpha)", "math.lgamma(k) + math.log(2 * alpha)", STATISTICS),
     Mutant("theory/judge/claim.py", "if comparison.p_value <= TEST_ALPHA:", "if comparison.p_value < TEST_ALPHA:", JUDGE),
     Mutant("theory/judge/claim.py", "comparison.reached >= comparison.required", "comparison.reached >= 0.5 * comparison.required", JUDGE),
@@ -118,11 +118,28 @@ def survives(mutant: Mutant) -> tuple[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in ("theory", "tests", "reports"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "local", "published"))
+            shutil.copytree(
+                ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "local", "published")
+            )
         shutil.copy(ROOT / "pyproject.toml", copy)
         (copy / mutant.file).write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", mutant.tests, "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-        environment = {**os.environ, "PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy / "numba"), "OMP_NUM_THREADS": "1"}
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            mutant.tests,
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--hypothesis-seed=0",
+        ]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(copy),
+            "NUMBA_CACHE_DIR": str(copy / "numba"),
+            "OMP_NUM_THREADS": "1",
+        }
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     seconds = time.monotonic() - started
     if done.returncode == 1:
@@ -139,7 +156,9 @@ def main() -> int:
     with ThreadPoolExecutor(max_workers=options.jobs) as pool:
         results = []
         for mutant, (outcome, seconds) in zip(chosen, pool.map(survives, chosen), strict=True):
-            print(f"{outcome:10} {seconds:5.1f} s  {mutant.file}: {mutant.new.strip().splitlines()[0][:90]}", flush=True)
+            print(
+                f"{outcome:10} {seconds:5.1f} s  {mutant.file}: {mutant.new.strip().splitlines()[0][:90]}", flush=True
+            )
             results.append(outcome)
     killed = results.count("killed")
     print(f"{killed} of {len(results)} mutants killed")

@@ -24,7 +24,7 @@ def transition_mp(curvature, optimizer):
 
 
 def stationary_pair_mp(curvatures, noise, optimizer, digits=50):
-    """E zᵢ zⱼᵀ (2×2) of two modes driven by noises of covariance `noise`: the 4×4 Kronecker system, in `digits` digits."""
+    """E zᵢ zⱼᵀ (2×2) of two modes driven by noises of covariance `noise`: a 4×4 Kronecker system in many digits."""
     with mpmath.workdps(digits + 20):
         (f1, g1), (f2, g2) = (transition_mp(curvature, optimizer) for curvature in curvatures)
         system, right = mpmath.matrix(4, 4), mpmath.matrix(4, 1)

@@ -124,15 +124,14 @@ def solve(options: argparse.Namespace) -> int:
         "oracles": oracles,
     }
     if options.out is not None:
-        _write_arrays(
-            options.out, covariance=solution.value, velocity=solution.velocity, cross=solution.cross
-        )
+        _write_arrays(options.out, covariance=solution.value, velocity=solution.velocity, cross=solution.cross)
     if options.json:
         print(json.dumps(_finite(result), indent=1, allow_nan=False, ensure_ascii=False))
         return 0
     print(f"stationary law of momentum SGD, m = {problem.dimension}")
     print(f"  stable: spectral radius {solution.spectral_radius:.9g}; learning rate must stay below {limit:.6g}")
-    print(f"  error bound {solution.error_bound:.1e}, residual {solution.relative_residual:.1e}, tr Σ {result['trace']:.9g}")
+    print(f"  error bound {solution.error_bound:.1e}, residual {solution.relative_residual:.1e}")
+    print(f"  tr Σ = {result['trace']:.9g}")
     print(f"  {'curvature λ':>14} {'noise γ':>14} {'variance σ²':>14}")
     variances = result["stationary_variances"]
     rows = list(zip(frame.curvatures, gamma, variances, strict=True))

@@ -63,7 +63,9 @@ def gather(
         if path.exists():
             gathered[experiment.name] = Evidence.read(path)
             if gathered[experiment.name].provenance.get("measuring_code") != code:
-                raise ValueError(f"`--out` holds evidence measured by other code; remove {path} or choose a new folder.")
+                raise ValueError(
+                    f"`--out` holds evidence measured by other code; remove {path} or choose a new folder."
+                )
             announce(f"{experiment.name}: recorded already")
             continue
         started = time.time()

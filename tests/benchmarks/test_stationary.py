@@ -1,7 +1,7 @@
 """(S2) beside the general-purpose Lyapunov solvers on the same problem, taking turns in one process, one BLAS thread.
 
-Run with ``pytest tests/benchmarks/test_stationary.py --benchmark-only``. Rewrites ``results/stationary.json``: seconds of
-each contender (best turn), ratios, and the distance of every answer from (S2), with the environment. Speed without
+Run with ``pytest tests/benchmarks/test_stationary.py --benchmark-only``. Rewrites ``results/stationary.json``: seconds
+of each contender (best turn), ratios, and the distance of every answer from (S2), with the environment. Speed without
 accuracy proves nothing, so the forward error against 50 digits is stored beside it.
 """
 

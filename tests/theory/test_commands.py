@@ -105,13 +105,21 @@ def test_simulate_measures_a_users_own_matrices(matrices, tmp_path, capsys):
 
 def test_bad_input_is_one_line_and_exit_status_two(matrices, tmp_path, capsys):
     rate = ["--learning-rate", "0.1"]
-    fails(["solve", *matrices, "--learning-rate", "9", "--momentum", "0.9"], capsys, "learning_rate", "0.422222", "mode 2")
+    fails(
+        ["solve", *matrices, "--learning-rate", "9", "--momentum", "0.9"], capsys, "learning_rate", "0.422222", "mode 2"
+    )
     fails(["solve", *matrices, *rate, "--momentum", "1.0"], capsys, "`MomentumSGD(momentum=...)`", "[0, 1)", "1.0")
     fails(["solve", *matrices, "--learning-rate", "-1"], capsys, "learning_rate", "> 0", "-1.0")
     fails(["solve", "--hessian", "nowhere.npy", "--noise", "nowhere.npy", *rate], capsys, "nowhere.npy", "no such file")
     np.save(tmp_path / "bad.npy", np.array([[1.0, 2.0], [0.0, 1.0]]))
     fails(["solve", "--hessian", str(tmp_path / "bad.npy"), *matrices[2:], *rate], capsys, "symmetric")
-    fails(["verify", "--claims", "nothing", "--out", str(tmp_path / "o")], capsys, "--claims", "nothing", "stationary-general")
+    fails(
+        ["verify", "--claims", "nothing", "--out", str(tmp_path / "o")],
+        capsys,
+        "--claims",
+        "nothing",
+        "stationary-general",
+    )
     assert not (tmp_path / "o").exists()
     fails(["verify", "--claims", FAST, "--budget", "huge", "--out", str(tmp_path / "o")], capsys, "budget", "huge")
     fails(["verify", "--until-decided", "--claims", FAST, "--out", str(tmp_path / "o")], capsys, "--until-decided")
@@ -163,7 +171,8 @@ def test_the_module_runs_as_a_command_and_interrupts_cleanly(tmp_path):
     import time
 
     slow = subprocess.Popen(
-        [sys.executable, "-m", "theory", "verify", "--claims", "stationary-commuting", "--out", str(tmp_path / "slow"), "--seed", "5"],
+        [sys.executable, "-m", "theory", "verify", "--claims", "stationary-commuting", "--seed", "5"]
+        + ["--out", str(tmp_path / "slow")],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60

@@ -32,6 +32,7 @@ from theory.oracle.transition import transition
 #: Lags and responses whose size fell below this share of the start no longer move a variance.
 NEGLIGIBLE = 1e-7
 
+
 def simulation_experiment(name: str, title: str, setting: Any) -> Experiment:
     """An experiment that simulates and keeps the moments. `setting` maps a budget to a `Simulation`."""
     return Experiment(name=name, title=title, setting=setting, run=_run_simulation)
@@ -186,7 +187,7 @@ def moment_tests(
 
 
 def to_comparison(tests: Tests, detects: float, *, note: str = "", figures: tuple[Figure, ...] = ()) -> Comparison:
-    """The batch as a Comparison: the worst variance ratio with its interval at the family's level, and the smallest p."""
+    """The batch as a Comparison: the worst variance ratio with its interval at the family's level, the smallest p."""
     low, high = variance_interval(tests.ratio, tests.degrees, TEST_ALPHA)
     worst = int(np.argmin(variance_p_value(tests.ratio, tests.degrees)))
     return Comparison(
@@ -208,9 +209,7 @@ def error_figure(title: str, parts: Mapping[str, tuple[NDArray, Tests]], caption
         low, high = variance_interval(tests.ratio, tests.degrees, TEST_ALPHA)
         order = np.argsort(rates)
         x, y = np.asarray(rates)[order], (tests.ratio - 1)[order]
-        series.append(
-            Series(label=label, x=x, y=y, low=(low - 1)[order], high=(high - 1)[order], style="points")
-        )
+        series.append(Series(label=label, x=x, y=y, low=(low - 1)[order], high=(high - 1)[order], style="points"))
     ends = [min(min(one.x) for one in series), max(max(one.x) for one in series)]
     series.insert(0, Series(label="prediction", x=tuple(ends), y=(0.0, 0.0), style="line"))
     return Figure(

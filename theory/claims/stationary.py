@@ -126,6 +126,7 @@ def _general(budget: str) -> Simulation:
 
 
 def dense_problem(count: int, low: float, high: float) -> Quadratic:
+    """H and C dense, in unrelated eigenbases; at a rate of 0.1 the step sizes a run from `low` to `high`."""
     turn = _rotation(count)
     hessian = (turn * _spectrum(count, low, high, 0.1)) @ turn.T
     other = _rotation(count + 1)[:count, :count]
@@ -409,7 +410,9 @@ def _rates(simulation: Simulation) -> NDArray[np.float64]:
 
 def _weight_frame(simulation: Simulation) -> NDArray[np.float64]:
     """Rows pick the weights along H's eigenvectors out of z, ``(m, 2m)``."""
-    return state_frame(eigenbasis(simulation.problem).basis, simulation.problem.dimension)[: simulation.problem.dimension]
+    return state_frame(eigenbasis(simulation.problem).basis, simulation.problem.dimension)[
+        : simulation.problem.dimension
+    ]
 
 
 def _tested(evidence: Evidence, predict: Predictor, frame: NDArray[np.float64], **kinds: bool) -> Tests:
@@ -475,7 +478,9 @@ def _entries_figure(evidence: Evidence, predict: Predictor) -> Figure:
         series=(
             Series(label="prediction (S2)", x=ends, y=ends),
             Series(label="prediction if H and C commuted", x=ends, y=(0.0, 0.0), style="dashed"),
-            Series(label="simulation", x=tuple(x), y=tuple(y), low=tuple(y - half), high=tuple(y + half), style="points"),
+            Series(
+                label="simulation", x=tuple(x), y=tuple(y), low=tuple(y - half), high=tuple(y + half), style="points"
+            ),
         ),
         caption="One point a pair of H's eigenvectors. The commuting formula predicts zero for all of them.",
     )
@@ -649,7 +654,7 @@ def compare_dissipation(evidence: Mapping[str, Evidence], predict: Predictor) ->
                 y_label="η(HΣ+ΣH) / ((1+μ) Cov Δw) − 1",
                 x_scale="log",
                 series=tuple(series),
-                caption="What curvature takes out of the fluctuations against what steps put in, direction by direction.",
+                caption="What curvature takes out of the fluctuations against what steps put in, by direction.",
             ),
         ),
     )

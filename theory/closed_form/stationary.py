@@ -121,7 +121,9 @@ def stationary_covariance(problem: Quadratic, optimizer: MomentumSGD) -> Solutio
     driven = noise / root_product(mode)
     crossed = np.multiply.outer(u, e)
     crossed += crossed.T  # D_ij
-    weights = (eta * eta) * driven * ((b0 + b1) ** 2 * (e[:, None] + e - np.multiply.outer(e, e)) + abs(b0 * b1) * crossed)
+    weights = (
+        (eta * eta) * driven * ((b0 + b1) ** 2 * (e[:, None] + e - np.multiply.outer(e, e)) + abs(b0 * b1) * crossed)
+    )
     velocity = driven * crossed
     lead = _decrement(mode)
     cross = -eta * driven * (b0 * lead - b1 * lead.T)
@@ -219,8 +221,8 @@ def stable_modes(frame: Eigenbasis, optimizer: MomentumSGD) -> Modes:
     worst = int(np.argmax(np.where(mode.stable, -np.inf, mode.effective_rate)))
     limit = largest_stable_learning_rate(float(frame.curvatures.max()), optimizer)
     raise UnstableError(
-        f"`MomentumSGD(learning_rate=...)` must be < {limit:.6g} for this Hessian; got {optimizer.learning_rate:.6g}, at "
-        f"which mode {worst} (curvature {frame.curvatures[worst]:.6g}) has spectral radius "
+        f"`MomentumSGD(learning_rate=...)` must be < {limit:.6g} for this Hessian; got {optimizer.learning_rate:.6g}, "
+        f"at which mode {worst} (curvature {frame.curvatures[worst]:.6g}) has spectral radius "
         f"{float(mode.spectral_radius[worst]):.6g}."
     )
 
@@ -299,7 +301,7 @@ def _residual(
 
 
 def _error_bound(frame: Eigenbasis, mode: Modes) -> float:
-    """First order: a is known to u·a (spectra) or u·max a (dense), and enters through a, w and their smallest values."""
+    """First order: a is known to u·a (spectra) or u·max a (dense), and enters through the smallest a and w."""
     a, w = mode.effective_rate, mode.at_minus_one
     to_edge = float(a.max() / w.min())
     to_zero = 1.0 if frame.basis is None else float(a.max() / a.min())

@@ -119,7 +119,7 @@ def pooled_kurtosis_variance(
         replicas: R.
         excess_kurtosis: κ.
     """
-    num_responses, size, _ = response.shape
+    size = response.shape[1]
     if excess_kurtosis == 0:
         return np.zeros((size, size))
     stride = int(times[1] - times[0]) if len(times) > 1 else int(times[0])
@@ -144,8 +144,8 @@ def pooled_kurtosis_variance(
 def confidence_sequence(sum_of_squares: float, count: float, alpha: float, mixture: float = 1e4) -> tuple[float, float]:
     """Interval for θ that holds for all n at once, from n independent N(0, θ) draws seen so far.
 
-    E_n(θ) = k^k Γ(k + n/2) e^{S/2θ} / (Γ(k) (k + S/2θ)^{k + n/2}) is a martingale of mean 1 under θ (a gamma mixture, of
-    shape and rate k, over the precision). The sequence keeps every θ with E_n(θ) < 1/α; by Ville's inequality the
+    E_n(θ) = k^k Γ(k + n/2) e^{S/2θ} / (Γ(k) (k + S/2θ)^{k + n/2}) is a martingale of mean 1 under θ (a gamma mixture
+    of shape and rate k over the precision). The sequence keeps every θ with E_n(θ) < 1/α; by Ville's inequality the
     truth is ever lost with a chance of at most α.
 
     Args:

@@ -135,7 +135,9 @@ def read_verdicts(path: Path) -> tuple[Verdict, ...]:
     except ValueError as error:
         raise ValueError(f"`read_verdicts(path=...)` must hold JSON; got {path}: {error}.") from None
     if not isinstance(items, list):
-        raise ValueError(f"`read_verdicts(path=...)` must hold a list of verdicts; got {type(items).__name__} in {path}.")
+        raise ValueError(
+            f"`read_verdicts(path=...)` must hold a list of verdicts; got {type(items).__name__} in {path}."
+        )
     return tuple(Verdict.from_dict(item) for item in items)
 
 

@@ -49,7 +49,9 @@ class Quadratic(Setting):
             )
         smallest = _smallest_eigenvalue(hessian)
         if smallest <= 0:
-            raise ValueError(f"`Quadratic(hessian=...)` must be positive definite; got smallest eigenvalue {smallest:.6g}.")
+            raise ValueError(
+                f"`Quadratic(hessian=...)` must be positive definite; got smallest eigenvalue {smallest:.6g}."
+            )
         smallest, scale = _smallest_eigenvalue(noise_cov), float(np.abs(noise_cov).max())
         floor = 0.0 if noise_cov.ndim == 1 else -SEMIDEFINITE_TOLERANCE * scale
         if smallest < floor:

@@ -30,6 +30,7 @@ from theory.solution import Status, UnstableError
 
 UNIT = np.finfo(float).eps / 2
 
+
 @st.composite
 def cases(draw, **kinds):
     optimizer = draw(optimizers())
@@ -197,9 +198,7 @@ def test_fluctuation_balances_dissipation(case):
         assert np.allclose(constant, 1 + optimizer.momentum, rtol=1e-12)
     else:
         mu = optimizer.momentum
-        expected = (1 + mu + a * mu * (1 + 2 * mu)) / (
-            1 + 2 * mu - 2 * mu**3 + a * mu * (1 + mu) * (1 + 2 * mu)
-        )
+        expected = (1 + mu + a * mu * (1 + 2 * mu)) / (1 + 2 * mu - 2 * mu**3 + a * mu * (1 + mu) * (1 + 2 * mu))
         assert np.allclose(np.diag(constant), expected, rtol=1e-10)
 
 

@@ -41,7 +41,8 @@ def claim(kind=Kind.IDENTITY, compare=None, margin=None, **changes):
 
     fields = dict(
         name="coin-is-fair", statement="s", source="o", kind=kind, experiments=("coin",), assumptions=(),
-        predict=lambda: 0.5, decoys={"biased": lambda: TEST_ALPHA / 2}, compare=compare or by_p, margin=margin, detects=0.01,
+        predict=lambda: 0.5, decoys={"biased": lambda: TEST_ALPHA / 2}, compare=compare or by_p,
+        margin=margin, detects=0.01,
     )  # fmt: skip
     return Claim(**{**fields, **changes})
 
@@ -211,8 +212,9 @@ def test_a_new_name_is_never_taken_from_a_file_that_exists(tmp_path):
 WRITER = """
 import numpy as np
 from theory.judge.evidence import Evidence
+many = {"n": list(range(2000))}
 for seed in range(10_000):
-    Evidence(experiment="coin", setting={}, seed=seed, measured={"n": list(range(2000))}, arrays={"a": np.ones(20000)}).write(%r)
+    Evidence(experiment="coin", setting={}, seed=seed, measured=many, arrays={"a": np.ones(20000)}).write(%r)
 """
 
 
@@ -242,13 +244,24 @@ def test_verdicts_round_trip_with_their_figures(tmp_path):
 
     def drawn(seen, predict):
         return Comparison(
-            estimate=0.0, interval=(-1.0, float("inf")), p_value=predict(), reached=2.0, required=1.0, figures=figures, tables=tables,
+            estimate=0.0, interval=(-1.0, float("inf")), p_value=predict(), reached=2.0, required=1.0,
+            figures=figures, tables=tables,
         )  # fmt: skip
 
     verdict = claim(compare=drawn).judge({"coin": evidence()})
     write_verdicts([verdict], tmp_path)
     stored = json.loads((tmp_path / "verdicts.json").read_text())
-    assert set(stored[0]) >= {"claim", "outcome", "estimate", "interval", "tolerance", "alpha", "power", "decoy", "evidence"}
+    assert set(stored[0]) >= {
+        "claim",
+        "outcome",
+        "estimate",
+        "interval",
+        "tolerance",
+        "alpha",
+        "power",
+        "decoy",
+        "evidence",
+    }
     assert read_verdicts(tmp_path / "verdicts.json") == (verdict,)
     assert verdict.interval == (-1.0, None)
     for text, words in (("{", "must hold JSON"), ("{}", "must hold a list"), ('[{"claim": 1}]', "needs the fields")):

@@ -82,7 +82,9 @@ def linear_process(rng, replicas, steps, response, sample):
 def exact_lagged(response, lags, stride):
     """Γ(h stride) = Σ_k Φ_{k + h stride} Φ_kᵀ."""
     padded = np.concatenate([response, np.zeros((lags * stride, *response.shape[1:]))])
-    return np.stack([np.einsum("kia,kja->ij", padded[h * stride : h * stride + len(response)], response) for h in range(lags)])
+    return np.stack(
+        [np.einsum("kia,kja->ij", padded[h * stride : h * stride + len(response)], response) for h in range(lags)]
+    )
 
 
 RESPONSE = np.stack([0.8**k * np.array([[np.cos(k), 0.3], [0.2 * k, 1.0]]) for k in range(30)])
@@ -168,7 +170,10 @@ def test_confidence_sequence_rarely_loses_the_truth_whenever_one_looks():
     for _ in range(runs):
         sums = np.cumsum(rng.chisquare(500, looks))
         counts = 500 * np.arange(1, looks + 1)
-        lost += any(not lo <= 1.0 <= hi for lo, hi in (confidence_sequence(s, n, alpha, 100.0) for s, n in zip(sums, counts, strict=True)))
+        lost += any(
+            not lo <= 1.0 <= hi
+            for lo, hi in (confidence_sequence(s, n, alpha, 100.0) for s, n in zip(sums, counts, strict=True))
+        )
     assert binomial_interval(lost, runs, 1e-6)[0] <= alpha, "Ville's inequality is an upper bound"
     assert lost > 0, "a sequence that never errs at 5 % is not looking"
 

@@ -120,7 +120,11 @@ finite = st.floats(1e-300, 1e300)
     momentum=st.floats(0, 1, exclude_max=True),
 )
 def test_settings_survive_json_to_the_last_bit(curvatures, noise, rate, momentum):
-    for setting in (Quadratic(curvatures, noise), MomentumSGD(rate, momentum), StudentT(degrees_of_freedom=5 + momentum)):
+    for setting in (
+        Quadratic(curvatures, noise),
+        MomentumSGD(rate, momentum),
+        StudentT(degrees_of_freedom=5 + momentum),
+    ):
         text = json.dumps(setting.to_dict(), allow_nan=False)
         back = Setting.from_dict(json.loads(text))
         assert back == setting and hash(back) == hash(setting) and type(back) is type(setting)
