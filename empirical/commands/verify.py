@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from theory.judge.verdict import Verdict
 
 NAME = "verify"
-#: Figures above which only those of whole runs are kept: drawing takes longer than judging.
+#: Figures above which only those of whole runs are kept, and equal curves once: drawing takes longer than judging.
 MANY = 200
 
 
@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     verdicts = judge_all(register, evidence)
     drawn = sum(len(verdict.figures) for verdict in verdicts)
     if drawn > MANY:
-        verdicts = tuple(_without_details(verdict) for verdict in verdicts)
-        print(f"{drawn} figures: those of single decays, pairs and groups are left out", file=sys.stderr)
+        verdicts = _without_details(verdicts)
+        print(f"{drawn} figures: details of runs and repeated curves are left out", file=sys.stderr)
     try:
         write_verdicts(verdicts, Path(args.out))
     except OSError as error:
@@ -98,9 +98,17 @@ def judge_all(register: Register, evidence: Sequence[Evidence]) -> tuple[Verdict
     return tuple(verdicts)
 
 
-def _without_details(verdict: Verdict) -> Verdict:
-    whole = len(verdict.evidence) == 1 and " · " not in verdict.subject
-    return verdict if whole else dataclasses.replace(verdict, figures=())
+def _without_details(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """Figures of whole runs alone (no single decay, pair or group), and curves that several runs share once."""
+    seen = set()
+    thinned = []
+    for verdict in verdicts:
+        kept = []
+        if len(verdict.evidence) == 1 and " · " not in verdict.subject:
+            kept = [figure for figure in verdict.figures if figure.series not in seen]
+            seen.update(figure.series for figure in kept)
+        thinned.append(dataclasses.replace(verdict, figures=tuple(kept)))
+    return tuple(thinned)
 
 
 def _chosen(register: Register, names: Sequence[str]) -> Register:

@@ -20,7 +20,7 @@ from empirical.logs.evidence import log_evidence
 from empirical.logs.schedule import predicted_variance
 from tests.empirical.log_writing import CANONICAL, training_run
 from theory.judge.evidence import Evidence
-from theory.judge.verdict import Outcome
+from theory.judge.verdict import Outcome, read_verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -421,6 +421,20 @@ def test_wrong_usage_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
     ):
         status, _, complaint = command(capsys, *arguments)
         assert status == 2 and complaint.count("\n") == 1 and named in complaint
+
+
+def test_folders_of_many_runs_keep_a_figure_a_run_and_shared_curves_once(tmp_path, monkeypatch, capsys):
+    for number in range(3):
+        evidence(f"run {number}", seed=number, **OVERFITTING).write(tmp_path)
+    assert command(capsys, "verify", str(tmp_path))[0] == 0
+    everything = read_verdicts(tmp_path / "verdicts.json")
+    assert sum(len(verdict.figures) for verdict in everything) == 3 * (2 + 2)  # curves and σ², and each decay
+    monkeypatch.setattr(verify, "MANY", 5)
+    assert command(capsys, "verify", str(tmp_path))[0] == 0
+    thinned = read_verdicts(tmp_path / "verdicts.json")
+    assert [verdict.outcome for verdict in thinned] == [verdict.outcome for verdict in everything]
+    assert [len(verdict.figures) for verdict in thinned[:3]] == [2, 1, 1]  # one schedule, so one σ²
+    assert not any(verdict.figures for verdict in thinned[3:])
 
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "published_logs"
