@@ -715,7 +715,7 @@ def _decay_tables(settings: SimulationSet, measured: list[Path]) -> tuple[Table,
 
 def _decay_figures(settings: SimulationSet, measured: list[Path]) -> tuple[Figure, ...]:
     simulation, path = settings.simulations[0], measured[0]
-    fine = tuple(SETTLING + k for k in (0, 1, 2, 3, 4, 6, 8, 10, 13, 16, 20, 25, 30, 40, 60, 100, 150, 200, 300))
+    fine = tuple(SETTLING + k for k in (*range(61), *range(65, 301, 5)))
     smooth = replace(simulation, record_times=fine)
     exact = decay_path(smooth)
     steps = tuple(float(t - SETTLING) for t in fine)
@@ -794,7 +794,15 @@ def _decay_maps() -> tuple[Figure, ...]:
         later.append(changes(0.1, float(spike)))
     axis = tuple(float(ratio) for ratio in ratios)
 
-    def figure(title: str, y_label: str, y: NDArray, rows: list[NDArray], label: str, caption: str) -> Figure:
+    def figure(
+        title: str,
+        y_label: str,
+        y: NDArray,
+        rows: list[NDArray],
+        label: str,
+        caption: str,
+        contour: float | None = 0.0,
+    ) -> Figure:
         values = tuple(tuple(map(float, row)) for row in rows)
         return Figure(
             title=title,
@@ -802,7 +810,7 @@ def _decay_maps() -> tuple[Figure, ...]:
             y_label=y_label,
             x_scale="log",
             y_scale="log",
-            heatmap=Heatmap(x=axis, y=tuple(map(float, y)), values=values, label=label, contour=0.0),
+            heatmap=Heatmap(x=axis, y=tuple(map(float, y)), values=values, label=label, contour=contour),
             caption=f"n = {samples}, {caption}",
         )
 
@@ -824,6 +832,7 @@ def _decay_maps() -> tuple[Figure, ...]:
             [row[1] for row in later],
             "ln(bound in the end / lowest on the way)",
             "η × 0.1. Zero where the bound ends at its lowest.",
+            contour=None,
         ),
     )
 
