@@ -1,6 +1,7 @@
 """Break the code on purpose, one place at a time: every mutant must turn its tests red.
 
-Each mutant replaces one passage of a source file in a scratch copy and runs the tests that guard it, first failure ends.
+Each mutant replaces one passage of a source file in a scratch copy and runs the tests that guard it, up to
+the first failure. The simulator's faults are listed in `simulator_mutants.py`.
 Exit status: 0 if every mutant is killed, 1 if one survives, 2 if a passage no longer stands in the source.
 Usage: python tests/mutants.py [--only WORD] [--jobs N]
 """
@@ -17,6 +18,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from simulator_mutants import MUTANTS as SIMULATOR
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,13 +82,6 @@ MUTANTS = (
     Mutant("theory/oracle/transition.py", "-keep * eta * curvature, mu * one, -keep * eta * one", "-keep * eta * curvature, mu * one, -eta * one", STATIONARY),
     Mutant("theory/oracle/lyapunov.py", "        power = power @ power\n", "        power = power @ step\n", LYAPUNOV),
     Mutant("theory/oracle/lyapunov.py", "    if not radius < 1:", "    if not radius < 2:", LYAPUNOV),
-    Mutant("theory/oracle/portable.py", "    v *= mu\n    v += alpha * slope\n    w += beta * v", "    w += beta * v\n    v *= mu\n    v += alpha * slope", SIMULATE),
-    Mutant("theory/oracle/portable.py", "slope += noise * scale[:, None]", "slope -= 1.01 * noise * scale[:, None]", SIMULATE),
-    Mutant("theory/oracle/simulate.py", "alpha, beta, delta = kept, -rates * optimizer.momentum, -rates", "alpha, beta, delta = kept, -rates, -rates", SIMULATE),
-    Mutant("theory/oracle/simulate.py", "alpha, beta, delta = -kept * rates, zero + 1.0, zero", "alpha, beta, delta = -rates, zero + 1.0, zero", SIMULATE),
-    Mutant("theory/oracle/simulate.py", "return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T", "return (vectors * np.maximum(values, 0.0)) @ vectors.T", SIMULATE),
-    Mutant("theory/oracle/simulate.py", "kept[0] = 1.0", "kept[0] = kept[0]", SIMULATE),
-    Mutant("theory/oracle/compiled.py", "_LN2 = math.log(2.0)", "_LN2 = 1.0001 * math.log(2.0)", NORMALS),
     # The judge.
     Mutant("theory/judge/statistics.py", "return np.minimum(1.0, 2.0 * tails)", "return np.minimum(1.0, tails)", STATISTICS),
     Mutant("theory/judge/statistics.py", "weight = np.where(lags == 0, 1.0, 2.0) * (num_times - lags)", "weight = np.where(lags == 0, 1.0, 1.0) * (num_times - lags)", STATISTICS),
@@ -106,6 +102,7 @@ MUTANTS = (
     Mutant("theory/model/quadratic.py", "if asymmetry > SYMMETRY_TOLERANCE:", "if asymmetry > 1:", SETTINGS),
     Mutant("theory/model/quadratic.py", "np.load(stream, allow_pickle=False)", "np.load(stream, allow_pickle=True)", SETTINGS),
     Mutant("theory/model/optimizer.py", "if not 0 <= self.momentum < 1:", "if not 0 <= self.momentum <= 1:", SETTINGS),
+    *(Mutant(*fault, f"{SIMULATE} {NORMALS}") for fault in SIMULATOR),
 )  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 r"""`verify --until-decided`: draw replicas until every variance claim, and every decoy, is decided.
 
 Rule      One recorded time a replica, Gaussian noise: along each eigenvector of H, z²/σ² is then σ²_true/σ² times a
-          χ²₁, exactly and independently. `confidence_sequence` holds at all sample sizes at once, so the run may look after
-          every batch without paying for it. A direction is *confirmed* once its sequence lies inside (1/(1+r), 1+r),
-          and *contradicted* once its sequence excludes 1: a true claim ends, and so does a false one.
+          χ²₁, exactly and independently. `confidence_sequence` holds at all sample sizes at once, so the run may look
+          after every batch without paying for it. A direction is *confirmed* once its sequence lies inside
+          (1/(1+r), 1+r), and *contradicted* once its sequence excludes 1: a true claim ends, and so does a false one.
 Level     Each direction has one slot of the family (`TEST_ALPHA`), for all time.
 Evidence  A batch is a run of its own: seed = root seed + batch number. A stopped run goes on from the batches recorded.
 """

@@ -26,7 +26,7 @@ from theory.judge.statistics import (
     variance_p_value,
 )
 from theory.model.quadratic import Quadratic
-from theory.oracle.simulate import Simulation, simulate
+from theory.oracle.simulate import Simulation, noise_factor, simulate
 from theory.oracle.transition import transition
 
 #: Lags and responses whose size fell below this share of the start no longer move a variance.
@@ -123,21 +123,14 @@ def scatter(evidence: Evidence) -> Scatter:
     jump = np.linalg.matrix_power(step, stride)
     while np.abs(lagged[-1]).max() > NEGLIGIBLE * np.abs(covariance).max() and len(lagged) < len(times):
         lagged.append(jump @ lagged[-1])
-    responses = [inflow @ _root(simulation.problem)]
+    root = noise_factor(simulation.problem)
+    responses = [inflow * root if root.ndim == 1 else inflow @ root]
     kurtosis = simulation.noise.excess_kurtosis
     while kurtosis and np.abs(responses[-1]).max() > NEGLIGIBLE * np.abs(responses[0]).max():
         if len(responses) >= times[-1]:
             break
         responses.append(step @ responses[-1])
     return Scatter(np.stack(lagged), np.stack(responses), times, simulation.replicas, kurtosis)
-
-
-def _root(problem: Quadratic) -> NDArray[np.float64]:
-    """The symmetric square root of C, by which a simulation colours its noise."""
-    if problem.noise_cov.ndim == 1:
-        return np.diag(np.sqrt(problem.noise_cov))
-    values, vectors = np.linalg.eigh(problem.noise_cov)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 
 @dataclass(frozen=True)

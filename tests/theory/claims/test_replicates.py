@@ -25,7 +25,7 @@ def test_p_values_are_uniform_on_averages_as_skewed_as_ours():
 
 
 def test_halls_transformation_balances_the_tails():
-    """Plain t rejects a skewed mean on the low side far more often than on the high side; the test used here does not."""
+    """Plain t rejects a skewed mean far more often when it comes out low than high; the test used here does not."""
     rng = np.random.default_rng(1)
     draws = rng.exponential(size=(100, 20_000))
     tests = mean_tests(draws, np.ones(20_000))

@@ -137,7 +137,7 @@ def test_an_unstable_rate_is_refused_with_place_and_mode():
         (dict(steps=[5, 3]), "must rise"),
         (dict(steps=-3), "must be in"),
         (dict(initial=np.eye(4)), r"`propagate\(initial=\.\.\.\)` must have shape"),
-        (dict(initial_mean=np.ones(4)), r"`propagate\(initial=\.\.\.\)` must have shape \(6,\)"),
+        (dict(initial_mean=np.ones(4)), r"`propagate\(initial_mean=\.\.\.\)` must have shape \(6,\)"),
         (dict(noise_factors=[1.0, 2.0]), r"noise_factors=\.\.\.\)` must have one entry an iteration, shape \(4,\)"),
         (dict(noise_factors=[1.0, 2.0, -1.0, 1.0]), "got -1 at iteration 2"),
         (dict(curvature_factors=[1.0, np.nan, 1.0, 1.0]), "got nan at iteration 1"),

@@ -135,6 +135,17 @@ def test_lag_correlations_sum_to_minus_one_half():
         assert lag_correlation(batches, 0) == 1.0
 
 
+def test_a_number_gives_a_number_and_an_array_its_shape():
+    assert isinstance(epoch_shuffling_factor(0.01, 0.9, 0.01, 391), float)
+    curvature = np.array([[0.01, 0.1], [1.0, 10.0]])
+    found = epoch_shuffling_factor(0.01, 0.9, curvature, 391, "mean")
+    assert found.shape == (2, 2) and found[0, 0] == epoch_shuffling_factor(0.01, 0.9, 0.01, 391, "mean")
+    shares = epoch_shuffling_factor(0.01, 0.9, np.array([0.01, 0.01]), 391, repeated_share=np.array([1.0, 0.5]))
+    assert shares[1] == 1 - 0.5 * (1 - shares[0])
+    with pytest.raises(ValueError, match="repeated_share"):
+        epoch_shuffling_factor(0.01, 0.9, np.array([0.01, 0.01]), 391, repeated_share=np.ones(3))
+
+
 def test_fresh_noise_moves_the_factor_towards_one():
     full = epoch_shuffling_factor(0.01, 0.9, np.array([0.01, 1.0]), 391)
     half = epoch_shuffling_factor(0.01, 0.9, np.array([0.01, 1.0]), 391, repeated_share=0.5)
