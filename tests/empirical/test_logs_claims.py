@@ -214,6 +214,19 @@ def test_gaps_at_fixed_weights_are_compared_as_they_are():
     assert verdict.estimate == pytest.approx(gaps[0] - gaps[1], rel=1e-9)
 
 
+def test_pairs_over_several_orders_speak_for_the_method():
+    runs = []
+    for n in range(3):
+        order = f"cifar10, seed {n}"
+        runs.append(evidence(f"at {n}", seed=n, order=order, **LARGE_GAP))
+        runs.append(evidence(f"awp {n}", seed=n + 9, order=order, method="awp", **NO_OVERFITTING))
+    found = judge(claims.AWP_TIGHTENS_BOUND, *runs)
+    pairs = [found[f"awp {n} · against at {n}"].estimate for n in range(3)]
+    method = found["cifar10 awp (method) · against at"]
+    assert method.estimate == pytest.approx(np.mean(pairs))
+    assert method.outcome is Outcome.SUPPORTED and method.note.startswith("the method")
+
+
 def test_runs_of_different_protocol_or_order_are_no_pair():
     at, awp = evidence("at", **LARGE_GAP), evidence("awp", method="awp", order="cifar10, seed 1", **NO_OVERFITTING)
     assert judge(claims.AWP_TIGHTENS_BOUND, at, awp) == {}

@@ -170,9 +170,9 @@ def test_the_module_runs_as_a_command_and_interrupts_cleanly(tmp_path):
     import signal
     import time
 
-    slow_out = str(tmp_path / "slow")
+    late = str(tmp_path / "slow")
     slow = subprocess.Popen(
-        [sys.executable, "-m", "theory", "verify", "--claims", "stationary-commuting", "--seed", "5", "--out", slow_out],
+        [sys.executable, "-m", "theory", "verify", "--claims", "stationary-commuting", "--seed", "5", "--out", late],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
