@@ -221,7 +221,7 @@ def _gaussian_runs(budget: str) -> SamplingRuns:
         (1, MomentumSGD(0.02, _MOMENTUM), 2048),
         (2, MomentumSGD(0.05, _MOMENTUM), 4096),
         (4, MomentumSGD(0.05, _MOMENTUM, nesterov=True), 2048),
-        (16, MomentumSGD(0.05, _MOMENTUM), 1536),
+        (16, MomentumSGD(0.05, _MOMENTUM), 1792),
     ):
         problem = GaussianRegression(input_cov=_INPUTS, label_noise_variance=_LABEL_NOISE, batch_size=size)
         rate = optimizer.learning_rate / (1 - _MOMENTUM) * float(_INPUTS.min())  # of the slowest mean
@@ -347,7 +347,7 @@ def _shuffled_runs(budget: str) -> SamplingRuns:
                 optimizer=MomentumSGD(0.01, 0.9),
                 replicas=768 * more,
                 burn_in=16,
-                records=30,
+                records=36,
                 phases=(20, 98, 196, 293, 391),
             ),
         )

@@ -24,7 +24,7 @@ Source    The phenomenon: Kühn & Rosenow, arXiv:2306.05300. (1) is the covarian
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,6 +56,24 @@ def lag_correlation(batches_per_epoch: int, lag: int) -> float:
     return -(count - lag) / (count * (count - 1)) if lag < count else 0.0
 
 
+@overload
+def epoch_shuffling_factor(
+    learning_rate: float,
+    momentum: float,
+    curvature: float,
+    batches_per_epoch: int,
+    phase: Phase = "end",
+    repeated_share: float = 1.0,
+) -> float: ...
+@overload
+def epoch_shuffling_factor(
+    learning_rate: float,
+    momentum: float,
+    curvature: NDArray[np.float64],
+    batches_per_epoch: int,
+    phase: Phase = "end",
+    repeated_share: ArrayLike = 1.0,
+) -> NDArray[np.float64]: ...
 def epoch_shuffling_factor(
     learning_rate: float,
     momentum: float,
@@ -63,7 +81,7 @@ def epoch_shuffling_factor(
     batches_per_epoch: int,
     phase: Phase = "end",
     repeated_share: ArrayLike = 1.0,
-) -> NDArray[np.float64]:
+) -> float | NDArray[np.float64]:
     """Weight variance under shuffled epochs over the white-noise variance (S1), equations (2) and (3).
 
     Args:
@@ -77,7 +95,7 @@ def epoch_shuffling_factor(
             number, or one for each curvature.
 
     Returns:
-        The factor, dimensionless, of the shape of ``curvature`` (a 0-d array for a number).
+        The factor, dimensionless: a number for a number, else an array of the shape of ``curvature``.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -100,7 +118,8 @@ def epoch_shuffling_factor(
         modes = np.arange(len(lam))
         cycle = _Cycle.of(lam, optimizer, modes, modes, count, -1.0 / (count - 1), (step,), with_mean=False)
         factor = cycle.at[step][:, 0, 0] / np.diag(white.require())
-    return (1.0 - share * (1.0 - factor)).reshape(shape)
+    result = 1.0 - share * (1.0 - factor)
+    return result.reshape(shape) if shape else float(result[0])
 
 
 def shuffled_covariance(
