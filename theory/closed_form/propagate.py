@@ -117,7 +117,7 @@ def propagate(
         covariance = stationary_blocks(frame, optimizer)
     else:
         covariance = blocks(checked_covariance(initial, m, "propagate"), frame)
-    start = np.zeros(2 * m) if initial_mean is None else checked_mean(initial_mean, m, "propagate")
+    start = np.zeros(2 * m) if initial_mean is None else checked_mean(initial_mean, m, "propagate(initial_mean")
     mean = start.reshape(2, m) if frame.basis is None else start.reshape(2, m) @ frame.basis
 
     means, states = np.empty((len(recorded), 2, m)), np.empty((len(recorded), 2, 2, m, m))

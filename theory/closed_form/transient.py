@@ -149,7 +149,7 @@ def mean_path(
     """
     checked = checked_steps(steps, "mean_path")
     m = problem.dimension
-    start = checked_mean(initial, m, "mean_path")
+    start = checked_mean(initial, m, "mean_path(initial")
     frame = eigenbasis(problem)
     mode = companion(frame.curvatures, optimizer)
     rows = np.stack([start[:m], start[m:]])
@@ -241,18 +241,16 @@ def checked_covariance(initial: ArrayLike, dimension: int, where: str) -> NDArra
 
 
 def checked_mean(initial: ArrayLike, dimension: int, where: str) -> NDArray[np.float64]:
-    """An initial mean as ``(2m,)``; one of w alone gets v = 0.
+    """An initial mean as ``(2m,)``; one of w alone gets v = 0. `where` names call and argument: ``"f(initial"``.
 
     Raises:
         ValueError: if the shape is neither or it is not finite.
     """
     mean = np.asarray(initial, dtype=np.float64)
     if mean.shape not in ((dimension,), (2 * dimension,)):
-        raise ValueError(
-            f"`{where}(initial=...)` must have shape {(2 * dimension,)} or {(dimension,)}; got {mean.shape}."
-        )
+        raise ValueError(f"`{where}=...)` must have shape {(2 * dimension,)} or {(dimension,)}; got {mean.shape}.")
     if not np.isfinite(mean).all():
-        raise ValueError(f"`{where}(initial=...)` must be finite; got {int((~np.isfinite(mean)).sum())} bad entries.")
+        raise ValueError(f"`{where}=...)` must be finite; got {int((~np.isfinite(mean)).sum())} bad entries.")
     return mean if len(mean) == 2 * dimension else np.concatenate([mean, np.zeros(dimension)])
 
 
