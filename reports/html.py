@@ -226,6 +226,8 @@ def _matrix(matrix: Matrix, anchors: dict[str, str]) -> str:
 
 
 def _part(name: str, outcome: Outcome) -> str:
+    if len(name) <= 16:
+        name = name.replace(" ", "\u00a0")  # a short name stays on one line
     return _outcome(outcome) + (f' <span class="subject">{_text(name)}</span>' if name else "")
 
 
