@@ -35,7 +35,14 @@ def theory(session: nox.Session) -> None:
         session.run("python", "-m", "theory", "verify", "--out", str(out), *session.posargs)
     finally:
         if (out / "verdicts.json").exists():  # refuted or undecided verdicts are reported as well
-            session.run("python", "-m", "reports", "build", str(out))
+            session.run("python", "-m", "reports", "build", "--figures", str(out))
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """A fresh theory run (`nox -s theory` before) against the published verdicts: same outcomes."""
+    session.install("-e.")
+    session.run("python", "-m", "reports", "compare", "reports/published/theory", str(LOCAL / "theory"))
 
 
 @nox.session

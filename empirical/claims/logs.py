@@ -9,7 +9,9 @@ Scope     One run: *this run only*. A method needs at least `ORDERS` different d
           Student's over the orders.
 Blindness Windows, margin and decoys follow the training protocol of Rice et al. and the noise floors of public runs.
           They were fixed with the eleven published logs at hand, so for those logs the verdicts are descriptions; for
-          any other run they are predictions.
+          any other run they are predictions. Changed after verdicts were seen: the decoy of `awp-tightens-bound`
+          (before any decay; first 10 epochs; now epochs 10–19) and its margin (0, now 0.1 nats); the margin of
+          `decay-size` (0.5, now 1 σ).
 Source    Xu and Zhang, arXiv 2410.07719, sections 5–6; Rice, Wong and Kolter 2020; Wu, Xia and Wang 2020.
 """
 

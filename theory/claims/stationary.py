@@ -690,7 +690,7 @@ def compare_boundary(evidence: Mapping[str, Evidence], predict: Predictor) -> Co
         figures=(
             Figure(
                 title="Edge of stability, found by simulation",
-                x_label="recursion (see the table of settings)",
+                x_label="recursion, numbered as in the caption",
                 y_label="largest stable ηλ",
                 series=(
                     Series(
@@ -701,7 +701,7 @@ def compare_boundary(evidence: Mapping[str, Evidence], predict: Predictor) -> Co
                         high=(high + 1) * limits,
                         style="points",
                     ),
-                    Series(label="prediction", x=numbers, y=limits, style="dashed"),
+                    Series(label="prediction", x=numbers, y=limits, style="points"),
                 ),
                 caption="In order: " + "; ".join(_describe(optimizer) for optimizer in setting.optimizers) + ".",
             ),
