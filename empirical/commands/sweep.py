@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     )
     failed = 0
     try:
-        done = Parallel(n_jobs=workers, return_as="generator_unordered", **backend)(tasks)
-        for count, (label, trouble) in enumerate(done, start=1):  # pyright: ignore[reportArgumentType]
+        done: Any = Parallel(n_jobs=workers, return_as="generator_unordered", **backend)(tasks)
+        for count, (label, trouble) in enumerate(done, start=1):
             failed += bool(trouble)
             print(f"sweep: {count}/{len(jobs)} {label}{': ' + trouble if trouble else ''}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:

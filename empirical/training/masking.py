@@ -99,7 +99,8 @@ def check_masking(
         signs.append(f"more steps and restarts lower the loss, {loss:.3f} to {loss_strong:.3f}")
     if accuracy - accuracy_strong > MAX_DROP:
         signs.append(f"more steps and restarts lower the accuracy, {accuracy:.3f} to {accuracy_strong:.3f}")
-    if accuracy_fgsm < accuracy - SLACK:
+    # Two standard errors of an accuracy at most: on few images one step may fool a few more by chance.
+    if accuracy_fgsm < accuracy - max(SLACK, len(y) ** -0.5):
         signs.append(f"one FGSM step fools more than PGD, accuracy {accuracy_fgsm:.3f} against {accuracy:.3f}")
     if any(after < before * (1 - SLACK) for before, after in pairwise(by_epsilon)):
         signs.append(f"the loss does not grow with epsilon: {[round(value, 3) for value in by_epsilon]}")

@@ -7,11 +7,20 @@ cifar10-short             60 epochs, decays at 30 and 45.
 digits-cpu                real images on two cores in minutes; see below.
 smoke                     the same code paths in seconds; its numbers mean nothing.
 
-digits-cpu was tuned by hand for one property, declared before tuning: that robust overfitting of plain AT *appears*, as
-it does on CIFAR-10, so that the claims about it have something to be judged on. Searched were network, ε, learning
-rate, weight decay, number of images and label noise, looking at the test robust loss of seed 0; see the table in
-`DIGITS_TUNING`. AWP's settings were not searched: γ is the published one. Test images were looked at, so this preset's
-test numbers are demonstrations, not estimates of anything.
+digits-cpu was tuned by hand for one property, named before the search: that robust overfitting of plain AT *appears*,
+as it does on CIFAR-10, so that the claims about it have something to be judged on. Searched, with seeds 0 and 1 and the
+test robust loss in view: MLPs of one to three hidden layers and convolutional nets without, with batch and with group
+normalization; ε from 0.1 to 0.25; learning rate 0.05 to 0.2; weight decay 5e-4 to 5e-3; 200 to 500 images; label noise
+0 to 0.2: some 20 runs. What was seen:
+- Wide MLPs and unnormalized nets overfit too, but some seeds never leave the constant prediction at these rates (AWP's
+  seed 0 at learning rate 0.05 among them); group normalization cured that, so it is the preset's.
+- Without label noise the robust *loss* overfits and the robust accuracy does not; 15 % noise makes both turn. Label
+  noise is known to drive robust overfitting (Dong et al. 2021), so this preset shows the phenomenon, not its rate in
+  clean data. ε = 0.25 leaves nothing to memorise; narrow nets underfit.
+- At the preset: seed 0 test robust loss 0.986 after the first decay, 1.085 at the end (accuracy 70.7 to 67.5 %), seed 1
+  0.955 to 1.041 (71.4 to 66.7 %); AWP seed 0 0.950 to 0.973 (70.7 to 69.8 %). AWP's settings were not searched.
+The test images were looked at, so the preset's test numbers are a demonstration. The 300 validation images
+played no part in the choice.
 """
 
 from __future__ import annotations
@@ -217,17 +226,16 @@ def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None 
         norm=attack.norm,
     )
     milestones = schedule["milestones"]
+    rest: dict[str, Any] = {"batch_size": base.batch_size, "log_window": base.log_window} | taken(_TRAINING)
     return Training(
         data=data,
         network=NetworkSetting(
             num_classes=facts.num_classes, image_shape=data.image_shape, mean=facts.mean, std=facts.std, **network
         ),
         method=_method(method, attack, base, given, taken(_AWP), taken(_ATTACK)),
-        optimizer=MomentumSGD(
-            **(
-                {"learning_rate": base.learning_rate, "momentum": 0.9, "weight_decay": base.weight_decay}
-                | taken(_OPTIMIZER)
-            )
+        optimizer=dataclasses.replace(
+            MomentumSGD(learning_rate=base.learning_rate, momentum=0.9, weight_decay=base.weight_decay),
+            **taken(_OPTIMIZER),
         ),
         schedule=LearningRate(**schedule),
         epochs=epochs,
@@ -244,7 +252,7 @@ def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None 
         ),
         checkpoint_epochs=tuple(given.get("checkpoint_epochs", checkpoint_plan(epochs, milestones))),
         precision=dataclasses.replace(base.precision, **taken(_PRECISION)),
-        **({"batch_size": base.batch_size, "log_window": base.log_window} | taken(_TRAINING)),
+        **rest,
     )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ class Step:
 @contextlib.contextmanager
 def numerics(precision: Precision) -> Iterator[None]:
     """PyTorch's process-wide switches as `precision` asks, restored afterwards."""
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    convolution: Any = torch.backends.cudnn
     before = (matmul.allow_tf32, convolution.allow_tf32, convolution.deterministic, convolution.benchmark)
     try:
         matmul.allow_tf32 = convolution.allow_tf32 = precision.tf32
@@ -85,10 +87,9 @@ class Trainer:
         self.iteration = 0
         self.rates = setting.rates()
         model = build_network(setting.network, seed=derived_seed(seed, "initialization"))
-        self.model = model.to(
-            self.device,
-            memory_format=torch.channels_last if setting.precision.channels_last else torch.preserve_format,
-        )
+        self.model = model.to(self.device)
+        if setting.precision.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._fast: nn.Module = torch.compile(self.model) if setting.precision.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
         self._synced: nn.Module = DistributedDataParallel(self._fast) if world.size > 1 else self._fast
         optimizer = setting.optimizer
@@ -178,7 +179,7 @@ class Trainer:
         x, y, count = self._batch(iteration, fresh=False)
         self.model.train()
         adversarial = self._attacked(x, y, count, iteration, fresh=False)
-        perturbation: dict[str, Tensor] = {}
+        perturbation: Mapping[str, Tensor] = {}
         if method.awp is not None and self.epoch >= method.awp.warmup_epochs:
             perturbation = self._weight_perturbation(method.awp, x, adversarial, y, count, iteration)
         with perturbed_weights(self.model, perturbation):
