@@ -23,6 +23,7 @@ import numpy as np
 from theory.claims.regression import (
     DETECTS,
     SHUFFLED_MARGIN,
+    SHUFFLED_REGION,
     THEORIES,
     CellResult,
     RegressionStudy,
@@ -227,6 +228,7 @@ def _judged(
                 "learning_rate": best.cell.learning_rate,
                 "momentum": best.cell.momentum,
                 "feedback": law.feedback,
+                "in_region": not is_shuffled(best.cell) or law.feedback <= SHUFFLED_REGION,
                 "theories": theories,
                 "gap_closed_by": closed[best.label],
                 "directions": _directions(
@@ -321,6 +323,8 @@ def _print(result: dict[str, Any], out: Path) -> None:
         )
         for name, theory in cell["theories"].items():
             print(f"  {name:22} {theory['outcome']:13} worst error {theory['worst_error']:+.3f}")
+        if not cell["in_region"]:
+            print(f"  feedback above {SHUFFLED_REGION:g}: the law of shuffled epochs claims nothing here")
         print(f"  the gap is closed by: {cell['gap_closed_by']}")
         print(f"  {'curvature':>11} {'measured σ²':>13} {'predicted σ²':>13} {'error':>8}  verdict")
         rows = cell["directions"]

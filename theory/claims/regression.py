@@ -424,6 +424,8 @@ def variance_figure(evidence: Iterable[Evidence]) -> Figure:
 
 #: Relative error of a variance that the exact law would be caught at (its claim's power is stated for it).
 DETECTS = 0.15
+#: Feedback of the state-dependent noise up to which the law of shuffled epochs is claimed.
+SHUFFLED_REGION = 0.2
 #: Half-width of the region in which the approximate law of shuffled epochs counts as right.
 SHUFFLED_MARGIN = 0.20
 
@@ -457,11 +459,11 @@ def regression_claims(experiments: tuple[str, ...], *, independent: int, shuffle
     approximate = Claim(
         name="minibatch-regression-shuffled",
         statement="on real tables under shuffled epochs, Σ_phase = Σ_shuffled(C_0, phase) + G∘𝒞(Σ̄) within the margin "
-        "in every eigen-direction, feedback of 𝒞 below 0.2",
+        f"in every eigen-direction, feedback of 𝒞 below {SHUFFLED_REGION:g}",
         source="DESIGN (N1), (N2); theory.closed_form.minibatch (4)",
         kind=Kind.APPROXIMATION,
         experiments=experiments,
-        assumptions=("least squares", "feedback of the state-dependent noise below 0.2"),
+        assumptions=("least squares", f"feedback of the state-dependent noise below {SHUFFLED_REGION:g}"),
         predict=state_shuffled,
         decoys={
             "white noise, constant C": constant_white,
