@@ -35,8 +35,8 @@ DETECTS = 0.03
 #: Replicas that take it, one recorded time a test.
 REPLICAS = 295_000
 
-#: Points of a predicted curve.
-_CURVE_POINTS = 72
+#: Points of a predicted curve: one a step over the runs here, or fast modes would look aliased.
+_CURVE_POINTS = 201
 
 
 def replicas(budget: str) -> int:
