@@ -1,10 +1,10 @@
 """A run's measurements in order of time, and contrasts between windows of it: what the claims of `spectra` share.
 
-Two uncertainties of a contrast are kept apart. *data*: every checkpoint is measured on the same samples, each sample has
-an influence on ln λ and ln γ, and the influences are differenced before their spread is taken, so that what is common
-to both windows cancels. *checkpoint*: the weights fluctuate from one checkpoint to the next; its variance is pooled over
-windows. The interval uses their sum with Student's t. Several runs of one method are compared by their own spread
-(Student over runs), which contains both and the data order as well.
+Two uncertainties of a contrast are kept apart. *data*: every checkpoint is measured on the same samples, each sample
+has an influence on ln λ and ln γ, and the influences are differenced before their spread is taken, so that what is
+common to both windows cancels. *checkpoint*: the weights fluctuate from one checkpoint to the next; its variance is
+pooled over windows. The interval uses their sum with Student's t. Several runs of one method are compared by their own
+spread (Student over runs), which contains both and the data order as well.
 """
 
 from __future__ import annotations
@@ -57,10 +57,12 @@ class Track:
 
     @cached_property
     def epochs(self) -> NDArray[np.float64]:
+        """Epochs done at each checkpoint."""
         return np.array([i.measured["iteration"] for i in self.items]) / self.fact("iterations_per_epoch")
 
     @cached_property
     def iterations(self) -> NDArray[np.int64]:
+        """Iterations done at each checkpoint."""
         return np.array([item.measured["iteration"] for item in self.items])
 
     @property
@@ -70,6 +72,7 @@ class Track:
 
     @property
     def decay_epochs(self) -> tuple[float, ...]:
+        """Epochs at which the learning rate drops: the marks of figures."""
         return tuple(i / self.fact("iterations_per_epoch") for i, _, _ in self.decays)
 
     def stage(self, decay: int) -> tuple[int, int, int]:

@@ -275,8 +275,8 @@ def _shrink_note(track: Track, decay: int, windows: Windows, change: float) -> s
     else:
         whose = "curvature and noise work against the learning rate's shrink"
     return (
-        f"σ² changes by {math.exp(change):.3g} ×; of Δ ln σ² = {parts['total']:+.2f}, the learning rate has {rate:+.2f}, "
-        f"noise {noise:+.2f}, curvature {curvature:+.2f}, the step size {parts['step_size']:+.2f}: {whose}"
+        f"σ² changes by {math.exp(change):.3g} ×; of Δ ln σ² = {parts['total']:+.2f}, the learning rate has "
+        f"{rate:+.2f}, noise {noise:+.2f}, curvature {curvature:+.2f}, the step size {parts['step_size']:+.2f}: {whose}"
     )
 
 
@@ -312,7 +312,8 @@ NOISE_SPIKE = _claim(
 )
 POSTERIOR_SHRINK = _claim(
     "posterior-shrink",
-    "After a learning-rate decay the posterior variance that (S1) predicts from measured λ and γ falls by more than 25 %.",
+    "After a learning-rate decay the posterior variance that (S1) predicts from measured λ and γ falls by more than "
+    "25 %.",
     "Theorem 4.5 and section 6",
     _change(Track.log_variance, Track.variance_influence, -1.0, _shrink_note, _variance_figures, _attribution_table),
     decay_windows,
@@ -515,7 +516,8 @@ def _compare_alignment(evidence: Mapping[str, Evidence], predict: Callable[[NDAr
 
 ALIGNMENT = _claim(
     "alignment",
-    "Gradient noise is aligned with curvature: over the tracked directions ln γ rises with ln λ with a slope above 0.5.",
+    "Gradient noise is aligned with curvature: over the tracked directions ln γ rises with ln λ with a slope above "
+    "0.5.",
     "section 6; the exponent between 1 and 2 of arXiv 2602.05600 for whole layers",
     _compare_alignment,
     _paired,
@@ -575,7 +577,8 @@ def _compare_expansion(evidence: Mapping[str, Evidence], predict: float) -> Comp
     return Comparison(
         estimate=-abs(estimate),
         interval=(-max(abs(end) for end in ends), -inner),
-        note=f"along top eigenvectors at radius σ the loss exceeds its expansion by {top['pooled']:+.1%}{kinks}{attacked}",
+        note=f"along top eigenvectors at radius σ the loss exceeds its expansion by "
+        f"{top['pooled']:+.1%}{kinks}{attacked}",
         figures=(
             Figure(
                 title="Error of the quadratic approximation",
@@ -899,8 +902,8 @@ def _compare_trajectory(evidence: Mapping[str, Evidence], predict: Callable[[Evi
 
 POSTERIOR_TRAJECTORY = _claim(
     "posterior-trajectory",
-    "Along one run at a constant rate the detrended weights fluctuate as predicted: variance in time within a factor of "
-    "1.5 of (P1) in the modes that relax within the window (the effect is minus |ln ratio|).",
+    "Along one run at a constant rate the detrended weights fluctuate as predicted: variance in time within a factor "
+    "of 1.5 of (P1) in the modes that relax within the window (the effect is minus |ln ratio|).",
     "Theorem 4.5",
     _compare_trajectory,
     _in_time,
@@ -1083,8 +1086,8 @@ def _bound_figures(found: list[Track]) -> tuple[Figure, ...]:
 
 AWP_TIGHTENS_PAC_BAYES = _claim(
     "awp-tightens-pac-bayes",
-    "AWP tightens the measured PAC-Bayes terms: after the first decay what the bound's formula adds to the training loss, "
-    "over the tracked directions, is larger under AT than under AWP.",
+    "AWP tightens the measured PAC-Bayes terms: after the first decay what the bound's formula adds to the training "
+    "loss, over the tracked directions, is larger under AT than under AWP.",
     "section 6",
     _paired_methods(_complexity, None, "the formula's complexity", _bound_figures),
     _named,

@@ -175,7 +175,9 @@ def _from_checkpoint(path: Path, args: argparse.Namespace) -> tuple[Quantity, ..
     count = measured_samples(data, Measurement(samples=args.samples))
     inputs, labels = training_inputs(item, data, count, batch_norm="eval", seed=0)
     if item.setting.method.objective == "trades":
-        raise ValueError("`gate CHECKPOINT` measures cross-entropy objectives; measure a TRADES run and gate its folder.")
+        raise ValueError(
+            "`gate CHECKPOINT` measures cross-entropy objectives; `measure` a TRADES run, gate its folder."
+        )
     return check_assumptions(
         item.model,
         inputs,

@@ -278,7 +278,7 @@ def chi_sampling(
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """χ with its bias removed and the interval of the delete-a-group jackknife over the data; see the module's *Errors*.
+    """χ with its bias removed, and its delete-a-group jackknife interval over the data; see the module's *Errors*.
 
     Args:
         landscape: the data behind χ.
@@ -448,7 +448,7 @@ def _haar_frame(rng: np.random.Generator, j: int, k: int, dimension: int) -> NDA
 def layer_alignment(
     landscape: Landscape, eigen_count: int, *, num_probes: int = 8, seed: int = 0
 ) -> dict[str, Alignment]:
-    """`alignment` of every layer's diagonal block, by layer name; a layer smaller than ``eigen_count + 2`` is skipped."""
+    """`alignment` of every layer's diagonal block, by layer; one smaller than ``eigen_count + 2`` is skipped."""
     from empirical.measure.lanczos import top_eigenpairs
 
     found = {}

@@ -274,6 +274,7 @@ def _vectorized(
         if orders is None or position == 0:
             kind = "replacement" if order == "replacement" else setting.order
             orders = torch.stack([epoch_order(count, kind, seed=seed, epoch=epoch) for seed in seeds])  # pyright: ignore[reportArgumentType]
+        assert orders is not None
         rows = orders[:, position * size : (position + 1) * size].to(labels.device)
         x, y = pixels[rows], labels[rows]
         attack = setting.method.attack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from empirical.data.resident import load_data
 from empirical.network.setting import build_network, load_public_weights
@@ -44,9 +45,10 @@ def open_checkpoint(
             item = load_checkpoint(path, device=device)
         except ValueError as error:
             if "load_public_weights" in str(error):
-                raise ValueError(f"{path} holds bare weights: give --network, --learning-rate and --batch-size.") from None
+                missing = "give --network, --learning-rate and --batch-size"
+                raise ValueError(f"{path} holds bare weights: {missing}.") from None
             raise
-        changes = {"learning_rate": learning_rate} if learning_rate is not None else {}
+        changes: dict[str, Any] = {"learning_rate": learning_rate} if learning_rate is not None else {}
         if batch_size is not None:
             changes["setting"] = dataclasses.replace(item.setting, batch_size=batch_size)
         return dataclasses.replace(item, **changes)
@@ -80,6 +82,7 @@ def open_checkpoint(
         momentum={},
         average=None,
         rng={},
+        running=(0.0, 0.0, 0.0),
         data_digest=load_data(setting.data, root=data_root).digest,
         world_size=1,
     )

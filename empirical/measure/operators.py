@@ -1,6 +1,6 @@
 r"""Hessian, gradient-noise covariance and their projections, matrix-free over a `Landscape`.
 
-Model     g_n = ∇ℓ_n(w), ḡ = (1/N) Σ g_n over the landscape's N units (samples, or mini-batches in train-mode batch norm).
+Model     g_n = ∇ℓ_n(w), ḡ = (1/N) Σ g_n over the N units (samples, or mini-batches in train-mode batch norm).
 Hessian   H v = ∇(∇L · v) by one of two exact routes: a second backward pass through a kept graph, or a forward
           derivative of the gradient. Weight decay is an explicit term of the *optimizer's* curvature H + βI and is
           left out by default: commutativity is judged on the data Hessian (βI commutes with everything).
@@ -188,9 +188,9 @@ class GradientCovarianceOperator:
         size = landscape.num_units * landscape.dimension * torch.finfo(landscape.dtype).bits // 8
         self._stored: Tensor | None = None
         if size <= stored_bytes:
-            self._stored = torch.cat([unit_gradients(landscape, units) for units in landscape.chunks()])
-            self.mean_gradient = self._stored.double().mean(dim=0)
-            self._stored -= self.mean_gradient.to(self.dtype)
+            stored = torch.cat([unit_gradients(landscape, units) for units in landscape.chunks()])
+            self.mean_gradient = stored.double().mean(dim=0)
+            self._stored = stored.sub_(self.mean_gradient.to(self.dtype))
         else:
             self.mean_gradient = landscape.gradient()
 

@@ -93,7 +93,7 @@ def run_chains(chains: Sequence[Chain], *, workers: int, note: Note) -> list[str
         futures = [pool.submit(_in_process, chain, lines) for chain in chains]
         pending = set(futures)
         while pending:
-            done, pending = concurrent.futures.wait(pending, timeout=0.5)
+            _done, pending = concurrent.futures.wait(pending, timeout=0.5)
             while not lines.empty():
                 note(lines.get())
         for chain, future in zip(chains, futures, strict=True):
@@ -160,7 +160,8 @@ def _checkpoints(chain: Chain, note: Note) -> list[str]:
             _write(chain, at.EXPERIMENT, identity, item.seed, previous.values, previous.arrays, began)
             top = float(previous.hessian_pairs.largest[0])
             note(
-                f"{chain.label} epoch {item.epoch} {this.batch_norm}: λ₁ {top:.3g}, γ₁ {previous.arrays['gamma'][0]:.3g}, "
+                f"{chain.label} epoch {item.epoch} {this.batch_norm}: λ₁ {top:.3g}, "
+                f"γ₁ {previous.arrays['gamma'][0]:.3g}, "
                 f"χ {previous.values['alignment']['chi']['value']:.3f} ({time.time() - began:.0f} s)"
             )
         _bound(chain, loaded, measurement)

@@ -1,7 +1,7 @@
 r"""The gate: verdicts and measured quantities against thresholds that somebody chose, as an exit status for CI.
 
-Status    0 pass, 1 fail, 2 wrong usage or unreadable input, 3 inconclusive. A claim that the theory gets wrong elsewhere
-          turns nothing red by itself: builds go red on thresholds, and thresholds live here.
+Status    0 pass, 1 fail, 2 wrong usage or unreadable input, 3 inconclusive. A claim refuted elsewhere turns
+          nothing red by itself: builds go red on thresholds, and thresholds live here.
 Rule      a required claim passes if supported and fails if refuted; a quantity passes if its whole interval keeps the
           threshold and fails if its whole interval breaks it. Anything else is inconclusive: an interval that
           straddles, a claim not applicable or not judged, and any number without an uncertainty, which can't pass.
@@ -153,7 +153,7 @@ class GateReport:
         return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
     def write(self, *, junit: str | Path | None = None, summary: str | Path | None = None) -> None:
-        """Write JUnit XML, and append the Markdown to ``summary`` or else to ``$GITHUB_STEP_SUMMARY`` where that is set.
+        """Write JUnit XML, and append the Markdown to ``summary`` and to ``$GITHUB_STEP_SUMMARY`` where that is set.
 
         Raises:
             OSError: if a file cannot be written.

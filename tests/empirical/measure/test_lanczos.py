@@ -51,7 +51,9 @@ def test_both_ends_come_from_one_run():
 
 def test_an_outlier_is_returned_once_however_long_the_iteration():
     found = top_eigenpairs(Dense(spread_matrix()), 5, tolerance=1e-13, max_products=120, basis_size=60)
-    assert torch.allclose(found.largest, torch.tensor([200.0, 150.0, 90.0, 60.0, 40.0], dtype=torch.float64), rtol=1e-10)
+    assert torch.allclose(
+        found.largest, torch.tensor([200.0, 150.0, 90.0, 60.0, 40.0], dtype=torch.float64), rtol=1e-10
+    )
 
 
 def test_restarting_reaches_the_same_values_as_one_long_basis():
@@ -89,7 +91,9 @@ def test_all_pairs_of_a_small_matrix():
 def test_too_few_products_are_reported_with_the_number_that_converged():
     found = top_eigenpairs(Dense(spread_matrix()), 8, tolerance=1e-9, max_products=14)
     assert found.status is LanczosStatus.NOT_CONVERGED
-    with pytest.raises(NotConvergedError, match=rf"converged {int(found.converged.sum())} of 8 pairs after 14 products"):
+    with pytest.raises(
+        NotConvergedError, match=rf"converged {int(found.converged.sum())} of 8 pairs after 14 products"
+    ):
         found.require()
 
 

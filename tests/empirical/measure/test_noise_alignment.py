@@ -6,8 +6,8 @@ import torch
 
 from empirical.measure.alignment import alignment, gap_size, layer_alignment, rotation_null
 from empirical.measure.intervals import linear_interval, mean_interval, variance_estimates
-from empirical.measure.landscape import Landscape
 from empirical.measure.lanczos import top_eigenpairs
+from empirical.measure.landscape import Landscape
 from empirical.measure.noise import cross_fit_noise, gradient_noise, repeated_share
 from empirical.measure.operators import GradientCovarianceOperator, HessianOperator, project_gradients
 from tests.empirical.measure.conftest import dense, smooth_network, toy_data, trained
@@ -149,7 +149,10 @@ def test_chi_is_calibrated_against_dense_over_100_random_cases():
     scores = []
     for seed in range(100):
         landscape, h, c = random_pair(seed)
-        hessian, covariance = HessianOperator(landscape, method="double-backward"), GradientCovarianceOperator(landscape)
+        hessian, covariance = (
+            HessianOperator(landscape, method="double-backward"),
+            GradientCovarianceOperator(landscape),
+        )
         pairs = top_eigenpairs(hessian, 3, tolerance=1e-9, max_products=2000)
         found = alignment(hessian, covariance, pairs, num_probes=32, seed=seed).chi
         scores.append((found.value - dense_chi(h, c)) / found.probe_error)
@@ -165,9 +168,7 @@ def test_everything_is_exact_when_the_deflation_spans_the_space():
     found = alignment(hessian, covariance, pairs)
     commutator = h @ c - c @ h
     assert found.chi.value == pytest.approx(dense_chi(h, c), rel=1e-8)
-    assert found.chi.value == pytest.approx(
-        1 - float(commutator.norm() ** 2 / (2 * (h @ c).norm() ** 2)), rel=1e-8
-    )
+    assert found.chi.value == pytest.approx(1 - float(commutator.norm() ** 2 / (2 * (h @ c).norm() ** 2)), rel=1e-8)
     assert found.omega.value == pytest.approx(float((h @ c).norm() / (h.norm() * c.norm())), rel=1e-8)
     assert found.cosine.value == pytest.approx(float(torch.trace(h @ c) / (h.norm() * c.norm())), rel=1e-8)
     assert found.kappa == pytest.approx(float(commutator.norm() / (2 * h.norm() * c.norm())), rel=1e-6)

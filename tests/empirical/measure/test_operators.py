@@ -120,9 +120,7 @@ def test_a_block_of_a_moved_landscape_keeps_the_other_weights_moved(problem):
 
 def test_float32_products_agree_with_float64(problem):
     landscape, h, c = problem
-    single = Landscape(
-        landscape.model, landscape.inputs, landscape.targets, dtype=torch.float32, chunk=64
-    )
+    single = Landscape(landscape.model, landscape.inputs, landscape.targets, dtype=torch.float32, chunk=64)
     vector = torch.ones(landscape.dimension)
     assert relative(HessianOperator(single).matvec(vector).double(), h @ vector.double()) < 1e-4  # float32 round-off
     assert relative(GradientCovarianceOperator(single).matvec(vector).double(), c @ vector.double()) < 1e-4

@@ -23,7 +23,15 @@ LAM = np.array([3.0, 0.5, 0.05])
 GAMMA = np.array([2.0, 1.0, 0.3])
 
 
-@pytest.mark.parametrize("optimizer", [MomentumSGD(0.1, 0.9), MomentumSGD(0.1, 0.9, nesterov=True), MomentumSGD(0.2, 0.5, weight_decay=0.01), MomentumSGD(0.1, 0.5, dampening=0.3)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        MomentumSGD(0.1, 0.9),
+        MomentumSGD(0.1, 0.9, nesterov=True),
+        MomentumSGD(0.2, 0.5, weight_decay=0.01),
+        MomentumSGD(0.1, 0.5, dampening=0.3),
+    ],
+)
 def test_white_noise_is_the_theorys_transient(optimizer):
     steps = 40
     found = shuffled_transient_variance(
@@ -38,7 +46,14 @@ def test_long_runs_reach_the_stationary_law_and_the_shuffling_factor():
     optimizer, steps, batches = MomentumSGD(0.1, 0.9), 3000, 10
     problem = Quadratic(LAM[:2], GAMMA[:2] / 4)
     white = shuffled_transient_variance(
-        LAM[:2], GAMMA[:2], optimizer, np.full(steps, 0.1), [4] * batches, num_samples=40, repeated_share=0.0, record=[steps]
+        LAM[:2],
+        GAMMA[:2],
+        optimizer,
+        np.full(steps, 0.1),
+        [4] * batches,
+        num_samples=40,
+        repeated_share=0.0,
+        record=[steps],
     )
     law = stationary_variance(problem, optimizer)
     assert np.allclose(white[0], law, rtol=1e-6)
@@ -75,7 +90,15 @@ def test_uneven_batches_begun_mid_epoch_match_simulated_permutations():
     assert out[4] == pytest.approx(found[0, 0], rel=0.03)
     assert out[9] == pytest.approx(found[1, 0], rel=0.03)
     white = shuffled_transient_variance(
-        [1.0], [slopes.var(ddof=1)], optimizer, rates, sizes, num_samples=22, start_position=start, record=[9], repeated_share=0.0
+        [1.0],
+        [slopes.var(ddof=1)],
+        optimizer,
+        rates,
+        sizes,
+        num_samples=22,
+        start_position=start,
+        record=[9],
+        repeated_share=0.0,
     )
     assert abs(white[0, 0] / out[9] - 1) > 0.2  # the white-noise formula is told apart
 
@@ -93,7 +116,13 @@ def test_wrong_arguments_are_refused(changes, message):
     arguments = {"optimizer": MomentumSGD(0.1, 0.9), "batch_sizes": [8] * 5} | changes
     with pytest.raises(ValueError, match=message):
         shuffled_transient_variance(
-            LAM, GAMMA, arguments.pop("optimizer"), np.full(5, 0.1), arguments.pop("batch_sizes"), num_samples=40, **arguments
+            LAM,
+            GAMMA,
+            arguments.pop("optimizer"),
+            np.full(5, 0.1),
+            arguments.pop("batch_sizes"),
+            num_samples=40,
+            **arguments,
         )
 
 
@@ -125,9 +154,7 @@ def test_slow_modes_and_drifting_norms_are_not_applicable():
     positions = np.random.default_rng(0).standard_normal((300, 2))
     found = trajectory_variance(positions, np.array([1.0, 1e-3]), optimizer, weight_norms=np.ones(300))
     assert found.applicable.tolist() == [True, False]
-    drifting = trajectory_variance(
-        positions, np.array([1.0, 1e-3]), optimizer, weight_norms=np.linspace(1, 1.2, 300)
-    )
+    drifting = trajectory_variance(positions, np.array([1.0, 1e-3]), optimizer, weight_norms=np.linspace(1, 1.2, 300))
     assert not drifting.applicable.any()
     assert drifting.norm_drift == pytest.approx(np.log(1.2))
 
@@ -155,7 +182,9 @@ def test_the_price_interval_tells_independent_noise_from_correlated():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    setting = make_training("smoke", "at", {"epochs": 4, "attack_batch_norm": "batch", "momentum": 0.8, "masking_probe": 0})
+    setting = make_training(
+        "smoke", "at", {"epochs": 4, "attack_batch_norm": "batch", "momentum": 0.8, "masking_probe": 0}
+    )
     folder = train(setting, seed=0, out=out)
     path = folder.checkpoints / "epoch-0002.pt"
     return load_checkpoint(path), load_data(setting.data)
@@ -196,9 +225,7 @@ def test_what_cannot_be_vectorized_is_said(run):
     assert "running batch-norm statistics" in why_not_vectorized(other)
     size = sum(p.numel() for p in checkpoint.model.parameters())
     with pytest.raises(ValueError, match="cannot run an attack through running batch-norm"):
-        branch(
-            other, data, torch.eye(size, 1), seeds=[1], learning_rates=np.ones(2), record=[1], method="vectorized"
-        )
+        branch(other, data, torch.eye(size, 1), seeds=[1], learning_rates=np.ones(2), record=[1], method="vectorized")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +241,10 @@ def test_branching_with_wrong_arguments_is_refused(run, changes, message):
     checkpoint, data = run
     size = sum(p.numel() for p in checkpoint.model.parameters())
     arguments = {
-        "directions": torch.eye(size, 2), "seeds": [5, 6], "learning_rates": np.full(2, 0.1), "record": [1, 2]
+        "directions": torch.eye(size, 2),
+        "seeds": [5, 6],
+        "learning_rates": np.full(2, 0.1),
+        "record": [1, 2],
     } | changes
     with pytest.raises(ValueError, match=message):
         branch(checkpoint, data, arguments.pop("directions"), **arguments)

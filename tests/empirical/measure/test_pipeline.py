@@ -1,0 +1,155 @@
+"""From a trained run to evidence and verdicts through the command line, resumably, and one line for what is wrong."""
+
+import argparse
+import json
+
+import pytest
+import torch
+
+from empirical.claims import collect
+from empirical.commands import measure
+from empirical.commands.verify import judge_all
+from empirical.measure.foreign import open_checkpoint
+from empirical.measure.setting import Measurement
+from empirical.training.presets import make_training
+from empirical.training.run import train
+from theory.judge.evidence import read_evidence
+
+OPTIONS = [
+    "--k",
+    "3",
+    "--probes",
+    "2",
+    "--groups",
+    "4",
+    "--replicas",
+    "6",
+    "--ensemble-steps",
+    "3",
+    "--window",
+    "24",
+    "--jobs",
+    "1",
+    "--checkpoints",
+    "4",
+    "--quiet",
+    "--dtype",
+    "float64",
+]
+
+
+def parsed(*arguments):
+    top = argparse.ArgumentParser()
+    measure.add_parser(top.add_subparsers())
+    return top.parse_args(["measure", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    for method in ("at", "awp"):
+        changes = {"epochs": 6, "masking_probe": 0, "train_size": 64, "test_size": 32, "attack_batch_norm": "batch"}
+        train(make_training("smoke", method, changes), seed=0, out=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(out):
+    assert measure.run(parsed(out, *OPTIONS)) == 0
+    return out
+
+
+def test_a_folder_of_runs_becomes_evidence_of_every_kind(measured):
+    evidence = read_evidence(measured)
+    kinds = {kind: sum(item.experiment == kind for item in evidence) for kind in {e.experiment for e in evidence}}
+    # two runs × four checkpoints × two batch-norm modes; both dynamics, one ensemble
+    assert kinds["spectrum"] == 16
+    assert kinds["expansion"] == 2 and kinds["trajectory"] == 4 and kinds["ensemble"] == 1
+    for item in evidence:
+        if item.experiment == "spectrum":
+            values = item.arrays["eigenvalues"]
+            assert (item.arrays["error_bounds"] >= 0).all()
+            assert (values[:2] >= values[1:3]).all()
+            assert item.measured["units"] == ("samples" if item.measured["batch_norm"] == "eval" else "batches")
+            assert len(item.measured["gamma"]["low"]) == 3
+
+
+def test_measuring_again_does_nothing_and_overwrites_nothing(measured, capsys):
+    before = {path: path.stat().st_mtime_ns for path in measured.glob("evidence/*/*")}
+    assert measure.run(parsed(measured, *OPTIONS)) == 0
+    assert {path: path.stat().st_mtime_ns for path in measured.glob("evidence/*/*")} == before
+
+
+def test_the_evidence_can_be_judged_and_the_verdicts_written(measured):
+    verdicts = judge_all(collect(("spectra",)), read_evidence(measured))
+    assert {"curvature-spike", "commutativity", "transient-ensemble", "awp-flattens"} <= {v.claim for v in verdicts}
+    for verdict in verdicts:
+        json.dumps(verdict.to_dict(), allow_nan=False)
+        assert verdict.note
+
+
+def test_one_checkpoint_can_be_measured_anywhere(measured, tmp_path):
+    path = sorted((measured / "runs").glob("at-*/checkpoints/epoch-*.pt"))[-1]
+    assert measure.run(parsed(path, "--out", tmp_path, *OPTIONS, "--batch-norm", "frozen-batch")) == 0
+    (item,) = read_evidence(tmp_path, ("spectrum",))
+    assert item.measured["batch_norm"] == "frozen-batch"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere.pt",), "that exist"),
+        (("{out}", "--k", "0"), "eigenpairs=..."),
+        (("{out}", "--replicas", "-1"), "must be >= 0"),
+        (("{out}", "--device", "cuda"), "no CUDA device"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(out, capsys, arguments, message):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    assert measure.run(parsed(*(item.format(out=out) for item in arguments))) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_more_pairs_than_samples_fails_in_one_line_and_keeps_the_rest(out, tmp_path, capsys):
+    options = ["--replicas", "0", "--window", "0", "--jobs", "1", "--quiet", "--checkpoints", "1"]
+    assert measure.run(parsed(out, "--out", tmp_path, "--k", "64", *options)) == 1
+    error = capsys.readouterr().err
+    assert "must be at most 63" in error
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, capsys):
+    (tmp_path / "epoch-0001.pt").write_bytes(b"not a checkpoint")
+    assert measure.run(parsed(tmp_path)) == 2
+    assert "epoch-0001.pt" in capsys.readouterr().err
+
+
+def test_bare_weights_are_asked_for_what_they_do_not_say(tmp_path):
+    from empirical.network.setting import build_network
+
+    network = build_network(make_training("smoke", "at").network, seed=0)
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    path = tmp_path / "weights.pt"
+    with pytest.raises(ValueError, match="give --network, --learning-rate and --batch-size"):
+        open_checkpoint(path)
+    with pytest.raises(ValueError, match="give --learning-rate"):
+        open_checkpoint(path, network="convnet", dataset="digits")
+    with pytest.raises(ValueError, match="give --batch-size"):
+        open_checkpoint(path, network="convnet", dataset="digits", learning_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"eigenpairs": 0},
+        {"probes": 1},
+        {"dtype": "bfloat16"},
+        {"batch_norm": "running"},
+        {"samples": 3},
+        {"tolerance": 0},
+    ],
+)
+def test_a_measurement_is_validated_at_birth(changes):
+    with pytest.raises(ValueError, match=r"`Measurement\("):
+        Measurement(**changes)
