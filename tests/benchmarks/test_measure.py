@@ -18,8 +18,8 @@ from torch import nn
 
 from empirical.data.resident import load_data
 from empirical.data.setting import DataSetting
-from empirical.measure.landscape import Landscape
 from empirical.measure.lanczos import top_eigenpairs
+from empirical.measure.landscape import Landscape
 from empirical.measure.operators import GradientCovarianceOperator, HessianOperator, project_gradients
 from empirical.network.setting import NetworkSetting, build_network
 
