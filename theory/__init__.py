@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from theory.closed_form.alignment import commutativity, commutativity_price
     from theory.closed_form.attribution import attribution
-    from theory.closed_form.pac_bayes import pac_bayes_bound, pac_bayes_terms
+    from theory.closed_form.pac_bayes import (
+        BoundedLoss,
+        DataDependentPrior,
+        FixedPrior,
+        PriorGrid,
+        SubGaussianLoss,
+        UnboundedLoss,
+        pac_bayes_bound,
+        pac_bayes_path,
+        pac_bayes_terms,
+    )
     from theory.closed_form.propagate import propagate
     from theory.closed_form.shuffling import epoch_shuffling_factor
     from theory.closed_form.stationary import stationary_covariance
@@ -23,13 +33,23 @@ if TYPE_CHECKING:
     from theory.model.quadratic import Quadratic
     from theory.model.schedule import Schedule
     from theory.oracle.lyapunov import lyapunov_covariance
-    from theory.oracle.simulate import simulate
+    from theory.oracle.simulate import Moments, Segment, Simulation, impulse_response, simulate, trajectory
     from theory.solution import NumericalError, Solution, UnstableError
 
 _HOMES = {
     "theory.closed_form.alignment": ("commutativity", "commutativity_price"),
     "theory.closed_form.attribution": ("attribution",),
-    "theory.closed_form.pac_bayes": ("pac_bayes_bound", "pac_bayes_terms"),
+    "theory.closed_form.pac_bayes": (
+        "BoundedLoss",
+        "DataDependentPrior",
+        "FixedPrior",
+        "PriorGrid",
+        "SubGaussianLoss",
+        "UnboundedLoss",
+        "pac_bayes_bound",
+        "pac_bayes_path",
+        "pac_bayes_terms",
+    ),
     "theory.closed_form.propagate": ("propagate",),
     "theory.closed_form.shuffling": ("epoch_shuffling_factor",),
     "theory.closed_form.stationary": ("stationary_covariance",),
@@ -41,33 +61,45 @@ _HOMES = {
     "theory.model.quadratic": ("Quadratic",),
     "theory.model.schedule": ("Schedule",),
     "theory.oracle.lyapunov": ("lyapunov_covariance",),
-    "theory.oracle.simulate": ("simulate",),
+    "theory.oracle.simulate": ("Moments", "Segment", "Simulation", "impulse_response", "simulate", "trajectory"),
     "theory.solution": ("NumericalError", "Solution", "UnstableError"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BoundedLoss",
     "Claim",
+    "DataDependentPrior",
     "Evidence",
+    "FixedPrior",
+    "Moments",
     "MomentumSGD",
     "NumericalError",
     "Outcome",
+    "PriorGrid",
     "Quadratic",
     "Schedule",
+    "Segment",
+    "Simulation",
     "Solution",
+    "SubGaussianLoss",
+    "UnboundedLoss",
     "UnstableError",
     "Verdict",
     "attribution",
     "commutativity",
     "commutativity_price",
     "epoch_shuffling_factor",
+    "impulse_response",
     "lyapunov_covariance",
     "mean_path",
     "pac_bayes_bound",
+    "pac_bayes_path",
     "pac_bayes_terms",
     "propagate",
     "simulate",
     "stationary_covariance",
+    "trajectory",
     "transient_covariance",
 ]
 

@@ -113,7 +113,7 @@ def stationary_covariance(problem: Quadratic, optimizer: MomentumSGD) -> Solutio
         UnstableError: naming the mode of the largest a that is not stable, and the largest stable learning rate.
     """
     frame = eigenbasis(problem)
-    mode = stable_modes(frame, optimizer)
+    mode = stable_modes(frame.curvatures, optimizer)
     eta = optimizer.learning_rate
     noise = (1.0 - optimizer.dampening) ** 2 * frame.noise
     e, u = mode.contraction, mode.at_plus_one
@@ -153,12 +153,16 @@ def stationary_variance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[n
     Raises:
         UnstableError: if some mode has no stationary law.
     """
-    frame = eigenbasis(problem)
-    mode = stable_modes(frame, optimizer)
+    if problem.is_diagonal:  # O(m): spectra may have millions of directions
+        curvatures, noise = problem.hessian, problem.noise_cov
+    else:
+        frame = eigenbasis(problem)
+        curvatures, noise = frame.curvatures, np.diag(frame.noise)
+    mode = stable_modes(curvatures, optimizer)
     e, u, w = mode.contraction, mode.at_plus_one, mode.at_minus_one
     b0, b1 = mode.filter
     numerator = (b0 + b1) ** 2 * (2.0 - e) + 2.0 * abs(b0 * b1) * u
-    gamma = (1.0 - optimizer.dampening) ** 2 * np.diag(frame.noise)
+    gamma = (1.0 - optimizer.dampening) ** 2 * noise
     return optimizer.learning_rate**2 * gamma * numerator / (e * u * w)
 
 
@@ -171,7 +175,7 @@ def lag_one_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np
         UnstableError: if some mode has no stationary law.
     """
     frame = eigenbasis(problem)
-    mode = stable_modes(frame, optimizer)
+    mode = stable_modes(frame.curvatures, optimizer)
     b0, b1 = mode.filter
     s, e = mode.total, mode.contraction
     driven = (1.0 - optimizer.dampening) ** 2 * frame.noise / root_product(mode)
@@ -191,7 +195,7 @@ def increment_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[
         UnstableError: if some mode has no stationary law.
     """
     frame = eigenbasis(problem)
-    mode = stable_modes(frame, optimizer)
+    mode = stable_modes(frame.curvatures, optimizer)
     driven = (1.0 - optimizer.dampening) ** 2 * frame.noise / root_product(mode)
     _, increments = _level_and_increment(mode)
     return _symmetric(frame.outward(optimizer.learning_rate**2 * driven * increments))
@@ -206,23 +210,22 @@ def fluctuation_dissipation_constant(curvatures: NDArray[np.float64], optimizer:
     Raises:
         UnstableError: if some mode has no stationary law.
     """
-    frame = Eigenbasis(np.asarray(curvatures, dtype=np.float64), None, np.eye(len(curvatures)))
-    mode = stable_modes(frame, optimizer)
+    mode = stable_modes(np.asarray(curvatures, dtype=np.float64), optimizer)
     level, increments = _level_and_increment(mode)
     a = mode.effective_rate
     return (a[:, None] + a) * level / increments
 
 
-def stable_modes(frame: Eigenbasis, optimizer: MomentumSGD) -> Modes:
+def stable_modes(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Modes:
     """`modes`, or `UnstableError` naming the worst mode and the largest stable learning rate."""
-    mode = modes(frame.curvatures, optimizer)
+    mode = modes(curvatures, optimizer)
     if mode.stable.all():
         return mode
     worst = int(np.argmax(np.where(mode.stable, -np.inf, mode.effective_rate)))
-    limit = largest_stable_learning_rate(float(frame.curvatures.max()), optimizer)
+    limit = largest_stable_learning_rate(float(curvatures.max()), optimizer)
     raise UnstableError(
         f"`MomentumSGD(learning_rate=...)` must be < {limit:.6g} for this Hessian; got {optimizer.learning_rate:.6g}, "
-        f"at which mode {worst} (curvature {frame.curvatures[worst]:.6g}) has spectral radius "
+        f"at which mode {worst} (curvature {curvatures[worst]:.6g}) has spectral radius "
         f"{float(mode.spectral_radius[worst]):.6g}."
     )
 
