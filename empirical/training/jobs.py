@@ -108,7 +108,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
         for number, handler in before.items():
             signal.signal(number, handler)
     if stopped:
-        raise Interrupted(stopped[0], 0)
+        raise Interrupted(stopped[0], None)
     if failed:
         raise JobError("; ".join(failed))
 

@@ -54,9 +54,10 @@ class DivergedError(RuntimeError):
 class Interrupted(Exception):
     """SIGINT or SIGTERM arrived: the iteration was finished and a checkpoint written."""
 
-    def __init__(self, number: int, iteration: int) -> None:
+    def __init__(self, number: int, iteration: int | None) -> None:
         self.number, self.iteration = number, iteration
-        super().__init__(f"stopped by {signal.Signals(number).name} after iteration {iteration}; resume with --resume.")
+        when = "every run wrote its checkpoint" if iteration is None else f"after iteration {iteration}"
+        super().__init__(f"stopped by {signal.Signals(number).name}, {when}; resume with --resume.")
 
     @property
     def exit_code(self) -> int:
