@@ -193,7 +193,7 @@ def _factors(problem: Quadratic, optimizer: MomentumSGD, which: str) -> dict[str
             f"`attribution({which}=...)` needs noise in every mode, uᵀCu > 0; got {gamma.min():.6g} in mode "
             f"{int(np.argmin(gamma))}."
         )
-    mode = stable_modes(frame, optimizer)
+    mode = stable_modes(frame.curvatures, optimizer)
     a, mu = mode.effective_rate[order], optimizer.momentum
     e, u, w = mode.contraction[order], mode.at_plus_one[order], mode.at_minus_one[order]
     rate = (1.0 - optimizer.dampening) * optimizer.learning_rate

@@ -132,7 +132,7 @@ def _augmented(
 
 
 def _stationary(frame: Eigenbasis, optimizer: MomentumSGD, autocorrelation: float) -> NDArray[np.float64]:
-    stable_modes(frame, optimizer)
+    stable_modes(frame.curvatures, optimizer)
     step, total = _augmented(frame, optimizer, autocorrelation)
     for _ in range(_MAX_DOUBLINGS):
         addition = _both_sides(step, total)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.closed_form.eigenbasis import Eigenbasis
 from theory.closed_form.powers import companion, power, stationary_state
 from theory.closed_form.stationary import stable_modes
 from theory.model.optimizer import MomentumSGD
@@ -31,7 +30,7 @@ def variance_correlation_time(curvatures: NDArray[np.float64], optimizer: Moment
         UnstableError: if some mode has no stationary law.
     """
     lam = np.asarray(curvatures, dtype=np.float64)
-    stable_modes(Eigenbasis(lam, None, np.eye(len(lam))), optimizer)
+    stable_modes(lam, optimizer)
     mode = companion(lam, optimizer)
     step = mode.sign * power(mode, 1).matrix
     inner = np.einsum("abii->abi", stationary_state(mode, np.eye(len(lam))))

@@ -62,7 +62,7 @@ def interpolated_variance(
         with np.errstate(divide="ignore"):
             log_rate = np.where(mode.discriminant < 0, 0.5 * np.log1p(-mode.contraction), np.log1p(-mode.slow))
     else:
-        rate = stable_modes(frame, after).effective_rate / (1.0 - after.momentum)
+        rate = stable_modes(frame.curvatures, after).effective_rate / (1.0 - after.momentum)
         with np.errstate(divide="ignore"):
             log_rate = np.where(rate < 1, np.log1p(-np.minimum(rate, 1.0)), np.log(np.abs(1.0 - rate)))
     # 0 · (−∞) at step 0 is no change; ρ > 1, which the second reading allows, is cut off before it overflows.
@@ -103,7 +103,7 @@ def settling_time(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> ND
         UnstableError: if some mode is unstable.
     """
     frame = Eigenbasis(np.asarray(curvatures, dtype=np.float64), None, np.eye(len(curvatures)))
-    stable_modes(frame, optimizer)
+    stable_modes(frame.curvatures, optimizer)
     mode = companion(frame.curvatures, optimizer)
     remaining = np.where(mode.discriminant < 0, mode.contraction, mode.slow * (2.0 - mode.slow))
     return 1.0 / remaining

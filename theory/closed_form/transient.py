@@ -175,7 +175,7 @@ def stationary_blocks(frame: Eigenbasis, optimizer: MomentumSGD) -> NDArray[np.f
     """
     mode = companion(frame.curvatures, optimizer)
     if not mode.stable.all():
-        stable_modes(frame, optimizer)  # raises with the reason, unless rounding hides it
+        stable_modes(frame.curvatures, optimizer)  # raises with the reason, unless rounding hides it
         raise UnstableError(
             f"`MomentumSGD(learning_rate=...)` must keep every mode stable; got {optimizer.learning_rate}, at which "
             f"mode {int(np.argmin(mode.gap))} sits on the edge."
