@@ -219,7 +219,8 @@ def _gaussian_runs(budget: str) -> SamplingRuns:
     runs = []
     for size, optimizer, replicas in (
         (1, MomentumSGD(0.02, _MOMENTUM), 2048),
-        (2, MomentumSGD(0.05, _MOMENTUM), 4096),
+        # At η = 0.05 single replicas reach 244 times the mean of w⁴: the tail is too heavy for a test of its mean.
+        (2, MomentumSGD(0.03, _MOMENTUM), 4096),
         (4, MomentumSGD(0.05, _MOMENTUM, nesterov=True), 2048),
         (16, MomentumSGD(0.05, _MOMENTUM), 1792),
     ):
