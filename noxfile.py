@@ -66,9 +66,9 @@ def empirical(session: nox.Session) -> None:
 
 @nox.session
 def gate(session: nox.Session) -> None:
-    """Turn the verdicts of a results folder into an exit status; thresholds stand in pyproject.toml."""
-    session.install("-e.")
-    session.run("python", "-m", "theory", "gate", *(session.posargs or [str(LOCAL / "theory")]))
+    """A run's assumptions as an exit status: a results folder or a checkpoint; thresholds stand in pyproject.toml."""
+    session.install(EVERYTHING)
+    session.run("python", "-m", "empirical", "gate", *(session.posargs or [str(LOCAL / "empirical")]))
 
 
 @nox.session

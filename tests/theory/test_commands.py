@@ -151,6 +151,20 @@ def test_output_folders_that_cannot_take_results(tmp_path, capsys, monkeypatch):
     assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
 
 
+def test_gate_turns_verdicts_into_an_exit_status(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["verify", "--claims", FAST, "--out", str(out)]) == 0
+    assert main(["gate", str(out), "--require", "impulse-response", "--junit", str(tmp_path / "junit.xml")]) == 0
+    assert "impulse-response" in (tmp_path / "junit.xml").read_text()
+    assert main(["gate", str(out), "--require", "lag-one"]) == 3, "no verdict decides nothing"
+    verdicts = json.loads((out / "verdicts.json").read_text())
+    verdicts[0]["outcome"] = "refuted"
+    (out / "verdicts.json").write_text(json.dumps(verdicts))
+    assert main(["gate", str(out), "--require", "impulse-response"]) == 1
+    capsys.readouterr()
+    fails(["gate", str(tmp_path / "nowhere"), "--require", "lag-one"], capsys, "verdicts.json")
+
+
 def test_evidence_of_other_code_is_not_reused(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert main(["verify", "--claims", FAST, "--out", str(out)]) == 0

@@ -2,15 +2,15 @@ r"""Independent answers to M = F M Fᵀ + G C Gᵀ, the Lyapunov equation of the
 
 The transition is built from the recursion's definition; nothing here knows a closed form. Four algorithms:
 
-method      algorithm                          cost     use when                         how it fails near the edge
-direct      Kronecker, one dense solve (SciPy) O(n⁶)    n ≤ 80: a second opinion         digits lost as u/(1−ρ), residual stays 1e-15
-bilinear    Cayley + Bartels–Stewart (SciPy)   O(n³)    default peer, any size           indefinite answers without warning at 1−ρ ~ 1e-10
-slycot      SLICOT SB03MD via python-control   O(n³)    n up to some hundred             as direct; raises on reciprocal eigenvalues
-doubling    Smith doubling in np.longdouble    O(n³ log 1/(1−ρ))  n ≤ 600: the default          3–4 digits better than all of the above
+method     algorithm                              use when                     how it fails near the edge
+direct     Kronecker, dense solve, O(n⁶) (SciPy)  n ≤ 80: a second opinion     digits lost; residual stays 1e-15
+bilinear   Cayley + Bartels–Stewart, O(n³) (SciPy)  any size                   indefinite answers without warning
+slycot     SLICOT SB03MD, O(n³) (python-control)  a maintained second opinion  as direct; raises on λ_i λ_j = 1
+doubling   Smith, O(n³ log 1/(1−ρ)), np.longdouble  n ≤ 600: the default       3–4 digits better than the others
 
 Every solver answers an unstable F with an indefinite matrix and no word, so the spectral radius is computed first and
-an unstable F is reported as such. A small residual proves nothing near an edge. M ↦ M − F M Fᵀ has a positive inverse,
-whose norm is attained at the identity: ‖X‖ with X = F X Fᵀ + I. The forward error is at most that times a backward error
+an unstable F is reported as such. A small residual proves nothing near an edge. M ↦ M − F M Fᵀ has a positive
+inverse, whose norm is attained at the identity: ‖X‖ with X = F X Fᵀ + I. The forward error is at most that times a backward error
 of 2 n u (1 + ‖F‖²), with u that of the working precision: `error_bound`, pessimistic by one or two digits. (1 − ρ alone
 is no guide: at ηλ near 2(1+μ) the error is larger than u/(1−ρ) by 1/(1−μ).)
 
