@@ -21,7 +21,7 @@ LOCAL = Path("reports/local")
 
 
 def group(name: str) -> list[str]:
-    return nox.project.dependency_groups(PYPROJECT, name)
+    return list(nox.project.dependency_groups(PYPROJECT, name))
 
 
 @nox.session

@@ -189,7 +189,7 @@ def _straight_lines(shortest: int):
     from ruptures.base import BaseCost
 
     class StraightLine(BaseCost):
-        model = "straight-line"
+        model = "straight-line"  # pyright: ignore[reportAssignmentType]  (a property in the base class)
         min_size = shortest
 
         def fit(self, signal: NDArray[np.float64]) -> StraightLine:

@@ -226,6 +226,7 @@ class GradientCovarianceOperator:
                     dual = forward_ad.make_dual(leaf, vector)
                     losses = self.landscape.unit_losses(self.landscape.unflatten(dual), units)
                     primal, tangent = forward_ad.unpack_dual(losses)
+                    assert tangent is not None, "losses do not depend on the parameters"
                     weights = tangent.detach() - center
                 total += torch.autograd.grad(primal, leaf, weights)[0].double()
                 excess += weights.double().sum()

@@ -19,7 +19,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Args:
         device: where the products run; off CUDA there is no TF32 and only autocast is suspended.
     """
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv) if device.type == "cuda" else ()
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv) if device.type == "cuda" else ()  # pyright: ignore[reportAttributeAccessIssue]
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"

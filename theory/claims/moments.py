@@ -54,7 +54,7 @@ def simulation_of(evidence: Evidence) -> Simulation:
 def state_frame(basis: NDArray[np.float64] | None, dimension: int) -> NDArray[np.float64]:
     """Rows turn (w, v) into its components along the columns of `basis`, shape ``(2m, 2m)``."""
     turn = np.eye(dimension) if basis is None else basis.T
-    return np.kron(np.eye(2), turn)
+    return np.asarray(np.kron(np.eye(2), turn), dtype=np.float64)
 
 
 def measured_state(evidence: Evidence) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -354,7 +354,7 @@ def _paired_spectra(simulation: Simulation) -> NDArray[np.float64]:
     """The eigenvalues of C in place of uᵢᵀCuᵢ, paired in order."""
     problem = simulation.problem
     frame = eigenbasis(problem)
-    spectrum = np.linalg.eigvalsh(problem.dense_noise_cov())
+    spectrum = np.asarray(np.linalg.eigvalsh(problem.dense_noise_cov()), dtype=np.float64)
     return state_covariance(with_problem(simulation, Quadratic(problem.hessian, frame.outward(np.diag(spectrum)))))
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 Scale = Literal["linear", "log"]
 
@@ -12,15 +16,17 @@ Scale = Literal["linear", "log"]
 class Series:
     """One labelled set of points: a line, points with error bars from `low` to `high`, or a band between them.
 
+    Numbers are kept as tuples of floats, whatever sequence they came in.
+
     Raises:
         ValueError: if the lengths differ.
     """
 
     label: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    low: tuple[float, ...] | None = None
-    high: tuple[float, ...] | None = None
+    x: Sequence[float] | NDArray[np.floating[Any]]
+    y: Sequence[float] | NDArray[np.floating[Any]]
+    low: Sequence[float] | NDArray[np.floating[Any]] | None = None
+    high: Sequence[float] | NDArray[np.floating[Any]] | None = None
     style: Literal["line", "points", "band", "dashed"] = "line"
 
     def __post_init__(self) -> None:

@@ -80,7 +80,7 @@ def required_degrees(detects: float, alpha: float, miss: float) -> float:
     guess = 2 * ((normal_quantile(alpha) - special.ndtri(miss)) / math.log1p(detects)) ** 2
     centre = math.log(max(guess, 4.0))
     root = optimize.brentq(shortfall, centre - 2.5, centre + 2.5, xtol=1e-12)
-    return math.exp(root)
+    return math.exp(root)  # pyright: ignore[reportArgumentType]
 
 
 def pooled_moment_variance(lagged: NDArray[np.float64], num_times: int, replicas: int) -> NDArray[np.float64]:
@@ -178,7 +178,8 @@ def confidence_sequence(sum_of_squares: float, count: float, alpha: float, mixtu
             ends.append(math.inf if direction > 0 else 0.0)
             continue
         a, b = sorted((bottom, bottom + direction * reach))
-        ends.append(math.exp(float(optimize.brentq(excess, a, b, xtol=1e-14))))
+        root = optimize.brentq(excess, a, b, xtol=1e-14)
+        ends.append(math.exp(root))  # pyright: ignore[reportArgumentType]
     return ends[0], ends[1]
 
 

@@ -10,9 +10,9 @@ doubling   Smith, O(n³ log 1/(1−ρ)), np.longdouble  n ≤ 600: the default  
 
 Every solver answers an unstable F with an indefinite matrix and no word, so the spectral radius is computed first and
 an unstable F is reported as such. A small residual proves nothing near an edge. M ↦ M − F M Fᵀ has a positive
-inverse, whose norm is attained at the identity: ‖X‖ with X = F X Fᵀ + I. The forward error is at most that times a backward error
-of 2 n u (1 + ‖F‖²), with u that of the working precision: `error_bound`, pessimistic by one or two digits. (1 − ρ alone
-is no guide: at ηλ near 2(1+μ) the error is larger than u/(1−ρ) by 1/(1−μ).)
+inverse, whose norm is attained at the identity: ‖X‖ with X = F X Fᵀ + I. The forward error is at most that times a
+backward error of 2 n u (1 + ‖F‖²), with u that of the working precision: `error_bound`, pessimistic by one or two
+digits. (1 − ρ alone is no guide: at ηλ near 2(1+μ) the error is larger than u/(1−ρ) by 1/(1−μ).)
 
 Source      Barraud 1977 (SB03MD); Smith 1968 (doubling); SciPy's and python-control's documentation.
 """
