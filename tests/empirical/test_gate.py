@@ -172,13 +172,16 @@ def gate(*arguments, cwd):
 
 def test_the_command_turns_verdicts_into_an_exit_status(tmp_path, pytestconfig):
     root = pytestconfig.rootpath
+    config = tmp_path / "pyproject.toml"  # not this project's own thresholds
+    config.write_text("")
     write_verdicts([verdict()], tmp_path)
-    passed = gate(tmp_path, "--require", "posterior-ensemble", "--junit", tmp_path / "gate.xml", cwd=root)
+    demand = (tmp_path, "--config", config, "--require")
+    passed = gate(*demand, "posterior-ensemble", "--junit", tmp_path / "gate.xml", cwd=root)
     assert passed.returncode == 0, passed.stderr
     assert "pass" in passed.stdout and (tmp_path / "gate.xml").exists()
-    assert gate(tmp_path, "--require", "alignment", cwd=root).returncode == 3
+    assert gate(*demand, "alignment", cwd=root).returncode == 3
     write_verdicts([verdict(Outcome.REFUTED)], tmp_path)
-    assert gate(tmp_path, "--require", "posterior-ensemble", cwd=root).returncode == 1
+    assert gate(*demand, "posterior-ensemble", cwd=root).returncode == 1
 
 
 def test_wrong_usage_is_status_2_and_one_line(tmp_path, pytestconfig):
