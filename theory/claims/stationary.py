@@ -135,10 +135,10 @@ def dense_problem(count: int, low: float, high: float) -> Quadratic:
     return Quadratic(0.5 * (hessian + hessian.T), 0.5 * (noise_cov + noise_cov.T))
 
 
-def _variant(optimizer: MomentumSGD, high: float) -> Callable[[str], Simulation]:
+def _variant(optimizer: MomentumSGD, high: float, steps: int) -> Callable[[str], Simulation]:
     def setting(budget: str) -> Simulation:
         return _stationary(
-            dense_problem(6, 0.2, high), optimizer, replicas=20480 * _times(budget), steps=2400, start=200, stride=4
+            dense_problem(6, 0.2, high), optimizer, replicas=20480 * _times(budget), steps=steps, start=200, stride=4
         )
 
     return setting
@@ -262,9 +262,9 @@ def _run_impulse(setting: ImpulseSetting, seed: int, progress: Progress) -> tupl
 
 
 VARIANTS = {
-    "stationary-nesterov": (MomentumSGD(0.1, 0.9, nesterov=True), 1.2),
-    "stationary-position": (MomentumSGD(0.1, 0.9, form="position"), 3.4),
-    "stationary-dampened-decayed": (MomentumSGD(0.1, 0.9, dampening=0.3, weight_decay=0.5), 3.4),
+    "stationary-nesterov": (MomentumSGD(0.1, 0.9, nesterov=True), 1.2, 800),
+    "stationary-position": (MomentumSGD(0.1, 0.9, form="position"), 3.4, 2400),
+    "stationary-dampened-decayed": (MomentumSGD(0.1, 0.9, dampening=0.3, weight_decay=0.5), 3.4, 2000),
 }
 LAWS: dict[str, NoiseLaw] = {
     "noise-rademacher": Rademacher(),
