@@ -112,6 +112,9 @@ def test_exit_statuses():
         0, 0, 1, 3, 1,
     ]  # fmt: skip
     assert exit_status([]) == 0
+    escaped = replace(good, decoys=(replace(good.decoys[0], outcome=Outcome.INCONCLUSIVE),))
+    assert exit_status([replace(escaped, kind=Kind.APPROXIMATION)]) == 3, "a toothless claim about theory is undecided"
+    assert exit_status([replace(escaped, kind=Kind.HYPOTHESIS)]) == 0, "an empirical decoy is never a failure"
 
 
 def test_the_register_is_checked():
