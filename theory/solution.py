@@ -77,4 +77,8 @@ class Solution:
         """
         if self.value is None or self.velocity is None or self.cross is None:
             raise NumericalError(f"`{self.method}`: the state covariance needs an answer; status is: {self.status}.")
-        return np.block([[self.value, self.cross], [self.cross.T, self.velocity]])
+        m = len(self.value)
+        state = np.empty((2 * m, 2 * m))
+        state[:m, :m], state[:m, m:] = self.value, self.cross
+        state[m:, :m], state[m:, m:] = self.cross.T, self.velocity
+        return state

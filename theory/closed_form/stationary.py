@@ -287,19 +287,15 @@ def _residual(
         tail = mu * mu if optimizer.nesterov else mu
         ww, wv, kick = 1.0 - eta * lead * curvature, np.full_like(curvature, -eta * tail), -eta * lead
     rows = ((ww, wv, kick), (vw, np.full_like(vw, vv), push))
-    blocks = ((weights, cross), (cross.T, velocity))
     squared, size = 0.0, 0.0
-    for p, (pw, pv, pk) in enumerate(rows):
-        for r, (rw, rv, rk) in enumerate(rows):
-            moved = (
-                pw[:, None] * weights * rw
-                + pw[:, None] * cross * rv
-                + pv[:, None] * cross.T * rw
-                + pv[:, None] * velocity * rv
-                + pk * rk * noise
-            )
-            squared += float(np.sum((moved - blocks[p][r]) ** 2))
-            size += float(np.sum(blocks[p][r] ** 2))
+    for p, r, block, count in ((0, 0, weights, 1), (0, 1, cross, 2), (1, 1, velocity, 1)):  # (1, 0) mirrors (0, 1)
+        (pw, pv, pk), (rw, rv, rk) = rows[p], rows[r]
+        gap = pw[:, None] * (weights * rw + cross * rv)
+        gap += pv[:, None] * (cross.T * rw + velocity * rv)
+        gap += (pk * rk) * noise
+        gap -= block
+        squared += count * float(np.vdot(gap, gap))
+        size += count * float(np.vdot(block, block))
     return float(np.sqrt(squared / size)) if size > 0 else 0.0
 
 
