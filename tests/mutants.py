@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant("theory/closed_form/stationary.py", "2.0 * (1.0 + mu) - (1.0 + 2.0 * mu) * a", "2.0 * (1.0 + mu) - (1.0 + mu) * a", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "(1.0 - mu) + mu * a, a,", "(1.0 - mu) - mu * a, a,", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "return Modes(a, np.full_like(a, 1.0 - mu), a,", "return Modes(a, np.full_like(a, 1.0 - mu), 1.01 * a,", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "        (eta * eta)\n", "        (1.01 * eta * eta)\n", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "(eta * eta) * driven * ((", "(1.01 * eta * eta) * driven * ((", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "+ apart * difference * difference", "- apart * difference * difference", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "apart = mu * mu if mode.filter[1] else mu", "apart = mu", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "cross = -eta * driven * (b0 * lead - b1 * lead.T)", "cross = -eta * driven * (b0 * lead + b1 * lead.T)", STATIONARY),
