@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from empirical.measure.lanczos import orthogonalized
 from empirical.measure.operators import SymmetricOperator
+from empirical.measure.precision import norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,23 +111,20 @@ def spectral_density(
 
 
 def _quadrature(operator: SymmetricOperator, start: Tensor, steps: int) -> tuple[NDArray[np.float64], NDArray]:
-    basis = [start / torch.linalg.vector_norm(start)]
+    basis = torch.empty(steps, operator.dimension, dtype=operator.dtype, device=operator.device)
+    basis[0] = start / norm(start)
     projected = np.zeros((steps, steps))
     size = steps
     for step in range(steps):
-        image = operator.matmat(basis[-1][:, None])[:, 0]
-        known = torch.stack(basis, dim=1)
-        coefficients = known.T @ image
-        image = image - known @ coefficients
-        again = known.T @ image
-        image = image - known @ again
-        projected[: step + 1, step] = projected[step, : step + 1] = (coefficients + again).double().cpu().numpy()
-        norm = float(torch.linalg.vector_norm(image))
+        image = operator.matmat(basis[step : step + 1].T)[:, 0]
+        image, column, remainder = orthogonalized(image, basis[: step + 1])
+        projected[: step + 1, step] = projected[step, : step + 1] = column.numpy()
         scale = float(np.abs(projected).max())
-        if norm <= 100 * torch.finfo(operator.dtype).eps * max(scale, 1e-300):
+        if remainder <= 100 * torch.finfo(operator.dtype).eps * max(scale, 1e-300):
             size = step + 1
             break
-        basis.append(image / norm)
+        if step + 1 < steps:
+            torch.div(image, remainder, out=basis[step + 1])
     nodes, vectors = np.linalg.eigh(projected[:size, :size])
     return nodes, vectors[0] ** 2
 

@@ -156,9 +156,10 @@ class Landscape:
         return torch.cat(positions)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """Views of a flat vector ``(P,)`` under the parameters' names and shapes."""
-        pieces = vector.split(self._sizes)
-        return {n: p.view(s) for n, p, s in zip(self.names, pieces, self._shapes, strict=True)}
+        """Views of flat vectors ``(…, P)`` under the parameters' names and shapes (leading axes kept)."""
+        pieces = vector.split(self._sizes, dim=-1)
+        lead = vector.shape[:-1]
+        return {n: p.view(*lead, *s) for n, p, s in zip(self.names, pieces, self._shapes, strict=True)}
 
     def flatten(self, tensors: Sequence[Tensor] | dict[str, Tensor]) -> Tensor:
         """The flat vector of tensors in the order of ``names`` (or under those names)."""

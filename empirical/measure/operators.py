@@ -15,9 +15,10 @@ Oracle    Tests: dense H (`torch.func.hessian`) and dense C in float64, curvlino
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -27,7 +28,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
 
 from empirical.measure.landscape import Landscape
-from empirical.measure.precision import full_precision
+from empirical.measure.precision import full_precision, inner_products
 
 with warnings.catch_warnings():
     # torch loads this table at the first forward derivative, by way of a decorator of its own that it has deprecated:
@@ -94,49 +95,67 @@ class HessianOperator:
         self.dtype = landscape.dtype
         self.device = landscape.device
         self.num_products = 0
-        self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._graphs: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
         self.timings: dict[str, float] = {}
         self.method = self._faster_method() if method == "auto" else method
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """H V + βV for the columns of ``vectors`` ``(P, k)``, accumulated in float64, returned in their dtype."""
         vectors = _columns(vectors, self.dimension)
-        total = torch.zeros(vectors.shape, dtype=torch.float64, device=self.device)
         product = self._double_backward if self.method == "double-backward" else self._jvp_of_gradient
+        columns = vectors.to(self.dtype)
+        parts = (product(number, units, columns) for number, units in enumerate(self.landscape.chunks()))
         with full_precision(self.device):
-            for number, units in enumerate(self.landscape.chunks()):
-                total += product(number, units, vectors.to(self.dtype))
+            total = _sum_in_double(parts)
         self.num_products += vectors.shape[1]
-        return _finite(total / self.landscape.num_units + self.weight_decay * vectors, "Hessian").to(vectors.dtype)
+        total /= self.landscape.num_units
+        if self.weight_decay:
+            total.add_(vectors, alpha=self.weight_decay)
+        return _finite(total, "Hessian").to(vectors.dtype)
 
     def matvec(self, vector: Tensor) -> Tensor:
         """H v + βv for one vector ``(P,)``."""
         return self.matmat(vector[:, None])[:, 0]
 
     def _double_backward(self, number: int, units: Tensor, vectors: Tensor) -> Tensor:
-        leaf, gradient = self._graphs.get(number) or self._graph(number, units)
-        rows = []
-        for block in vectors.T.split(COLUMNS_AT_ONCE):
-            if len(block) == 1:
-                rows.append(torch.autograd.grad(gradient, leaf, block[0], retain_graph=True)[0][None])
-            else:
-                rows.append(torch.autograd.grad(gradient, leaf, block, retain_graph=True, is_grads_batched=True)[0])
-        return torch.cat(rows).T.double()
+        leaves, gradients = self._graphs.get(number) or self._graph(number, units)
+        rows = vectors.T.contiguous()
+        out = torch.empty_like(rows)
+        for block, target in zip(rows.split(COLUMNS_AT_ONCE), out.split(COLUMNS_AT_ONCE), strict=True):
+            batched = len(block) > 1
+            seeds = self.landscape.unflatten(block) if batched else self.landscape.unflatten(block[0])
+            moving = [name for name, gradient in gradients.items() if gradient.requires_grad]
+            products = torch.autograd.grad(
+                [gradients[name] for name in moving],
+                list(leaves.values()),
+                [seeds[name] for name in moving],
+                retain_graph=True,
+                is_grads_batched=batched,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            torch.cat([product.reshape(len(block), -1) for product in products], dim=1, out=target)
+        return out.T
 
-    def _graph(self, number: int, units: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = self.landscape.weights.clone().requires_grad_()
-        loss = self.landscape.unit_losses(self.landscape.unflatten(leaf), units).sum()
-        (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
+    def _graph(self, number: int, units: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        # One leaf a parameter: slicing a flat leaf would add a copy of all the weights to every product.
+        pieces = self.landscape.unflatten(self.landscape.weights)
+        leaves = {name: piece.clone().requires_grad_() for name, piece in pieces.items()}
+        loss = self.landscape.unit_losses(leaves, units).sum()
+        found = torch.autograd.grad(
+            loss, list(leaves.values()), create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        gradients = dict(zip(leaves, found, strict=True))
         if len(self._graphs) < self.kept_chunks:
-            self._graphs[number] = (leaf, gradient)
-        return leaf, gradient
+            self._graphs[number] = (leaves, gradients)
+        return leaves, gradients
 
     def _jvp_of_gradient(self, _number: int, units: Tensor, vectors: Tensor) -> Tensor:
         def loss(weights: Tensor) -> Tensor:
             return self.landscape.unit_losses(self.landscape.unflatten(weights), units).sum()
 
         columns = [jvp(grad(loss), (self.landscape.weights,), (v,))[1] for v in vectors.unbind(dim=1)]
-        return torch.stack(columns, dim=1).double()
+        return torch.stack(columns, dim=1)
 
     def _faster_method(self) -> HessianMethod:
         units = next(self.landscape.chunks())
@@ -203,7 +222,8 @@ class GradientCovarianceOperator:
         """C V for the columns of ``vectors`` ``(P, k)``, accumulated in float64, returned in their dtype."""
         vectors = _columns(vectors, self.dimension)
         if self._stored is not None:
-            total = (self._stored.T @ (self._stored @ vectors.to(self.dtype))).double()
+            slopes = inner_products(self._stored, vectors.to(self.dtype))
+            total = (self._stored.T @ slopes.to(self.dtype)).double()
         else:
             total = torch.stack([self._streamed(v) for v in vectors.to(self.dtype).unbind(dim=1)], dim=1)
         self.num_products += vectors.shape[1]
@@ -341,7 +361,7 @@ def project_gradients(landscape: Landscape, directions: Tensor, *, method: Proje
 def _project(landscape: Landscape, directions: Tensor, units: Tensor, method: str) -> Tensor:
     if method == "jvp":
         return directional_derivatives(landscape, directions, units).double()
-    return (unit_gradients(landscape, units) @ directions).double()
+    return inner_products(unit_gradients(landscape, units), directions)
 
 
 def probe_determinism(operator: SymmetricOperator, *, tolerance: float | None = None) -> None:
@@ -406,8 +426,21 @@ def _columns(vectors: Tensor, dimension: int) -> Tensor:
     return vectors
 
 
+def _sum_in_double(parts: Iterable[Tensor]) -> Tensor:
+    """Sum over chunks, accumulated in float64; a single chunk has nothing to accumulate and stays as it is."""
+    total: Tensor | None = None
+    for part in parts:
+        if total is None:
+            total = part
+        else:
+            total = total.double().add_(part) if total.dtype != torch.float64 else total.add_(part)
+    assert total is not None, "a landscape has at least one unit"
+    return total
+
+
 def _finite(product: Tensor, what: str) -> Tensor:
-    if not bool(torch.isfinite(product).all()):
+    # One fused pass, NaN included: `isfinite` costs four passes over a vector as long as the weights.
+    if not math.isfinite(float(torch.linalg.vector_norm(product, ord=math.inf))):
         raise NonFiniteProductError(
             f"a {what} product is not finite: the weights, the inputs or the loss overflow at this checkpoint."
         )

@@ -59,6 +59,7 @@ def store(name, values):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_top_ten_of_preactresnet18_beside_curvlinops(benchmark):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -68,9 +69,6 @@ def test_top_ten_of_preactresnet18_beside_curvlinops(benchmark):
     network, x, y = problem(IMAGES)
     landscape = Landscape(network, x, y, dtype=torch.float32)
 
-    def ours():
-        return top_eigenpairs(HessianOperator(landscape, method="double-backward"), PAIRS, tolerance=1e-3)
-
     def theirs():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -79,17 +77,23 @@ def test_top_ten_of_preactresnet18_beside_curvlinops(benchmark):
             )
             return eigsh(operator.to_scipy(), k=PAIRS, which="LA", tol=1e-3)
 
-    rounds = [(seconds(ours), seconds(theirs)) for _ in range(1)]
-    ratio = float(np.median([own[0] / peer[0] for own, peer in rounds]))
-    pairs, (values, vectors) = rounds[-1][0][1], rounds[-1][1][1]
-    # Equal work: residuals of both by the same products.
     operator = HessianOperator(landscape, method="double-backward")
-    residuals = {}
-    for name, basis, theta in (
-        ("ours", pairs.basis, pairs.largest),
-        ("theirs", torch.as_tensor(vectors[:, ::-1].copy(), dtype=torch.float32), torch.as_tensor(values[::-1].copy())),
-    ):
-        residuals[name] = float((operator.matmat(basis) - basis * theta.float()).norm(dim=0).max())
+
+    def residual(basis, theta):
+        return float((operator.matmat(basis).double() - basis.double() * theta).norm(dim=0).max())
+
+    peer_seconds, (values, vectors) = seconds(theirs)
+    basis = torch.as_tensor(vectors[:, ::-1].copy(), dtype=torch.float32)
+    wanted = residual(basis, torch.as_tensor(values[::-1].copy()))
+    operator.release()
+
+    def ours():  # equal accuracy: our tolerance is the residual that the peer reached, and the graph is built anew
+        fresh = HessianOperator(landscape, method="double-backward")
+        return top_eigenpairs(fresh, PAIRS, tolerance=wanted / float(values[-1]))
+
+    own_seconds, pairs = seconds(ours)
+    ratio = own_seconds / peer_seconds
+    reached = residual(pairs.basis, pairs.largest)
     store(
         "eigenpairs_preactresnet18",
         {
@@ -97,10 +101,11 @@ def test_top_ten_of_preactresnet18_beside_curvlinops(benchmark):
             "pairs": PAIRS,
             "ratio": ratio,
             "products": pairs.num_products,
-            "seconds": [rounds[-1][0][0], rounds[-1][1][0]],
-            "residuals": residuals,
+            "seconds": [own_seconds, peer_seconds],
+            "residuals": {"ours": reached, "theirs": wanted},
         },
     )
+    assert reached <= 1.05 * wanted
     assert np.allclose(pairs.largest.numpy(), values[::-1], rtol=1e-2)
     benchmark.extra_info["ratio"] = ratio
     benchmark.pedantic(lambda: operator.matvec(pairs.basis[:, 0]), rounds=1)

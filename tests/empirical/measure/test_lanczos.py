@@ -97,6 +97,26 @@ def test_too_few_products_are_reported_with_the_number_that_converged():
         found.require()
 
 
+def test_single_precision_keeps_its_digits_over_two_million_weights():
+    """Sums over all weights must not be carried in float32: that moved an eigenvalue of 200 to 200.16."""
+
+    class Diagonal:
+        dimension, dtype, device = 2_000_000, torch.float32, torch.device("cpu")
+        values = torch.rand(dimension, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        values[:5] = torch.tensor([200.0, 150.0, 90.0, 60.0, 40.0])
+
+        def matmat(self, vectors):
+            return vectors * self.values[:, None]
+
+    found = top_eigenpairs(Diagonal(), 4, tolerance=1e-5)
+    exact = torch.tensor([200.0, 150.0, 90.0, 60.0], dtype=torch.float64)
+    assert torch.allclose(found.largest, exact, rtol=1e-6)
+    basis = found.basis.double()
+    assert float((basis.T @ basis - torch.eye(4, dtype=torch.float64)).abs().max()) < 1e-5
+    residuals = (Diagonal().matmat(found.basis).double() - basis * found.largest).norm(dim=0)
+    assert (residuals < 2 * found.residuals).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
