@@ -36,7 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("--checkpoints", type=int, metavar="N", help="measure at most N checkpoints a run")
     parser.add_argument("--probes", type=int, default=6, help="probes of the trace estimators (default: %(default)s)")
-    parser.add_argument("--groups", type=int, default=8, help="data groups of χ's interval; 0 for none")
+    parser.add_argument(
+        "--groups", type=int, default=20, help="groups of samples behind χ's interval, at least 6; 0 for none"
+    )
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: %(default)s")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="residual of the eigenpairs, relative to λ₁")
     parser.add_argument("--chunk", type=int, default=1024, help="samples differentiated at once: bounds the memory")

@@ -131,7 +131,7 @@ def measure_checkpoint(
         covariance_pairs=noise_pairs,
         num_probes=measurement.probes,
         landscape=landscape if measurement.groups else None,
-        groups=max(measurement.groups, 4),
+        groups=max(measurement.groups, 6),
         seed=measurement.seed,
     )
     values: dict[str, Any] = {

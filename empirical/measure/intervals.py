@@ -6,8 +6,8 @@ Problem   γᵢ = Var(uᵢ·g_n) is estimated from N samples whose fourth moment
 Method    bootstrap-t on the logarithm: resample, studentize ln γ̂* by its own kurtosis standard error, and invert the
           quantiles of that pivot (Efron and Tibshirani 1993, ch. 12). Second-order accurate and range-preserving.
 Level     At N = 1,000 the pivot still covers 93 % where it should cover 95 % (Student t₅, lognormal scale mixtures,
-          sparse betas, skewed gammas), so the quantiles are taken at 1 − 0.7 (1 − level): *tuned* on those five laws,
-          checked on networks' gradients in the tests.
+          sparse betas, skewed gammas), so the quantiles are taken at 1 − 0.7 (1 − level): *tuned* on those five laws.
+          On nine directions of three networks it then covers 94.7-97.8 % up to a kurtosis of 134, 91 % at 183.
 Source    SE: Var(s²) = (κ − 1) σ⁴/N for kurtosis κ.
 """
 
@@ -22,6 +22,17 @@ from scipy import stats
 
 #: Share of the nominal error probability left to the bootstrap-t quantiles; see the module's *Level*.
 ERROR_SHARE = 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with the standard errors that are known of it (None: not estimated, or no such source)."""
+
+    value: float
+    probe_error: float
+    sampling_error: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,6 @@ from torch import Tensor
 from empirical.measure.operators import SymmetricOperator
 from empirical.measure.precision import inner_products, norm
 
-
 #: Residuals cannot be told from zero below this many rounding errors of the largest eigenvalue: what a basis of a few
 #: dozen vectors leaves in float32 (measured: 12).
 ROUNDOFF = 16

@@ -21,7 +21,7 @@ class Measurement(Setting):
         batch_norm: "eval", "train" or "frozen-batch"; without batch norm in the network all are the same.
         batches: mini-batches that make up H and C in "train" mode.
         probes: Rademacher probes of the trace estimators.
-        groups: groups of the data jackknife of χ; 0 leaves χ without a sampling interval.
+        groups: groups of samples behind χ's sampling interval, ≥ 6; 0 leaves χ without one.
         redraws: independent attack starts and augmentations behind the repeated share of the noise, ≥ 2.
         resamples: bootstrap resamples of the intervals.
         tolerance: relative residual of the eigenpairs.
@@ -68,6 +68,8 @@ class Measurement(Setting):
         ):
             if getattr(self, field) < least:
                 raise ValueError(f"`Measurement({field}=...)` must be >= {least}; got {getattr(self, field)}.")
+        if 0 < self.groups < 6:
+            raise ValueError(f"`Measurement(groups=...)` must be 0 or >= 6; got {self.groups}.")
         for field in ("samples", "evaluated"):
             value = getattr(self, field)
             if value is not None and value < 8:

@@ -1,10 +1,16 @@
 """Eigenpairs against dense eigenvalues, with restarts, warm starts, ghosts, clusters and honest failure."""
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from torch import nn
+from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from empirical.measure.lanczos import LanczosStatus, NotConvergedError, top_eigenpairs
+from empirical.measure.landscape import Landscape
 from empirical.measure.operators import GradientCovarianceOperator, HessianOperator
+from tests.empirical.measure.conftest import trained
 
 
 class Dense:
@@ -39,6 +45,65 @@ def test_top_twenty_of_a_network_agree_with_dense_to_1e_8(problem):
         residual = matrix @ found.basis - found.basis * found.largest
         assert torch.allclose(residual.norm(dim=0), found.residuals, atol=1e-9 * float(exact[0]))
         assert float((found.basis.T @ found.basis - torch.eye(20, dtype=torch.float64)).abs().max()) < 1e-10
+
+
+def convolutional_problem(hidden=49):
+    """A convolutional network with batch norm on 8 × 8 images, and its landscape."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.Softplus(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.Softplus(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64, hidden),
+            nn.Tanh(),
+            nn.Linear(hidden, 10),
+        ).double()
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(96, 1, 8, 8, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 10, (96,), generator=generator)
+    trained(network, x, y, steps=60, rate=0.05)
+    return Landscape(network.eval(), x, y, chunk=40)
+
+
+def dense_top(landscape, count, columns_at_once=64):
+    """Largest eigenvalues of H and C by torch.func's forward-over-reverse Hessian and per-sample gradients."""
+    shapes = {name: p.shape for name, p in landscape.model.named_parameters()}
+
+    def losses(flat):
+        pieces = torch.split(flat, [shapes[name].numel() for name in landscape.names])
+        named = {n: p.view(shapes[n]) for n, p in zip(landscape.names, pieces, strict=True)}
+        outputs = functional_call(landscape.model, named, (landscape.inputs,))
+        return nn.functional.cross_entropy(outputs, landscape.targets, reduction="none")
+
+    gradient = grad(lambda flat: losses(flat).mean())
+    rows = vmap(lambda v: jvp(gradient, (landscape.weights,), (v,))[1], chunk_size=columns_at_once)
+    hessian = rows(torch.eye(landscape.dimension, dtype=torch.float64))
+    gradients = jacrev(losses, chunk_size=columns_at_once)(landscape.weights)
+    size = len(hessian)
+    symmetric = (0.5 * (hessian + hessian.T)).numpy()
+    top = scipy.linalg.eigh(symmetric, eigvals_only=True, subset_by_index=(size - count, size - 1))
+    noise = torch.linalg.svdvals((gradients - gradients.mean(dim=0)) / len(gradients) ** 0.5)[:count] ** 2
+    return top[::-1], noise.numpy()
+
+
+@pytest.mark.slow
+def test_top_twenty_of_a_network_of_4949_weights_agree_with_dense_to_1e_8():
+    landscape = convolutional_problem()
+    assert landscape.dimension == 4949
+    curvature, noise = dense_top(landscape, 20)
+    for operator, exact in (
+        (HessianOperator(landscape, kept_chunks=3), curvature),
+        (GradientCovarianceOperator(landscape), noise),
+        (GradientCovarianceOperator(landscape, stored_bytes=0), noise),
+    ):
+        found = top_eigenpairs(operator, 20, tolerance=1e-6, max_products=3000).require()
+        assert np.abs(found.largest.numpy() - exact).max() < 1e-8 * exact[0]
 
 
 def test_both_ends_come_from_one_run():
