@@ -4,9 +4,9 @@ A claim about a quadratic is judged once. A claim about networks is judged on ev
 pair of runs that differ in the method alone, on every group of data orders: its *subjects*. So an entry of this
 register is a `Claim` together with the rule that picks its subjects from whatever evidence there is.
 
-How to register: a module of this package (``logs``, ``training``, ``spectra``) exports ``CLAIMS``, a tuple of
-`EmpiricalClaim`. A bare `Claim` that reads one experiment is taken as "each run of that experiment". `collect` imports
-the modules when it is called; a module whose dependency is not installed (torch, ruptures) is reported, not fatal.
+How to register: a module of this package (one of `MODULES`) exports ``CLAIMS``, a tuple of `EmpiricalClaim`. A bare
+`Claim` that reads one experiment is taken as "each run of that experiment". `collect` imports the modules when it is
+called; a module whose dependency is not installed (torch, ruptures) is reported, not fatal.
 A claim *name* may be listed by one module only; how the statement is judged on runs, pairs and groups is the affair
 of that claim's `compare`, which receives the subject's evidence under the subject's keys.
 """
@@ -23,7 +23,7 @@ from theory.judge.evidence import Evidence
 from theory.judge.verdict import Verdict
 
 #: Modules that may hold claims, in the order of their columns in the table of verdicts.
-MODULES = ("logs", "training", "spectra")
+MODULES = ("logs", "training", "spectra", "posterior")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
-"""A run's measurements in order of time, and contrasts between windows of it: what the claims of `spectra` share.
+"""A run's measurements in order of time, contrasts between windows of it, and how a hypothesis about them is put:
+what the claims of `spectra` and `posterior` share.
 
 Two uncertainties of a contrast are kept apart. *data*: every checkpoint is measured on the same samples, each sample
 has an influence on ln λ and ln γ, and the influences are differenced before their spread is taken, so that what is
@@ -13,19 +14,24 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from empirical.claims import Subject
+from empirical.claims import EmpiricalClaim, Subject
 from empirical.measure.bound import curvatures_of, optimizer_at, predicted_variances, usable_directions
-from theory.judge.claim import HYPOTHESIS_ALPHA
+from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Series
+from theory.judge.verdict import Kind
 from theory.model.optimizer import MomentumSGD
 
 SPECTRUM = "spectrum"
+PAPER = "Xu and Zhang, arXiv 2410.07719"
+FIXED_INPUTS = "curvature and noise at adversarial inputs held fixed (Danskin-type Hessian)"
+TOP_K = "statements are about the tracked top eigenspace of the Hessian"
 #: Fewest runs behind a statement about a method.
 RUNS = 3
 
@@ -358,3 +364,56 @@ def direction_figure(
         caption=caption,
         marks=found[0].decay_epochs,
     )
+
+
+Compare = Callable[[Mapping[str, Evidence], Any], Comparison]
+
+
+def _guarded(compare: Compare) -> Compare:
+    def guarded(evidence: Mapping[str, Evidence], predict: Any) -> Comparison:
+        try:
+            return compare(evidence, predict)
+        except NotApplicableError as reason:
+            return Comparison(estimate=math.nan, interval=(math.nan, math.nan), not_applicable=str(reason))
+
+    return guarded
+
+
+def hypothesis(
+    name: str,
+    statement: str,
+    section: str,
+    compare: Compare,
+    predict: Any,
+    decoys: Mapping[str, Any],
+    margin: float,
+    subjects: Callable[[Sequence[Evidence]], Iterable[Subject]],
+    assumptions: tuple[str, ...],
+) -> EmpiricalClaim:
+    """A claim about measured networks: a refutation is a finding, missing evidence makes it not applicable."""
+    claim = Claim(
+        name=name,
+        statement=statement,
+        source=f"{PAPER}, {section}",
+        kind=Kind.HYPOTHESIS,
+        experiments=("spectrum",),
+        assumptions=assumptions,
+        predict=predict,
+        decoys=decoys,
+        compare=_guarded(compare),
+        margin=margin,
+        tags=("spectra",),
+    )
+    return EmpiricalClaim(claim=claim, subjects=subjects)
+
+
+def each_item(experiment: str) -> Callable[[Sequence[Evidence]], Iterable[Subject]]:
+    """A selector: one subject for each record of an experiment, named by run and epoch."""
+
+    def select(evidence: Sequence[Evidence]) -> Iterable[Subject]:
+        for item in evidence:
+            if item.experiment == experiment:
+                label = f"{item.measured['run']} at epoch {item.measured['epoch']}"
+                yield Subject(label=label, evidence={experiment: item})
+
+    return select

@@ -1,14 +1,14 @@
 r"""Claims about measured networks: what curvature, gradient noise and posterior do around learning-rate decays.
 
-Evidence  ``spectrum`` (one file a checkpoint), ``ensemble``, ``trajectory``, ``expansion``, all written by
-          ``python -m empirical measure``.
+Evidence  ``spectrum`` (one file a checkpoint) and ``expansion``, written by ``python -m empirical measure``. What
+          ensembles and trajectories say about the posterior itself is judged in `posterior`.
 Effects   Changes are differences of mean logarithms over the k tracked directions; a spike is a change of at least
-          `SPIKE` = ln 1.25. Agreement between a predicted and a measured variance is a factor within `AGREEMENT` = 1.5.
-          Commuting means a price below `PRICE` = 0.1 nats a direction; quadratic means an error below 25 %.
+          `SPIKE` = ln 1.25. Commuting means a price below `PRICE` = 0.1 nats a direction; quadratic means an error
+          below 25 %.
           Windows are a quarter of the stage on either side of a decay (`series.decay_windows`).
 Kind      All are hypotheses: a refutation is a finding about networks, and none of them can fail a build.
 Decoys    share evidence and comparison with the claim and differ in the predictor alone: pretend decays where the rate
-          did not change, swapped methods, a rotated noise, a recursion without momentum, a drop that never came.
+          did not change, swapped methods, a rotated noise.
 Blindness The margins and windows were fixed before any verdict was computed, after λ and γ of four checkpoints of one
           digits run had been seen while timing the measurement. Two things were changed after the first verdicts: the
           half of `commutativity` about cᵢ was added, because a rotated noise could pass the price alone; and pairs
@@ -26,8 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from empirical.claims import EmpiricalClaim, Subject
+from empirical.claims import Subject
 from empirical.claims.series import (
+    FIXED_INPUTS,
+    TOP_K,
+    Compare,
     NotApplicableError,
     Track,
     Windows,
@@ -35,8 +38,10 @@ from empirical.claims.series import (
     decay_windows,
     direction_figure,
     each_decay,
+    each_item,
     each_pair,
     each_track,
+    hypothesis,
     line,
     over_runs,
     pretend_windows,
@@ -45,66 +50,18 @@ from empirical.claims.series import (
     tracks_of,
 )
 from empirical.measure.bound import bound_terms
-from empirical.measure.posterior import price_interval, shuffled_transient_variance, trajectory_variance
+from empirical.measure.posterior import price_interval
 from theory.closed_form.attribution import attribution
-from theory.closed_form.transient import mean_path
-from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison
+from theory.judge.claim import HYPOTHESIS_ALPHA, Comparison
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Table
-from theory.judge.verdict import Kind
-from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 
 SPIKE = math.log(1.25)
-AGREEMENT = 1.5
 PRICE = 0.1
 COSINE = 0.5
 EXPANSION = 0.25
 SLOPE = 0.5
-PAPER = "Xu and Zhang, arXiv 2410.07719"
-
-Compare = Callable[[Mapping[str, Evidence], Any], Comparison]
-
-
-def _guarded(compare: Compare) -> Compare:
-    def guarded(evidence: Mapping[str, Evidence], predict: Any) -> Comparison:
-        try:
-            return compare(evidence, predict)
-        except NotApplicableError as reason:
-            return Comparison(estimate=math.nan, interval=(math.nan, math.nan), not_applicable=str(reason))
-
-    return guarded
-
-
-def _claim(
-    name: str,
-    statement: str,
-    section: str,
-    compare: Compare,
-    predict: Any,
-    decoys: Mapping[str, Any],
-    margin: float,
-    subjects: Callable[[Sequence[Evidence]], Iterable[Subject]],
-    assumptions: tuple[str, ...],
-) -> EmpiricalClaim:
-    claim = Claim(
-        name=name,
-        statement=statement,
-        source=f"{PAPER}, {section}",
-        kind=Kind.HYPOTHESIS,
-        experiments=("spectrum",),
-        assumptions=assumptions,
-        predict=predict,
-        decoys=decoys,
-        compare=_guarded(compare),
-        margin=margin,
-        tags=("spectra",),
-    )
-    return EmpiricalClaim(claim=claim, subjects=subjects)
-
-
-FIXED_INPUTS = "curvature and noise at adversarial inputs held fixed (Danskin-type Hessian)"
-TOP_K = "statements are about the tracked top eigenspace of the Hessian"
 
 # --- spikes and shrinking at a decay ------------------------------------------------------------------------------
 
@@ -284,7 +241,7 @@ def _no_decay(track: Track, decay: int) -> Windows:
     return pretend_windows(track, decay)
 
 
-CURVATURE_SPIKE = _claim(
+CURVATURE_SPIKE = hypothesis(
     "curvature-spike",
     "After a learning-rate decay the top Hessian eigenvalues rise by more than 25 %: mean ln λ over the quarter stage "
     "after exceeds that before by more than ln 1.25.",
@@ -298,7 +255,7 @@ CURVATURE_SPIKE = _claim(
     each_decay,
     (FIXED_INPUTS, TOP_K),
 )
-NOISE_SPIKE = _claim(
+NOISE_SPIKE = hypothesis(
     "noise-spike",
     "After a learning-rate decay the gradient noise along the top Hessian eigenvectors rises by more than 25 %: mean "
     "ln γ over the quarter stage after exceeds that before by more than ln 1.25.",
@@ -310,7 +267,7 @@ NOISE_SPIKE = _claim(
     each_decay,
     (FIXED_INPUTS, TOP_K),
 )
-POSTERIOR_SHRINK = _claim(
+POSTERIOR_SHRINK = hypothesis(
     "posterior-shrink",
     "After a learning-rate decay the posterior variance that (S1) predicts from measured λ and γ falls by more than "
     "25 %.",
@@ -428,7 +385,7 @@ def _compare_commutativity(
     return Comparison(estimate=value, interval=(low, high), note=note, figures=figures)
 
 
-COMMUTATIVITY = _claim(
+COMMUTATIVITY = hypothesis(
     "commutativity",
     "Hessian and gradient noise commute well enough in the tracked subspace: ignoring their commutator costs the KL "
     "term less than 0.1 nats a direction, and tracked eigenvectors are nearly eigenvectors of C (mean cᵢ > 0.5). The "
@@ -514,7 +471,7 @@ def _compare_alignment(evidence: Mapping[str, Evidence], predict: Callable[[NDAr
     return Comparison(estimate=slope, interval=(slope - reach, slope + reach), note=note, figures=(figure,))
 
 
-ALIGNMENT = _claim(
+ALIGNMENT = hypothesis(
     "alignment",
     "Gradient noise is aligned with curvature: over the tracked directions ln γ rises with ln λ with a slope above "
     "0.5.",
@@ -528,16 +485,6 @@ ALIGNMENT = _claim(
 )
 
 # --- quadratic approximation ---------------------------------------------------------------------------------------
-
-
-def _each(experiment: str) -> Callable[[Sequence[Evidence]], Iterable[Subject]]:
-    def select(evidence: Sequence[Evidence]) -> Iterable[Subject]:
-        for item in evidence:
-            if item.experiment == experiment:
-                label = f"{item.measured['run']} at epoch {item.measured['epoch']}"
-                yield Subject(label=label, evidence={experiment: item})
-
-    return select
 
 
 def _compare_expansion(evidence: Mapping[str, Evidence], predict: float) -> Comparison:
@@ -599,7 +546,7 @@ def _compare_expansion(evidence: Mapping[str, Evidence], predict: float) -> Comp
     )
 
 
-QUADRATIC_APPROXIMATION = _claim(
+QUADRATIC_APPROXIMATION = hypothesis(
     "quadratic-approximation",
     "Along the top eigenvectors, at the radius σ that (S1) predicts, the change of the adversarial loss is within 25 % "
     "of its second-order expansion (the effect is minus the absolute error).",
@@ -608,309 +555,8 @@ QUADRATIC_APPROXIMATION = _claim(
     1.0,
     {"an expansion without the factor ½": 2.0},
     -EXPANSION,
-    _each("expansion"),
+    each_item("expansion"),
     (FIXED_INPUTS, "σ from the white-noise stationary law"),
-)
-
-# --- the posterior: ensemble and trajectory ------------------------------------------------------------------------
-
-
-def _optimizer(item: Evidence) -> MomentumSGD:
-    fields = dict(item.measured["optimizer"])
-    fields.pop("type", None)
-    return MomentumSGD(**fields)
-
-
-def _dynamics(item: Evidence, rates: NDArray[np.float64], optimizer: MomentumSGD, record: Sequence[int]) -> NDArray:
-    arrays = item.arrays
-    share = arrays["repeated_share"] if item.measured["sampling"] == "shuffle" else 0.0
-    return shuffled_transient_variance(
-        arrays["curvatures"],
-        arrays["slope_variances"],
-        optimizer,
-        rates,
-        item.measured["batch_sizes"],
-        num_samples=item.measured["num_samples"],
-        repeated_share=share,
-        start_position=item.measured["start_position"],
-        record=record,
-    )
-
-
-def _predicted(item: Evidence) -> NDArray[np.float64]:
-    """(P1) along the replicas' own learning-rate path."""
-    return _dynamics(item, item.arrays["learning_rates"], _optimizer(item), item.arrays["steps"].tolist())
-
-
-def _without_momentum(item: Evidence) -> NDArray[np.float64]:
-    """The same recursion with μ = 0."""
-    import dataclasses
-
-    optimizer = dataclasses.replace(_optimizer(item), momentum=0.0, nesterov=False)
-    return _dynamics(item, item.arrays["learning_rates"], optimizer, item.arrays["steps"].tolist())
-
-
-def _without_drop(item: Evidence) -> NDArray[np.float64]:
-    """As if the learning rate had stayed."""
-    rates = np.full_like(item.arrays["learning_rates"], item.arrays["learning_rates"][0])
-    return _dynamics(item, rates, _optimizer(item), item.arrays["steps"].tolist())
-
-
-def _at_once(item: Evidence) -> NDArray[np.float64]:
-    """As if the replicas had always run at the new rate: a transient without memory."""
-    rates = item.arrays["learning_rates"].copy()
-    rates[:] = rates[-1]
-    return _dynamics(item, rates, _optimizer(item), item.arrays["steps"].tolist())
-
-
-def _ensemble_comparison(after: bool) -> Compare:
-    def compare(evidence: Mapping[str, Evidence], predict: Callable[[Evidence], NDArray]) -> Comparison:
-        item = evidence["ensemble"]
-        steps, drop = item.arrays["steps"], item.measured["drop"]
-        positions = item.arrays["positions"]
-        lam = item.arrays["curvatures"]
-        keep = lam > 0
-        if not keep.any():
-            raise NotApplicableError("no tracked direction has positive curvature at the branching checkpoint")
-        if after:
-            chosen = np.flatnonzero(steps > drop)
-        else:
-            chosen = np.flatnonzero((steps <= drop) & (steps > drop // 2))
-        if not len(chosen):
-            raise NotApplicableError("the ensemble has no record there")
-        predicted = predict(item)
-        measured = positions.var(axis=1, ddof=1)
-        ratio = np.log(measured[:, keep] / predicted[:, keep]).mean(axis=1)
-        worst = chosen[int(np.argmax(np.abs(ratio[chosen])))]
-        rng = np.random.default_rng(0)
-        replicas = positions.shape[1]
-        draws = []
-        for _ in range(499):
-            rows = rng.integers(0, replicas, replicas)
-            spread = positions[:, rows].var(axis=1, ddof=1)
-            again = np.log(spread[:, keep] / predicted[:, keep]).mean(axis=1) * replicas / replicas
-            draws.append(again[worst])
-        low, high = np.quantile(draws, [HYPOTHESIS_ALPHA / 2, 1 - HYPOTHESIS_ALPHA / 2])
-        inner = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
-        note = (
-            f"{replicas} replicas: measured over predicted variance, geometric mean over {int(keep.sum())} directions, "
-            f"{math.exp(ratio[worst]):.2f} × at step {steps[worst]} (worst record), "
-            f"{math.exp(ratio[chosen[-1]]):.2f} × at the last"
-        )
-        return Comparison(
-            estimate=-abs(float(ratio[worst])),
-            interval=(-max(abs(float(low)), abs(float(high))), -float(inner)),
-            note=note,
-            figures=_ensemble_figures(item, predicted, measured, keep),
-            tables=(_direction_table(item, predicted, measured, chosen[-1]),),
-        )
-
-    return compare
-
-
-def _ensemble_figures(
-    item: Evidence, predicted: NDArray, measured: NDArray, keep: NDArray[np.bool_]
-) -> tuple[Figure, ...]:
-    steps, replicas = item.arrays["steps"], item.arrays["positions"].shape[1]
-    spread = math.sqrt(2 / replicas)
-    series = []
-    for direction in np.flatnonzero(keep)[[0, -1]]:
-        values = measured[:, direction]
-        name = f"λ = {item.arrays['curvatures'][direction]:.2g}"
-        series.append(
-            line(
-                f"measured, {name}",
-                steps,
-                values,
-                low=tuple(values * math.exp(-1.96 * spread)),
-                high=tuple(values * math.exp(1.96 * spread)),
-                style="points",
-            )
-        )
-        series.append(line(f"predicted, {name}", steps, predicted[:, direction]))
-    path = _mean_paths(item)
-    drift = item.arrays["positions"].mean(axis=1)
-    first = int(np.flatnonzero(keep)[0])
-    error = 1.96 * item.arrays["positions"].std(axis=1, ddof=1)[:, first] / math.sqrt(replicas)
-    return (
-        Figure(
-            title="Ensemble variance against the predicted transient",
-            x_label="steps since branching",
-            y_label="variance",
-            y_scale="log",
-            series=tuple(series),
-            caption="Replicas branch from one checkpoint, spread at the old rate and drop together at the mark.",
-            marks=(float(item.measured["drop"]),),
-        ),
-        Figure(
-            title="Mean path of the ensemble",
-            x_label="steps since branching",
-            y_label="mean displacement along u₁",
-            series=(
-                line(
-                    "measured",
-                    steps,
-                    drift[:, first],
-                    low=tuple(drift[:, first] - error),
-                    high=tuple(drift[:, first] + error),
-                    style="points",
-                ),
-                line("predicted", steps, path[:, first]),
-            ),
-            caption="F^k m₀ from the mean slope and the momentum at the checkpoint.",
-            marks=(float(item.measured["drop"]),),
-        ),
-    )
-
-
-def _mean_paths(item: Evidence) -> NDArray[np.float64]:
-    """Mean displacement of each mode along the path: F₁ᵏ m₀, then F₂ᵏ of where that led."""
-    import dataclasses
-
-    optimizer, steps, drop = _optimizer(item), item.arrays["steps"], int(item.measured["drop"])
-    lam = item.arrays["curvatures"]
-    total = lam + optimizer.weight_decay
-    out = np.zeros((len(steps), len(lam)))
-    for index in np.flatnonzero(lam > 0):
-        problem = Quadratic(np.array([lam[index]]), np.array([1.0]))
-        # The optimum of the quadratic lies at −slope/λ from the checkpoint; m₀ counts from there.
-        offset = item.arrays["mean_slope"][index] / total[index]
-        start = np.array([offset, item.arrays["momentum"][index]])
-        before = [0, *sorted({int(s) for s in steps if s <= drop} | {drop})]
-        path = dict(zip(before, mean_path(problem, optimizer, start, before), strict=True))
-        later = sorted(int(s) - drop for s in steps if s > drop)
-        if later:
-            slower = dataclasses.replace(optimizer, learning_rate=float(item.arrays["learning_rates"][-1]))
-            moved = mean_path(problem, slower, path[drop], later)
-            path |= {drop + s: state for s, state in zip(later, moved, strict=True)}
-        out[:, index] = [path[int(s)][0] - offset for s in steps]
-    return out
-
-
-def _direction_table(item: Evidence, predicted: NDArray, measured: NDArray, record: int) -> Table:
-    arrays = item.arrays
-    rows = tuple(
-        (
-            float(arrays["curvatures"][i]),
-            float(arrays["slope_variances"][i]),
-            float(arrays["repeated_share"][i]),
-            float(predicted[record, i]),
-            float(measured[record, i]),
-            float(measured[record, i] / predicted[record, i]),
-        )
-        for i in range(len(arrays["curvatures"]))
-    )
-    return Table(
-        title=f"Variance by direction at step {int(arrays['steps'][record]) if 'steps' in arrays else record}",
-        columns=("λ", "γ", "repeated share", "predicted σ²", "measured σ²", "ratio"),
-        rows=rows,
-        caption="Relative error of a measured variance from R replicas: √(2/R).",
-    )
-
-
-POSTERIOR_ENSEMBLE = _claim(
-    "posterior-ensemble",
-    "The spread of replicas that share a checkpoint and differ in their data order is the predicted posterior: its "
-    "variance in the tracked directions is within a factor of 1.5 of (P1) (the effect is minus |ln ratio|).",
-    "Theorem 4.5",
-    _ensemble_comparison(after=False),
-    _predicted,
-    {"no momentum": _without_momentum},
-    -math.log(AGREEMENT),
-    _each("ensemble"),
-    (FIXED_INPUTS, TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
-)
-TRANSIENT_ENSEMBLE = _claim(
-    "transient-ensemble",
-    "When the replicas drop to the decayed rate together, their variance follows the exact transient: at every record "
-    "after the drop it is within a factor of 1.5 of (P1) (the effect is minus the largest |ln ratio|).",
-    "Theorem 4.7",
-    _ensemble_comparison(after=True),
-    _predicted,
-    {"the rate never dropped": _without_drop, "the new law at once": _at_once},
-    -math.log(AGREEMENT),
-    _each("ensemble"),
-    (FIXED_INPUTS, TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
-)
-
-
-def _in_time(item: Evidence) -> NDArray[np.float64]:
-    """(P1) averaged over the phases of the last epoch of the window."""
-    return _window_mean(item, _optimizer(item))
-
-
-def _in_time_without_momentum(item: Evidence) -> NDArray[np.float64]:
-    import dataclasses
-
-    return _window_mean(item, dataclasses.replace(_optimizer(item), momentum=0.0, nesterov=False))
-
-
-def _window_mean(item: Evidence, optimizer: MomentumSGD) -> NDArray[np.float64]:
-    steps, epoch = len(item.arrays["positions"]), len(item.measured["batch_sizes"])
-    record = list(range(max(steps - epoch, 0) + 1, steps + 1))
-    return _dynamics(item, np.full(steps, optimizer.learning_rate), optimizer, record).mean(axis=0)
-
-
-def _compare_trajectory(evidence: Mapping[str, Evidence], predict: Callable[[Evidence], NDArray]) -> Comparison:
-    item = evidence["trajectory"]
-    found = trajectory_variance(
-        item.arrays["positions"], item.arrays["curvatures"], _optimizer(item), weight_norms=item.arrays["norms"]
-    )
-    keep = found.applicable
-    if not keep.any():
-        raise NotApplicableError(
-            f"no tracked mode is stationary in the window of {len(item.arrays['positions'])} steps: relaxation times "
-            f"{found.relaxation_times.min():.0f} to {found.relaxation_times.max():.0f} steps, the weights' norm drifts "
-            f"by {found.norm_drift:.1%}"
-        )
-    predicted = predict(item)
-    ratio = np.log(found.variances[keep] / predicted[keep])
-    weights = found.effective_samples[keep]
-    mean = float(np.average(ratio, weights=weights))
-    error = math.sqrt(float((weights**2 * 2 / weights).sum()) / float(weights.sum()) ** 2)
-    reach = float(stats.norm.ppf(1 - HYPOTHESIS_ALPHA / 2)) * error
-    low, high = mean - reach, mean + reach
-    inner = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
-    rows = tuple(
-        (
-            float(item.arrays["curvatures"][i]),
-            float(found.relaxation_times[i]),
-            float(predicted[i]),
-            float(found.variances[i]),
-            float(found.variances[i] / predicted[i]),
-            float(found.effective_samples[i]),
-            "yes" if keep[i] else "no",
-        )
-        for i in range(len(keep))
-    )
-    return Comparison(
-        estimate=-abs(mean),
-        interval=(-max(abs(low), abs(high)), -inner),
-        note=(
-            f"{int(keep.sum())} of {len(keep)} modes relax within the window; measured over predicted variance in time "
-            f"{math.exp(mean):.2f} × [{math.exp(low):.2f}, {math.exp(high):.2f}]; norm drift {found.norm_drift:.1%}"
-        ),
-        tables=(
-            Table(
-                title="Variance along the trajectory",
-                columns=("λ", "relaxation steps", "predicted σ²", "measured σ²", "ratio", "effective samples", "used"),
-                rows=rows,
-            ),
-        ),
-    )
-
-
-POSTERIOR_TRAJECTORY = _claim(
-    "posterior-trajectory",
-    "Along one run at a constant rate the detrended weights fluctuate as predicted: variance in time within a factor "
-    "of 1.5 of (P1) in the modes that relax within the window (the effect is minus |ln ratio|).",
-    "Theorem 4.5",
-    _compare_trajectory,
-    _in_time,
-    {"no momentum": _in_time_without_momentum},
-    -math.log(AGREEMENT),
-    _each("trajectory"),
-    (FIXED_INPUTS, TOP_K, "stationary over the window; eigenvectors frozen at its start"),
 )
 
 # --- AT against AWP -------------------------------------------------------------------------------------------------
@@ -996,7 +642,7 @@ def _ratio(symbol: str, value: float) -> str:
     return f"{value:+.4g}" if symbol.startswith("the ") else f"{math.exp(value):.2f} ×"
 
 
-AWP_FLATTENS = _claim(
+AWP_FLATTENS = hypothesis(
     "awp-flattens",
     "Adversarial weight perturbation flattens: after the first decay the mean ln λ of AT exceeds that of AWP.",
     "section 6",
@@ -1007,7 +653,7 @@ AWP_FLATTENS = _claim(
     each_pair,
     (FIXED_INPUTS, TOP_K, "both runs share data, initialization and data order"),
 )
-AWP_QUIETS_NOISE = _claim(
+AWP_QUIETS_NOISE = hypothesis(
     "awp-quiets-noise",
     "Adversarial weight perturbation quiets the gradient noise: after the first decay the mean ln γ of AT exceeds that "
     "of AWP.",
@@ -1084,7 +730,7 @@ def _bound_figures(found: list[Track]) -> tuple[Figure, ...]:
     )
 
 
-AWP_TIGHTENS_PAC_BAYES = _claim(
+AWP_TIGHTENS_PAC_BAYES = hypothesis(
     "awp-tightens-pac-bayes",
     "AWP tightens the measured PAC-Bayes terms: after the first decay what the bound's formula adds to the training "
     "loss, over the tracked directions, is larger under AT than under AWP.",
@@ -1205,7 +851,7 @@ def _reversed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return -values
 
 
-SPIKE_REGIME = _claim(
+SPIKE_REGIME = hypothesis(
     "spike-regime",
     "The curvature spike at the first decay depends on what is left to fit: over regimes it grows with the training "
     "robust loss at the decay (rank correlation above 0), and vanishes where that loss has vanished.",
@@ -1225,9 +871,6 @@ CLAIMS = (
     CURVATURE_SPIKE,
     NOISE_SPIKE,
     POSTERIOR_SHRINK,
-    POSTERIOR_TRAJECTORY,
-    POSTERIOR_ENSEMBLE,
-    TRANSIENT_ENSEMBLE,
     AWP_FLATTENS,
     AWP_QUIETS_NOISE,
     AWP_TIGHTENS_PAC_BAYES,

@@ -3,6 +3,8 @@ r"""The posterior's dynamics at one decay of a run: ensemble, trajectory, and ho
 Ensemble  R replicas part a few relaxation times before the decay, spread at the old rate η₁, and drop to η₂ together.
           The records before the drop are `posterior-ensemble`, those after it `transient-ensemble`. Everything that
           predicts is measured at the branching checkpoint and then frozen: λ, K = UᵀCU, ρ_b, mean slope, momentum.
+          Beside λ, which holds the adversarial inputs fixed, stands the curvature over the distance σ with the attack
+          run again: the loss that the replicas descend is the robust one.
 Trajectory  the run itself, continued from the same checkpoint at the old rate, in the same basis.
 Expansion  the loss against its quadratic along u, along random directions, along the replicas' own displacements, and
           at the radius σ the posterior predicts; with inputs fixed, with inputs attacked again, and under a smooth
@@ -30,7 +32,12 @@ from empirical.measure.lanczos import top_eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.noise import gradient_noise, repeated_share
 from empirical.measure.objective import training_landscape
-from empirical.measure.operators import HessianOperator, project_gradients
+from empirical.measure.operators import (
+    HessianOperator,
+    bilinear_curvatures,
+    finite_curvatures,
+    project_gradients,
+)
 from empirical.measure.setting import Measurement
 from empirical.network.setting import build_network
 from empirical.training.checkpoint import Checkpoint
@@ -121,6 +128,22 @@ def _frozen(
     )
 
 
+def _stationary_radii(checkpoint: Checkpoint, frozen: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """σ of the white-noise stationary law (S1) in each direction at the checkpoint's rate, NaN where there is none."""
+    lam = frozen["curvatures"]
+    keep = (lam > 0) & (checkpoint.learning_rate * lam < 3.5)
+    sigma = np.full(len(lam), np.nan)
+    if keep.any():
+        problem = Quadratic(lam[keep], frozen["slope_variances"][keep] / checkpoint.setting.batch_size)
+        sigma[keep] = np.sqrt(stationary_variance(problem, checkpoint.optimizer))
+    return sigma
+
+
+def _typical(radii: NDArray[np.float64]) -> float | None:
+    """Root mean square of the radii that exist; None where none does."""
+    return float(np.sqrt(np.nanmean(radii**2))) if np.isfinite(radii).any() else None
+
+
 def measure_ensemble(
     checkpoint: Checkpoint,
     data: Data,
@@ -135,8 +158,17 @@ def measure_ensemble(
         ValueError: if mini-batch units are asked for, or the replicas' seeds meet the run's.
     """
     started = time.perf_counter()
-    _, basis, frozen = _frozen(checkpoint, data, measurement)
+    landscape, basis, frozen = _frozen(checkpoint, data, measurement)
     old = checkpoint.learning_rate
+    radius = _typical(_stationary_radii(checkpoint, frozen))
+    curvature: dict[str, NDArray] = {}
+    if radius is not None:
+        attack = attack_for(checkpoint, data, measurement, landscape)
+        curvature = {
+            "curvature_samples": bilinear_curvatures(landscape, basis, basis).cpu().numpy(),
+            "fixed_curvature_samples": finite_curvatures(landscape, basis, step=radius).cpu().numpy(),
+            "robust_curvature_samples": finite_curvatures(landscape, basis, attack, step=radius).cpu().numpy(),
+        }
     rates = np.concatenate([np.full(setting.before, old), np.full(setting.after, old * setting.factor)])
     record = sorted(
         {
@@ -168,10 +200,12 @@ def measure_ensemble(
         "sampling": "replacement" if order == "replacement" else checkpoint.setting.order,
         "vectorized": branches.vectorized,
         "drop": setting.before,
+        "curvature_step": radius,
         "seconds": round(time.perf_counter() - started, 3),
     }
     arrays = {
         **frozen,
+        **curvature,
         "steps": branches.steps,
         "positions": branches.weights,
         "velocities": branches.velocity,
@@ -227,19 +261,11 @@ def measure_expansion(
     for control, source in (("", checkpoint), ("smooth ", _smooth(checkpoint))):
         landscape, basis, frozen = _frozen(source, data, measurement)
         count = min(directions, basis.shape[1])
-        lam, slopes = frozen["curvatures"][:count], frozen["slope_variances"][:count]
-        keep = (lam > 0) & (checkpoint.learning_rate * lam < 3.5)
-        sigma = np.full(count, np.nan)
-        if keep.any():
-            sigma[keep] = np.sqrt(
-                stationary_variance(
-                    Quadratic(lam[keep], slopes[keep] / checkpoint.setting.batch_size), checkpoint.optimizer
-                )
-            )
-        chosen = np.flatnonzero(keep)
+        sigma = _stationary_radii(checkpoint, frozen)[:count]
+        chosen = np.flatnonzero(np.isfinite(sigma))
         radii = torch.as_tensor(sigma[chosen], dtype=basis.dtype, device=basis.device)
         top = basis[:, torch.as_tensor(chosen, device=basis.device)]
-        typical = float(np.sqrt(np.nanmean(sigma**2))) if keep.any() else 1e-3
+        typical = _typical(sigma) or 1e-3
         random = random_directions(landscape.dimension, count, seed=measurement.seed).to(basis)
         path = _path(source, data, path_steps, landscape)
         attack = attack_for(source, data, measurement, landscape)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -402,19 +402,54 @@ def recomputed_curvature(
         directions: U, shape ``(P, k)``.
         attack: flat weights ``(P,)`` to adversarial inputs of the landscape's shape (same random starts each call).
         step: s > 0 in units of the weights.
+
+    Raises:
+        ValueError: if ``step`` is not positive.
     """
-    if not step > 0:
-        raise ValueError(f"`recomputed_curvature(step=...)` must be > 0; got {step}.")
     columns = []
     for direction in directions.to(landscape.dtype).unbind(dim=1):
-        sides = []
-        for sign in (1.0, -1.0):
-            weights = landscape.weights + sign * step * direction
-            moved = landscape.at(weights)
-            moved.inputs = attack(weights).to(landscape.dtype)
-            sides.append(moved.gradient())
-        columns.append(directions.double().T @ (sides[0] - sides[1]) / (2 * step))
+        ahead, behind = (side.gradient() for side in _both_sides(landscape, direction, attack, step))
+        columns.append(directions.double().T @ (ahead - behind) / (2 * step))
     return torch.stack(columns, dim=1)
+
+
+def finite_curvatures(
+    landscape: Landscape,
+    directions: Tensor,
+    attack: Callable[[Tensor], Tensor] | None = None,
+    *,
+    step: float,
+) -> Tensor:
+    """Each unit's share of the diagonal of `recomputed_curvature`, shape ``(N, k)``, float64.
+
+    (uⱼ·g_n(w + s uⱼ) − uⱼ·g_n(w − s uⱼ)) / 2s, whose mean over n is the curvature along uⱼ and whose spread gives its
+    standard error. Without an attack the inputs stay as they are: what the finite step alone (kinks, third and higher
+    derivatives) makes of the Hessian's uⱼᵀHuⱼ.
+
+    Raises:
+        ValueError: if ``step`` is not positive.
+    """
+    columns = []
+    for direction in directions.to(landscape.dtype).unbind(dim=1):
+        ahead, behind = (
+            project_gradients(side, direction[:, None], method="jvp").values[:, 0]
+            for side in _both_sides(landscape, direction, attack, step)
+        )
+        columns.append((ahead - behind) / (2 * step))
+    return torch.stack(columns, dim=1)
+
+
+def _both_sides(
+    landscape: Landscape, direction: Tensor, attack: Callable[[Tensor], Tensor] | None, step: float
+) -> Iterator[Landscape]:
+    """The landscape at w + s u and at w − s u, its inputs attacked there."""
+    if not step > 0:
+        raise ValueError(f"`recomputed_curvature(step=...)` must be > 0; got {step}.")
+    for sign in (1.0, -1.0):
+        moved = landscape.at(landscape.weights + sign * step * direction)
+        if attack is not None:
+            moved.inputs = attack(moved.weights).to(landscape.dtype)
+        yield moved
 
 
 def _columns(vectors: Tensor, dimension: int) -> Tensor:

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from empirical.claims import collect
-from empirical.claims.spectra import CLAIMS
+from empirical.claims import collect, posterior, spectra
 from empirical.measure.posterior import shuffled_transient_variance
 from theory.judge.evidence import Evidence
 from theory.judge.verdict import Outcome
 from theory.model.optimizer import MomentumSGD
 
+CLAIMS = spectra.CLAIMS + posterior.CLAIMS
 BY_NAME = {entry.claim.name: entry for entry in CLAIMS}
 EPOCHS = (0, 12, 24, 36, 46, 47, 48, 49, 50, 53, 60, 72, 84, 96, 108, 120)
 DECAYS = [[480, 0.1, 0.01]]
@@ -193,14 +193,15 @@ def test_a_map_over_regimes_finds_that_the_spike_needs_a_loss_to_fit():
     assert verdict.decoys[0].outcome is Outcome.REFUTED
 
 
-def ensemble(factor=1.0, obeys_drop=True, replicas=256):
+def ensemble(factor=1.0, obeys_drop=True, replicas=256, robust=1.0):
+    """Replicas that obey (P1) at ``robust`` times the Hessian's curvature."""
     optimizer = MomentumSGD(0.1, 0.9)
     lam, gamma = np.array([3.0, 1.0, 0.5]), np.array([2.0, 1.0, 0.4])
     rates = np.r_[np.full(24, 0.1), np.full(24, 0.01)]
     steps = np.arange(3, 49, 3)
     true = rates if obeys_drop else np.full(48, 0.1)
     variance = shuffled_transient_variance(
-        lam, gamma, optimizer, true, [32] * 10, num_samples=320, repeated_share=0.9, record=steps.tolist()
+        robust * lam, gamma, optimizer, true, [32] * 10, num_samples=320, repeated_share=0.9, record=steps.tolist()
     )
     draws = np.random.default_rng(0).standard_normal((len(steps), replicas, 3))
     measured = {
@@ -212,7 +213,10 @@ def ensemble(factor=1.0, obeys_drop=True, replicas=256):
         "num_samples": 320,
         "sampling": "shuffle",
         "drop": 24,
+        "curvature_step": 0.05,
     }
+    scatter = np.random.default_rng(1).standard_normal((320, 3))
+    samples = lam * (1 + 0.3 * (scatter - scatter.mean(axis=0)))
     arrays = {
         "curvatures": lam,
         "slope_variances": gamma,
@@ -222,6 +226,9 @@ def ensemble(factor=1.0, obeys_drop=True, replicas=256):
         "steps": steps,
         "positions": draws * np.sqrt(factor * variance)[:, None, :],
         "learning_rates": rates,
+        "curvature_samples": samples,
+        "fixed_curvature_samples": samples,
+        "robust_curvature_samples": robust * samples,
     }
     return [Evidence(experiment="ensemble", setting={}, seed=0, measured=measured, arrays=arrays)]
 
@@ -236,9 +243,39 @@ def test_an_ensemble_with_the_predicted_spread_supports_the_law_and_refutes_the_
     assert verdict.outcome is Outcome.REFUTED
 
 
-def test_an_ensemble_that_ignores_the_drop_refutes_the_transient():
-    (verdict,) = judge("transient-ensemble", ensemble(obeys_drop=False))
+@pytest.mark.parametrize("name", ["transient-ensemble", "transient-robust-curvature"])
+def test_an_ensemble_that_ignores_the_drop_refutes_the_transient(name):
+    (verdict,) = judge(name, ensemble(obeys_drop=False))
     assert verdict.outcome is Outcome.REFUTED
+
+
+def test_replicas_that_feel_the_robust_curvature_support_it_and_refute_the_hessian_at_fixed_inputs():
+    outcomes = {
+        name: judge(name, ensemble(robust=3.0))[0]
+        for name in (
+            "robust-curvature",
+            "posterior-ensemble",
+            "posterior-robust-curvature",
+            "transient-robust-curvature",
+        )
+    }
+    assert [verdict.outcome for verdict in outcomes.values()] == [
+        Outcome.REFUTED,
+        Outcome.REFUTED,
+        Outcome.SUPPORTED,
+        Outcome.SUPPORTED,
+    ]
+    assert "3.00 ×" in outcomes["robust-curvature"].note
+    assert all(decoy.outcome is Outcome.REFUTED for verdict in outcomes.values() for decoy in verdict.decoys)
+    (verdict,) = judge("robust-curvature", ensemble())
+    assert verdict.outcome is Outcome.SUPPORTED and verdict.decoys[0].outcome is Outcome.REFUTED
+
+
+def test_an_ensemble_without_the_curvature_of_the_robust_loss_is_not_applicable():
+    evidence = ensemble()
+    del evidence[0].arrays["robust_curvature_samples"]
+    (verdict,) = judge("posterior-robust-curvature", evidence)
+    assert verdict.outcome is Outcome.NOT_APPLICABLE
 
 
 def expansion(pooled, half):
@@ -270,6 +307,6 @@ def test_the_quadratic_approximation_is_judged_by_its_whole_interval(pooled, hal
 
 def test_every_claim_has_a_decoy_and_the_register_holds_them_all():
     assert all(entry.claim.decoys for entry in CLAIMS)
-    register = collect(("logs", "spectra"))
+    register = collect(("logs", "spectra", "posterior"))
     names = {entry.claim.name for entry in register.claims}
     assert set(BY_NAME) <= names and not register.missing

@@ -13,6 +13,7 @@ from empirical.measure.operators import (
     HessianOperator,
     NonFiniteProductError,
     bilinear_curvatures,
+    finite_curvatures,
     noise_factor,
     probe_determinism,
     project_gradients,
@@ -218,6 +219,20 @@ def test_recomputed_curvature_of_an_attack_that_maximizes_is_the_envelopes():
     unit = torch.tensor([0.6, 0.8], dtype=torch.float64)
     expected = (torch.eye(2, dtype=torch.float64) - torch.outer(unit, unit)) / 5
     assert torch.allclose(found, expected, atol=1e-8)
+    directions = torch.linalg.qr(torch.tensor([[1.0, 2.0], [3.0, 1.0]], dtype=torch.float64))[0]
+    shares = finite_curvatures(landscape, directions, attack, step=1e-4)
+    assert torch.allclose(shares.mean(dim=0), (directions * (expected @ directions)).sum(dim=0), atol=1e-8)
+    assert torch.allclose(finite_curvatures(landscape, directions, step=1e-2), torch.zeros(1, 2).double(), atol=1e-12)
+    with pytest.raises(ValueError, match="must be > 0"):
+        finite_curvatures(landscape, directions, step=0.0)
+
+
+def test_finite_curvatures_of_a_smooth_network_tend_to_every_samples_own(problem):
+    landscape, h, _ = problem
+    directions = torch.linalg.eigh(h)[1][:, -3:]
+    exact = bilinear_curvatures(landscape, directions, directions)
+    assert torch.allclose(finite_curvatures(landscape, directions, step=1e-4), exact, atol=1e-6)
+    assert torch.allclose(exact.mean(dim=0), (directions * (h @ directions)).sum(dim=0), atol=1e-10)
 
 
 def test_a_random_forward_pass_is_refused():

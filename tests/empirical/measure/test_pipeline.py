@@ -81,7 +81,7 @@ def test_measuring_again_does_nothing_and_overwrites_nothing(measured, capsys):
 
 
 def test_the_evidence_can_be_judged_and_the_verdicts_written(measured):
-    verdicts = judge_all(collect(("spectra",)), read_evidence(measured))
+    verdicts = judge_all(collect(("spectra", "posterior")), read_evidence(measured))
     assert {"curvature-spike", "commutativity", "transient-ensemble", "awp-flattens"} <= {v.claim for v in verdicts}
     for verdict in verdicts:
         json.dumps(verdict.to_dict(), allow_nan=False)
