@@ -21,7 +21,7 @@ OPTIONS = [
     "--probes",
     "2",
     "--groups",
-    "4",
+    "6",
     "--replicas",
     "6",
     "--ensemble-steps",
