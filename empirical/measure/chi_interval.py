@@ -6,8 +6,8 @@ Problem   H and C are means over N samples, and 1 − χ = ‖HC − CH‖²/(2�
 Estimate  Split the samples into J groups. For four *different* groups a, b, c, d the products of independent unbiased
           matrices are unbiased themselves, so that
               tr(HCHC) ≈ mean over (a, b, c, d) of tr(H_a C_b H_c C_d),   tr(H²C²) ≈ mean of tr(H_a C_b C_d H_c):
-          two U-statistics. Their ratio is nearly unbiased (within 6 % of 1 − χ for kurtosis up to 40). It is not
-          clipped: it may exceed 1 where H and C commute as well as N samples can tell.
+          two U-statistics. Their ratio is nearly unbiased (within 6 % of 1 − χ for kurtosis up to 40); where H and C
+          commute as well as N samples can tell it may exceed 1, and is reported as 1.
 Error     Delete-one jackknife of the ratio, V. A U-statistic near degeneracy has its quadratic part counted twice by
           V; the delete-two jackknife estimates that part, V₂ (Efron and Stein 1981). Taking all of it off leaves
           upper limits too low, because small values come with small errors; half of what exceeds ¾ V is taken off,
@@ -94,7 +94,7 @@ def chi_from_groups(
     value, error = _u_statistic(*_grams(hessians, covariances, columns))
     half = float(stats.t.ppf(0.5 + level / 2, len(hessians) - 1)) * error
     return Estimate(
-        value=value,
+        value=min(max(value, -1.0), 1.0),
         probe_error=0.0,
         sampling_error=error,
         low=max(value - half, -1.0),

@@ -6,7 +6,6 @@ One module a subject; each exports `EXPERIMENTS` and `CLAIMS`. The order is that
 from __future__ import annotations
 
 import importlib
-import importlib.util
 
 from theory.judge.claim import Claim, Experiment, check_register
 
@@ -17,8 +16,6 @@ def _collect() -> tuple[tuple[Claim, ...], tuple[Experiment, ...]]:
     claims: list[Claim] = []
     experiments: dict[str, Experiment] = {}
     for subject in _SUBJECTS:
-        if importlib.util.find_spec(f"{__name__}.{subject}") is None:
-            continue
         module = importlib.import_module(f"{__name__}.{subject}")
         claims += module.CLAIMS
         for experiment in module.EXPERIMENTS:
