@@ -124,13 +124,16 @@ PRESETS = {
 
 
 def checkpoint_plan(epochs: int, milestones: Sequence[float]) -> tuple[int, ...]:
-    """Epochs after which to keep a checkpoint: the start, every tenth of the run, and −2 … +5 around each milestone.
+    """Epochs after which to keep a checkpoint: the start, every tenth of the run, −2 … +5 around each milestone and
+    around the middle of the stage before it.
 
-    The one at the milestone itself is the state in which the learning rate drops: branches start there.
+    The one at the milestone itself is the state in which the learning rate drops: branches start there. The middles are
+    where claims pretend that it dropped: a decoy that is seen less often than the claim could not be refuted.
     """
     plan = {round(tenth * epochs / 10) for tenth in range(11)}
-    for milestone in milestones:
-        plan |= {int(milestone) + offset for offset in (-2, -1, 0, 1, 2, 5)}
+    for begin, milestone in zip((0, *milestones), milestones, strict=False):
+        for centre in (int(milestone), int((begin + milestone) / 2)):
+            plan |= {centre + offset for offset in (-2, -1, 0, 1, 2, 5)}
     return tuple(sorted(epoch for epoch in plan if 0 <= epoch <= epochs))
 
 
