@@ -23,7 +23,7 @@ from theory.judge.evidence import Evidence
 from theory.judge.verdict import Verdict
 
 #: Modules that may hold claims, in the order of their columns in the table of verdicts.
-MODULES = ("logs", "training", "spectra", "posterior")
+MODULES = ("logs", "training", "spectra", "posterior", "regimes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,30 +75,6 @@ def _dynamics(
     )
 
 
-def _predicted(item: Evidence) -> NDArray[np.float64]:
-    """(P1) along the replicas' own learning-rate path."""
-    return _dynamics(item, item.arrays["learning_rates"], _optimizer(item), item.arrays["steps"].tolist())
-
-
-def _without_momentum(item: Evidence) -> NDArray[np.float64]:
-    """The same recursion with μ = 0."""
-    optimizer = dataclasses.replace(_optimizer(item), momentum=0.0, nesterov=False)
-    return _dynamics(item, item.arrays["learning_rates"], optimizer, item.arrays["steps"].tolist())
-
-
-def _without_drop(item: Evidence) -> NDArray[np.float64]:
-    """As if the learning rate had stayed."""
-    rates = np.full_like(item.arrays["learning_rates"], item.arrays["learning_rates"][0])
-    return _dynamics(item, rates, _optimizer(item), item.arrays["steps"].tolist())
-
-
-def _at_once(item: Evidence) -> NDArray[np.float64]:
-    """As if the replicas had always run at the new rate: a transient without memory."""
-    rates = item.arrays["learning_rates"].copy()
-    rates[:] = rates[-1]
-    return _dynamics(item, rates, _optimizer(item), item.arrays["steps"].tolist())
-
-
 def robust_curvatures(item: Evidence) -> NDArray[np.float64]:
     """uᵢᵀ(∂g/∂w)uᵢ of the robust loss over the distance σ, inputs attacked again on both sides, shape ``(k,)``."""
     if "robust_curvature_samples" not in item.arrays:
@@ -105,21 +82,30 @@ def robust_curvatures(item: Evidence) -> NDArray[np.float64]:
     return item.arrays["robust_curvature_samples"].mean(axis=0)
 
 
-def _predicted_robust(item: Evidence) -> NDArray[np.float64]:
-    """(P1) with the curvature of the robust loss."""
-    rates, steps = item.arrays["learning_rates"], item.arrays["steps"].tolist()
-    return _dynamics(item, rates, _optimizer(item), steps, robust_curvatures(item))
+Law = Callable[[Evidence], NDArray[np.float64]]
 
 
-def _robust_without_momentum(item: Evidence) -> NDArray[np.float64]:
-    rates, steps = item.arrays["learning_rates"], item.arrays["steps"].tolist()
-    still = dataclasses.replace(_optimizer(item), momentum=0.0, nesterov=False)
-    return _dynamics(item, rates, still, steps, robust_curvatures(item))
+def _law(*, rates: Literal["path", "old", "new"] = "path", momentum: bool = True, robust: bool = False) -> Law:
+    """(P1) at an ensemble's records.
 
+    Args:
+        rates: the replicas' own learning-rate path, or as if the rate had never dropped ("old") or had always been the
+            new one ("new": a transient without memory).
+        momentum: whether μ is the run's, or 0.
+        robust: curvature of the robust loss in place of the Hessian at fixed inputs.
+    """
 
-def _robust_without_drop(item: Evidence) -> NDArray[np.float64]:
-    rates = np.full_like(item.arrays["learning_rates"], item.arrays["learning_rates"][0])
-    return _dynamics(item, rates, _optimizer(item), item.arrays["steps"].tolist(), robust_curvatures(item))
+    def predict(item: Evidence) -> NDArray[np.float64]:
+        optimizer = _optimizer(item)
+        if not momentum:
+            optimizer = dataclasses.replace(optimizer, momentum=0.0, nesterov=False)
+        path = item.arrays["learning_rates"]
+        if rates != "path":
+            path = np.full_like(path, path[0 if rates == "old" else -1])
+        curvatures = robust_curvatures(item) if robust else None
+        return _dynamics(item, path, optimizer, item.arrays["steps"].tolist(), curvatures)
+
+    return predict
 
 
 def _ensemble_comparison(after: bool) -> Compare:
@@ -271,8 +257,8 @@ POSTERIOR_ENSEMBLE = hypothesis(
     "variance in the tracked directions is within a factor of 1.5 of (P1) (the effect is minus |ln ratio|).",
     "Theorem 4.5",
     _ensemble_comparison(after=False),
-    _predicted,
-    {"no momentum": _without_momentum},
+    _law(),
+    {"no momentum": _law(momentum=False)},
     -math.log(AGREEMENT),
     each_item("ensemble"),
     (FIXED_INPUTS, TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
@@ -283,8 +269,8 @@ TRANSIENT_ENSEMBLE = hypothesis(
     "after the drop it is within a factor of 1.5 of (P1) (the effect is minus the largest |ln ratio|).",
     "Theorem 4.7",
     _ensemble_comparison(after=True),
-    _predicted,
-    {"the rate never dropped": _without_drop, "the new law at once": _at_once},
+    _law(),
+    {"the rate never dropped": _law(rates="old"), "the new law at once": _law(rates="new")},
     -math.log(AGREEMENT),
     each_item("ensemble"),
     (FIXED_INPUTS, TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
@@ -298,8 +284,8 @@ POSTERIOR_ROBUST = hypothesis(
     "ratio|).",
     "Theorem 4.5, with this project's curvature",
     _ensemble_comparison(after=False),
-    _predicted_robust,
-    {"no momentum": _robust_without_momentum},
+    _law(robust=True),
+    {"no momentum": _law(robust=True, momentum=False)},
     -math.log(AGREEMENT),
     each_item("ensemble"),
     (TOP_K, "γ and the eigenvectors frozen at the checkpoint"),
@@ -310,8 +296,8 @@ TRANSIENT_ROBUST = hypothesis(
     "within a factor of 1.5 of (P1) at every record (the effect is minus the largest |ln ratio|).",
     "Theorem 4.7, with this project's curvature",
     _ensemble_comparison(after=True),
-    _predicted_robust,
-    {"the rate never dropped": _robust_without_drop},
+    _law(robust=True),
+    {"the rate never dropped": _law(robust=True, rates="old")},
     -math.log(AGREEMENT),
     each_item("ensemble"),
     (TOP_K, "γ and the eigenvectors frozen at the checkpoint"),

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from empirical.claims import collect, posterior, spectra
+from empirical.claims import collect, posterior, regimes, spectra
 from empirical.measure.posterior import shuffled_transient_variance
 from theory.judge.evidence import Evidence
 from theory.judge.verdict import Outcome
 from theory.model.optimizer import MomentumSGD
 
-CLAIMS = spectra.CLAIMS + posterior.CLAIMS
+CLAIMS = spectra.CLAIMS + posterior.CLAIMS + regimes.CLAIMS
 BY_NAME = {entry.claim.name: entry for entry in CLAIMS}
 EPOCHS = (0, 12, 24, 36, 46, 47, 48, 49, 50, 53, 60, 72, 84, 96, 108, 120)
 DECAYS = [[480, 0.1, 0.01]]
@@ -307,6 +307,6 @@ def test_the_quadratic_approximation_is_judged_by_its_whole_interval(pooled, hal
 
 def test_every_claim_has_a_decoy_and_the_register_holds_them_all():
     assert all(entry.claim.decoys for entry in CLAIMS)
-    register = collect(("logs", "spectra", "posterior"))
+    register = collect(("logs", "spectra", "posterior", "regimes"))
     names = {entry.claim.name for entry in register.claims}
     assert set(BY_NAME) <= names and not register.missing
