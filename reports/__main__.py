@@ -1,4 +1,4 @@
-"""``python -m reports build | compare``: exit status 0, 1 (results differ), 2 (wrong usage or unreadable input)."""
+"""``python -m reports build | index | compare``: exit status 0, 1 (results differ), 2 (wrong usage, unreadable input)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.build import MissingMatplotlibError, build
+from reports.build import MissingMatplotlibError, build, build_index
 from reports.compare import compare, table
 from theory.judge.verdict import read_verdicts
 
@@ -34,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--markdown", action="store_true", help="report.md alone; needs no matplotlib")
     make.add_argument("--figures", action="store_true", help="also write figures/<claim>-<n>.svg")
     make.set_defaults(run=_build)
+    front = commands.add_parser("index", help="write index.html of a folder of results folders")
+    front.add_argument("folder", type=Path, help="folder whose subfolders hold verdicts.json")
+    front.set_defaults(run=_index)
     both = commands.add_parser("compare", help="compare two folders; exit 0 if all outcomes are the same, else 1")
     both.add_argument("a", type=Path, metavar="A", help="folder with verdicts.json")
     both.add_argument("b", type=Path, metavar="B", help="folder with verdicts.json")
@@ -47,6 +50,11 @@ def _build(options: argparse.Namespace) -> int:
         raise ValueError("`build --figures` draws, `build --markdown` does not; give one of them.")
     for path in build(options.out, page=not options.markdown, figure_files=options.figures):
         print(path)
+    return 0
+
+
+def _index(options: argparse.Namespace) -> int:
+    print(build_index(options.folder))
     return 0
 
 

@@ -9,6 +9,7 @@ from reports import markdown
 from reports.outline import slug
 from reports.source import read_results
 from theory.judge.evidence import atomic_write
+from theory.judge.verdict import read_verdicts
 
 
 class MissingMatplotlibError(RuntimeError):
@@ -37,11 +38,7 @@ def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tup
     files: dict[Path, str] = {}
     shown: dict[str, list[tuple[str, str]]] | None = None
     if page:
-        if importlib.util.find_spec("matplotlib") is None:
-            raise MissingMatplotlibError(
-                "`python -m reports build` needs matplotlib for index.html: pip install 'spikeshrink[report]', "
-                "or ask for report.md alone with --markdown."
-            )
+        _need_matplotlib()
         from reports.html import Page
 
         sheet = Page()
@@ -59,3 +56,36 @@ def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tup
         path.parent.mkdir(exist_ok=True)
         atomic_write(path, content.encode(), overwrite=True)
     return tuple(files)
+
+
+def build_index(folder: Path) -> Path:
+    """Write ``index.html`` of a folder whose subfolders hold results, with a link to each report.
+
+    Raises:
+        MissingMatplotlibError: if pages cannot be made.
+        ValueError: if no subfolder holds verdicts, or some are damaged.
+        OSError: if the file cannot be written.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"`build_index(folder=...)` must be a folder of results folders; got {str(folder)!r}.")
+    found = {
+        item.name: read_verdicts(item / "verdicts.json")
+        for item in sorted(folder.iterdir())
+        if (item / "verdicts.json").is_file()
+    }
+    if not found:
+        raise ValueError(f"`build_index(folder=...)` must hold folders with verdicts.json; {str(folder)!r} has none.")
+    _need_matplotlib()
+    from reports.html import front_page
+
+    path = folder / "index.html"
+    atomic_write(path, front_page(found).encode(), overwrite=True)
+    return path
+
+
+def _need_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingMatplotlibError(
+            "`python -m reports` needs matplotlib for index.html: pip install 'spikeshrink[report]', "
+            "or ask `build` for report.md alone with --markdown."
+        )

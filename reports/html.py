@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -25,6 +26,7 @@ from reports.outline import (
     runs_table,
     sections,
     setting_rows,
+    slug,
     subject_table,
     summary,
     verdict_facts,
@@ -33,7 +35,7 @@ from reports.palette import COLORS
 from reports.source import Results
 from reports.svg import Drawing, outline_sheet
 from theory.judge.figure import Table
-from theory.judge.verdict import Outcome
+from theory.judge.verdict import Outcome, Verdict
 
 #: Panels of one drawing: as many as a sheet of paper holds.
 _PANELS = 20
@@ -56,6 +58,40 @@ _EQUATION = (
 )
 
 
+_HEADER = (
+    '<header><p class="kicker">Spikeshrink</p><h1>What was found</h1>'
+    f'<p class="question">{html.escape(QUESTION)}</p>'
+    f'<div class="equation">{_EQUATION}<span class="tag">(S1)</span></div>'
+    f'<p class="symbols">{html.escape(SYMBOLS)}</p></header>'
+)
+
+
+def front_page(results: Mapping[str, Sequence[Verdict]]) -> str:
+    """``index.html`` of a folder of results: one paragraph and one link for each, by folder name."""
+    body = [_HEADER, "<main>"]
+    for name, verdicts in results.items():
+        title = _text(name.replace("-", " ").capitalize())
+        anchor = slug(name)
+        tally = Counter(verdict.outcome for verdict in verdicts)
+        counts = " ".join(_outcome(outcome, tally[outcome]) for outcome in Outcome if tally[outcome])
+        body.append(
+            f'<section class="claim" aria-labelledby="{anchor}"><h2 id="{anchor}">'
+            f'<a href="{_text(name)}/index.html">{title}</a></h2><p>{counts}</p>'
+            f"<p>{_text(summary(sections(verdicts)))}</p></section>"
+        )
+    return _document([*body, "</main>"], "")
+
+
+def _document(body: Sequence[str], outlines: str) -> str:
+    content = "\n".join(body)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<title>Spikeshrink: what was found</title>\n'
+        f"<style>\n{_stylesheet()}</style>\n</head>\n<body>\n{outlines}\n{content}\n</body>\n</html>\n"
+    )
+
+
 class Page:
     """One rendering: numbers figures and tables through the page, and keeps what it draws.
 
@@ -74,10 +110,8 @@ class Page:
         parts = sections(results.verdicts)
         body = [
             '<a class="skip" href="#verdicts">To the verdicts</a>',
-            '<header><p class="kicker">Spikeshrink</p><h1>What was found</h1>',
-            f'<p class="question">{_text(QUESTION)}</p>',
-            f'<div class="equation">{_EQUATION}<span class="tag">(S1)</span></div>',
-            f'<p class="symbols">{_text(SYMBOLS)}</p></header><main>',
+            _HEADER,
+            "<main>",
             f'<section aria-labelledby="verdicts"><h2 id="verdicts">Verdicts</h2><p>{_text(summary(parts))}</p>',
             _overview(overview(parts)),
             *(_matrix(matrix, {part.claim: part.anchor for part in parts}) for matrix in matrices(parts)),
@@ -86,14 +120,7 @@ class Page:
             self._provenance(results),
             "</main>",
         ]
-        content = "\n".join(body)
-        return (
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            '<meta name="color-scheme" content="light dark">\n<title>Spikeshrink: what was found</title>\n'
-            f"<style>\n{_stylesheet()}</style>\n</head>\n<body>\n{outline_sheet(self._outlines)}\n{content}\n"
-            "</body>\n</html>\n"
-        )
+        return _document(body, outline_sheet(self._outlines))
 
     def _section(self, part: Section) -> str:
         first = part.first

@@ -15,7 +15,7 @@ from reports.__main__ import main
 from reports.palette import COLORS
 from tests.reports.samples import empirical_results, theory_results, verdict
 from theory.judge.figure import Figure, Heatmap, Series
-from theory.judge.verdict import Outcome, write_verdicts
+from theory.judge.verdict import Outcome, read_verdicts, write_verdicts
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -292,3 +292,29 @@ def test_a_claim_without_figures_evidence_or_decoys_still_has_its_section(tmp_pa
     page = Checker((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert page.wrong == []
     assert {"id": "bare"} in page.all("h2")
+
+
+def test_the_front_page_links_every_report_and_counts_its_verdicts(tmp_path, capsys):
+    for name, write in (("theory", theory_results), ("digits-<b>", empirical_results)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
+    (tmp_path / "no-results").mkdir()
+    assert main(["index", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    page = Checker(text)
+    assert page.wrong == []
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    assert links == ["digits-<b>/index.html", "theory/index.html"]  # unescaped by the parser
+    assert "<b>" not in text and "no-results" not in text
+    verdicts = read_verdicts(tmp_path / "theory" / "verdicts.json")
+    refuted = sum(verdict.outcome is Outcome.REFUTED for verdict in verdicts)
+    assert f"{refuted} refuted" in text
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_a_front_page_of_nothing_is_refused(tmp_path, capsys, name):
+    (tmp_path / "empty").mkdir()
+    assert main(["index", str(tmp_path / name)]) == 2
+    assert "`build_index(folder=...)` must" in capsys.readouterr().err
+    assert list((tmp_path / "empty").iterdir()) == []
