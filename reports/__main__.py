@@ -1,4 +1,4 @@
-"""``python -m reports build | index | compare``: exit status 0, 1 (results differ), 2 (wrong usage, unreadable input)."""
+"""``python -m reports build | index | compare``: exit status 0, 1 (results differ), 2 (wrong usage, bad input)."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
-from empirical.measure.lanczos import LanczosStatus, NotConvergedError, top_eigenpairs
+from empirical.measure.lanczos import LanczosStatus, NotConvergedError, orthogonalized, top_eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.operators import GradientCovarianceOperator, HessianOperator
+from empirical.measure.precision import inner_products, norm
 from tests.empirical.measure.conftest import trained
 
 
@@ -180,6 +181,26 @@ def test_single_precision_keeps_its_digits_over_two_million_weights():
     assert float((basis.T @ basis - torch.eye(4, dtype=torch.float64)).abs().max()) < 1e-5
     residuals = (Diagonal().matmat(found.basis).double() - basis * found.largest).norm(dim=0)
     assert (residuals < 2 * found.residuals).all()
+
+
+def test_inner_products_in_single_precision_are_summed_in_double():
+    size = 10_000_000
+    rows = 1 + torch.rand(1, size, generator=torch.Generator().manual_seed(0))
+    column = 1 + torch.rand(size, 1, generator=torch.Generator().manual_seed(1))
+    exact = float(rows.double()[0] @ column.double()[:, 0])
+    assert float(inner_products(rows, column)) == pytest.approx(exact, rel=1e-7)
+    assert norm(rows[0]) == pytest.approx(float(rows.double().norm()), rel=1e-12)
+
+
+def test_a_vector_nearly_inside_the_basis_is_swept_until_it_is_orthogonal():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.linalg.qr(torch.randn(400, 12, generator=generator))[0].T.contiguous()
+    inside = rows.T @ torch.randn(12, generator=generator)
+    vector = inside + 1e-5 * torch.randn(400, generator=generator)
+    left, coefficients, size = orthogonalized(vector.clone(), rows)
+    assert float((rows @ left).abs().max()) < 1e-5 * size
+    assert torch.allclose(rows.T.double() @ coefficients + left.double(), vector.double(), atol=1e-6)
+    assert size == pytest.approx(float(left.double().norm()), rel=1e-9)
 
 
 @pytest.mark.parametrize(

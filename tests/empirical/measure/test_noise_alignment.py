@@ -253,13 +253,27 @@ def test_chi_over_data_is_the_u_statistic_over_explicit_groups(problem):
     landscape, _, _ = problem
     six = torch.arange(200).tensor_split(6)
     h, c = group_matrices(*per_sample(landscape), six)
-    values = [[], []]
-    for i, j, k, m in itertools.permutations(range(6), 4):
-        values[0].append(torch.trace(h[i] @ c[j] @ h[k] @ c[m]))
-        values[1].append(torch.trace(h[i] @ c[j] @ c[m] @ h[k]))
-    expected = float(sum(values[0]) / sum(values[1]))
+    traces = {
+        (i, j, k, m): (
+            float(torch.trace(h[i] @ c[j] @ h[k] @ c[m])),
+            float(torch.trace(h[i] @ c[j] @ c[m] @ h[k])),
+        )
+        for i, j, k, m in itertools.permutations(range(6), 4)
+    }
+
+    def without(*left_out):
+        kept = [pair for groups, pair in traces.items() if not set(groups) & set(left_out)]
+        return sum(pair[0] for pair in kept) / sum(pair[1] for pair in kept)
+
+    whole, one = without(), [without(a) for a in range(6)]
     found = chi_interval(*per_sample(landscape), six)
-    assert found.value == pytest.approx(expected, rel=1e-10)
+    assert found.value == pytest.approx(whole, rel=1e-10)
+    variance = 5 / 6 * sum((value - np.mean(one)) ** 2 for value in one)
+    joint = [6 * whole - 5 * (one[a] + one[b]) + 4 * without(a, b) for a, b in itertools.combinations(range(6), 2)]
+    quadratic = sum((value - np.mean(joint)) ** 2 for value in joint) / 30
+    assert quadratic > 0.75 * variance  # so that the correction acts here
+    corrected = max(variance - 0.5 * (quadratic - 0.75 * variance), 0.5 * variance)
+    assert found.sampling_error == pytest.approx(np.sqrt(corrected), rel=1e-8)
     # The same from the data: partition drawn by the seed, matrices formed (k = P) or products alone (a few columns).
     order = torch.randperm(200, generator=torch.Generator().manual_seed(3))
     eye = torch.eye(75, dtype=torch.float64)
