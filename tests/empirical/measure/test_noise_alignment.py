@@ -249,9 +249,10 @@ def chi_interval(hessians, gradients, parts):
     return chi_from_groups(*products, torch.eye(gradients.shape[1], dtype=torch.float64))
 
 
-def test_chi_over_data_is_the_u_statistic_over_explicit_groups(problem):
-    landscape, _, _ = problem
-    six = torch.arange(200).tensor_split(6)
+def test_chi_and_its_error_are_the_u_statistic_and_jackknives_over_explicit_groups():
+    x, y = toy_data(900, inputs=4, seed=3)
+    landscape = Landscape(trained(smooth_network(4, 3, seed=3), x, y, steps=40), x, y)
+    six = torch.arange(900).tensor_split(6)
     h, c = group_matrices(*per_sample(landscape), six)
     traces = {
         (i, j, k, m): (
@@ -271,9 +272,13 @@ def test_chi_over_data_is_the_u_statistic_over_explicit_groups(problem):
     variance = 5 / 6 * sum((value - np.mean(one)) ** 2 for value in one)
     joint = [6 * whole - 5 * (one[a] + one[b]) + 4 * without(a, b) for a, b in itertools.combinations(range(6), 2)]
     quadratic = sum((value - np.mean(joint)) ** 2 for value in joint) / 30
-    assert quadratic > 0.75 * variance  # so that the correction acts here
-    corrected = max(variance - 0.5 * (quadratic - 0.75 * variance), 0.5 * variance)
+    assert 0.8 < quadratic / variance < 1.7  # between the two ends of the correction
+    corrected = variance - 0.5 * (quadratic - 0.75 * variance)
     assert found.sampling_error == pytest.approx(np.sqrt(corrected), rel=1e-8)
+
+
+def test_chi_over_data_is_the_same_from_matrices_and_from_products(problem):
+    landscape, _, _ = problem
     # The same from the data: partition drawn by the seed, matrices formed (k = P) or products alone (a few columns).
     order = torch.randperm(200, generator=torch.Generator().manual_seed(3))
     eye = torch.eye(75, dtype=torch.float64)
