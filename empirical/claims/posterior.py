@@ -9,7 +9,8 @@ Curvature The paper's Hessian holds the adversarial inputs fixed. Training does 
 Blindness The margins, and the windows of `posterior-ensemble` and `transient-ensemble`, were fixed before any verdict.
           The trajectory's window was changed after the first one (400 steps across a decay to 200 steps before each):
           its verdicts describe. `robust-curvature` and the two claims built on it were *formed on* the ensemble of one
-          digits run (AT, seed 0), which came out at 0.56 × the prediction; only other runs test them.
+          digits run (AT, seed 0), which came out at 0.56 × the prediction; only other runs test them. For AWP "the
+          attack run again" does not perturb the weights anew.
 Decoys    share evidence and comparison with the claim: a recursion without momentum, a drop that never came, half the
           curvature.
 Source    Xu and Zhang, arXiv 2410.07719, Theorems 4.5 and 4.7; Danskin 1966 for the derivative of a maximum.
@@ -159,9 +160,8 @@ def _ensemble_figures(
     steps, replicas = item.arrays["steps"], item.arrays["positions"].shape[1]
     spread = math.sqrt(2 / replicas)
     series = []
-    for direction in np.flatnonzero(keep)[[0, -1]]:
+    for name, direction in zip(("largest λ", "smallest λ"), np.flatnonzero(keep)[[0, -1]], strict=True):
         values = measured[:, direction]
-        name = f"λ = {item.arrays['curvatures'][direction]:.2g}"
         series.append(
             line(
                 f"measured, {name}",
