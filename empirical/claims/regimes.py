@@ -88,14 +88,18 @@ def _compare_regimes(evidence: Mapping[str, Evidence], predict: Order) -> Compar
             continue
         at = track.items[windows[0][-1]].measured["gap"]["train"]
         rows.append((track, float(at["robust_loss"]), spike, noise, shrink))
+    rows.sort(key=lambda row: row[1])
+    settings = [_regime(track) for track, *_ in rows]
+    varied = [place for place in range(len(REGIME)) if len({setting[place] for setting in settings}) > 1]
     table = Table(
         title="Spike and shrink by regime",
-        columns=(*(name for name, _ in REGIME), "train robust loss at the decay", "λ ×", "γ ×", "σ² ×"),
+        columns=(*(REGIME[place][0] for place in varied), "robust loss", "λ ×", "γ ×", "σ² ×"),
         rows=tuple(
-            (*_regime(track), loss, *(math.exp(change.estimate) for change in changes))
-            for track, loss, *changes in sorted(rows, key=lambda row: row[1])
+            (*(setting[place] for place in varied), loss, *(math.exp(change.estimate) for change in changes))
+            for setting, (_, loss, *changes) in zip(settings, rows, strict=True)
         ),
-        caption="First decay, windows of a quarter stage on either side.",
+        caption="First decay, windows of a quarter stage on either side; robust loss: on training data, at the decay. "
+        "Settings that all runs share are left out.",
     )
     if len(rows) < REGIMES:
         return Comparison(
