@@ -361,7 +361,24 @@ def project_gradients(landscape: Landscape, directions: Tensor, *, method: Proje
 def _project(landscape: Landscape, directions: Tensor, units: Tensor, method: str) -> Tensor:
     if method == "jvp":
         return directional_derivatives(landscape, directions, units).double()
-    return inner_products(unit_gradients(landscape, units), directions)
+    if landscape.units_are_batches:
+        return inner_products(unit_gradients(landscape, units), directions)
+
+    def loss_of(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return landscape.sample_loss(parameters, x, y)
+
+    # Parameter by parameter: laying the per-sample gradients side by side would copy all of them once more.
+    with full_precision(landscape.device):
+        found = vmap(grad(loss_of), in_dims=(None, 0, 0))(
+            landscape.unflatten(landscape.weights), landscape.inputs[units], landscape.targets[units]
+        )
+    total = torch.zeros(len(units), directions.shape[1], dtype=torch.float64, device=landscape.device)
+    start = 0
+    for gradient in found.values():
+        stop = start + gradient[0].numel()
+        total += inner_products(gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None], directions[start:stop])
+        start = stop
+    return total
 
 
 def probe_determinism(operator: SymmetricOperator, *, tolerance: float | None = None) -> None:

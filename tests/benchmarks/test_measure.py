@@ -117,8 +117,9 @@ def test_gamma_for_ten_directions_in_batch_gradients(benchmark):
     landscape = Landscape(network, x, y, dtype=torch.float32)
     directions = torch.linalg.qr(torch.randn(landscape.dimension, PAIRS))[0]
     landscape.gradient()
+    project_gradients(landscape, directions, method="per-sample-gradients")  # both sides warm
     ratios = []
-    for _ in range(3):
+    for _ in range(7):
         gradient = seconds(landscape.gradient)[0]
         ratios.append(
             seconds(lambda: project_gradients(landscape, directions, method="per-sample-gradients"))[0] / gradient
