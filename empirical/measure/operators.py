@@ -281,12 +281,19 @@ def unit_gradients(landscape: Landscape, units: Tensor) -> Tensor:
                 loss = landscape.unit_losses(landscape.unflatten(leaf), unit[None]).sum()
                 rows.append(torch.autograd.grad(loss, leaf)[0])
             return torch.stack(rows)
+        found = _sample_gradients(landscape, units)
+        return torch.cat([gradient.reshape(len(units), -1) for gradient in found.values()], dim=1)
 
-        def loss_of(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            return landscape.sample_loss(landscape.unflatten(weights), x, y)
 
-        per_sample = vmap(grad(loss_of), in_dims=(None, 0, 0))
-        return per_sample(landscape.weights, landscape.inputs[units], landscape.targets[units])
+def _sample_gradients(landscape: Landscape, units: Tensor) -> dict[str, Tensor]:
+    """Gradients of single samples by parameter, each ``(len(units), …)``."""
+
+    def loss_of(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return landscape.sample_loss(parameters, x, y)
+
+    per_sample = vmap(grad(loss_of), in_dims=(None, 0, 0))
+    weights = landscape.unflatten(landscape.weights)
+    return per_sample(weights, landscape.inputs[units], landscape.targets[units])
 
 
 def directional_derivatives(landscape: Landscape, vectors: Tensor, units: Tensor) -> Tensor:
@@ -364,20 +371,14 @@ def _project(landscape: Landscape, directions: Tensor, units: Tensor, method: st
     if landscape.units_are_batches:
         return inner_products(unit_gradients(landscape, units), directions)
 
-    def loss_of(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return landscape.sample_loss(parameters, x, y)
-
     # Parameter by parameter: laying the per-sample gradients side by side would copy all of them once more.
-    with full_precision(landscape.device):
-        found = vmap(grad(loss_of), in_dims=(None, 0, 0))(
-            landscape.unflatten(landscape.weights), landscape.inputs[units], landscape.targets[units]
-        )
     total = torch.zeros(len(units), directions.shape[1], dtype=torch.float64, device=landscape.device)
     start = 0
-    for gradient in found.values():
-        stop = start + gradient[0].numel()
-        total += inner_products(gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None], directions[start:stop])
-        start = stop
+    with full_precision(landscape.device):
+        for gradient in _sample_gradients(landscape, units).values():
+            rows = gradient.reshape(len(units), -1)
+            total += inner_products(rows, directions[start : start + rows.shape[1]])
+            start += rows.shape[1]
     return total
 
 
