@@ -46,8 +46,8 @@ def compare(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The whole test suite."""
-    session.install(EVERYTHING, *group("tests"))
+    """The whole test suite, with the peers that check us: what is skipped needs a GPU or downloaded data."""
+    session.install(EVERYTHING, *group("tests"), *group("peers"))
     session.run("pytest", "-n", "logical", *session.posargs)
 
 
@@ -100,10 +100,17 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def speed(session: nox.Session) -> None:
+    """Seconds of a PGD-10 iteration beside the textbook loop; on a GPU the fast settings. No download."""
+    session.install(EVERYTHING)
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session
 def calibration(session: nox.Session) -> None:
     """How often the judge errs: ≥ 10,000 true claims and ≥ 1,000 false ones through the real simulator."""
     session.install(THEORY)
-    session.run("python", "-m", "theory.calibration", *session.posargs)
+    session.run("python", "-m", "tests.calibration", *session.posargs)
 
 
 @nox.session

@@ -22,7 +22,6 @@ COMMANDS = {
     "import": "importing",
     "reproduce": "reproduce",
     "validate": "validate",
-    "benchmark": "benchmark",
     "gate": "gate",
 }
 

@@ -2,7 +2,7 @@
 
 Figures to reach on a CPU: PGD-10 AT of PreActResNet-18 at least 1.4 × faster than the textbook loop, AWP at most 15 %
 more than AT, the data pipeline under 2 % of an epoch, first losses equal to float tolerance. The same record as
-``python -m empirical benchmark``; run with ``--benchmark-only`` or ``--benchmark-enable``.
+``nox -s speed``; run with ``--benchmark-only`` or ``--benchmark-enable``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from empirical.training.benchmark import benchmark_iterations, benchmark_pipeline  # noqa: E402  (after the skip)
+from tests.benchmarks.iterations import benchmark_iterations, benchmark_pipeline  # noqa: E402  (after the skip)
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from theory import calibration
+from tests import calibration
 from theory.judge.evidence import Evidence
 
 SMALL = calibration.Study(

@@ -1,4 +1,4 @@
-"""``python -m empirical benchmark``: how fast a training iteration is, beside the textbook loop. No download.
+"""``python -m tests.benchmarks``: how fast a training iteration is, beside the textbook loop. No download.
 
 On a GPU: images/s, TFLOP/s against the floor of 23 forwards (AWP 26), minutes for 200 epochs, peak memory, and the
 ratio to the eager textbook loop in float32 with TF32 off and on. On a CPU: the ratio, AWP's extra, and the data
@@ -11,19 +11,17 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from empirical.commands.options import device_name
 
-NAME = "benchmark"
 
-
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Register the subcommand."""
-    parser = subparsers.add_parser(
-        NAME,
-        help="speed of a training iteration beside the textbook loop",
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
         description="Times PreActResNet-18 PGD-10 iterations on generated images: textbook, ours, ours with AWP.",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
@@ -35,12 +33,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     return parser
 
 
-def run(args: argparse.Namespace) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 0, or 2 for wrong usage."""
+    args = parser().parse_args(arguments)
     try:
         record = measured(args)
     except ValueError as error:
-        print(f"benchmark: {error}", file=sys.stderr)
+        print(f"benchmarks: {error}", file=sys.stderr)
         return 2
     text = json.dumps(record, indent=1, allow_nan=False)
     print(text)
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             with Path(args.out).open("x", encoding="utf-8") as stream:
                 stream.write(text + "\n")
         except OSError as error:
-            print(f"benchmark: {args.out} cannot be written: {error.strerror}", file=sys.stderr)
+            print(f"benchmarks: {args.out} cannot be written: {error.strerror}", file=sys.stderr)
             return 2
     return 0
 
@@ -67,7 +66,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"`--{name.replace('_', '-')}` must be >= 1; got {value}.")
     import torch
 
-    from empirical.training.benchmark import benchmark_iterations, benchmark_pipeline, gpu_environment
+    from tests.benchmarks.iterations import benchmark_iterations, benchmark_pipeline, gpu_environment
     from theory.judge.evidence import provenance
 
     if args.threads:
@@ -99,3 +98,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         "runs": runs,
         "pipeline": pipeline,
     }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

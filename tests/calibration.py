@@ -10,7 +10,7 @@ Rule      Fixed beforehand: a kind passes if its Kolmogorov–Smirnov p-value is
           each nominal α lies in the Clopper–Pearson interval at level 1 − 1e-4 over the number of intervals; power
           passes if every claim is supported and every decoy refuted.
 
-``python -m theory.calibration --out FOLDER`` prints a table, writes one evidence file, exits 0 if all pass, else 1.
+``python -m tests.calibration --out FOLDER`` prints a table, writes one evidence file, exits 0 if all pass, else 1.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ def _claim(mode: int) -> Claim:
     return Claim(
         name=f"calibration-mode-{mode}",
         statement="Var w of one mode is (S1)",
-        source="theory.calibration",
+        source="tests.calibration",
         kind=Kind.IDENTITY,
         experiments=("calibration",),
         assumptions=("quadratic loss", "white Gaussian noise"),
@@ -371,7 +371,7 @@ def _table(measured: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study, print its table, write its evidence; 0 if calibrated and powerful, 1 if not, 2 for bad usage."""
-    parser = argparse.ArgumentParser(prog="python -m theory.calibration", description="How often the judge errs.")
+    parser = argparse.ArgumentParser(prog="python -m tests.calibration", description="How often the judge errs.")
     parser.add_argument("--out", type=Path, default=Path("reports/local/calibration"), help="folder for the evidence")
     parser.add_argument("--seed", type=int, default=20261122, help="root seed (default: that of the published study)")
     parser.add_argument("--quick", action="store_true", help="a few runs of everything: a check that it works")

@@ -25,8 +25,8 @@ from empirical.network.preactresnet import FORWARD_FLOP_PER_IMAGE
 from empirical.training.attack import draw_starts
 from empirical.training.presets import make_training
 from empirical.training.setting import Training
-from empirical.training.textbook import textbook_step
 from empirical.training.trainer import Trainer, numerics
+from tests.benchmarks.textbook import textbook_step
 
 __all__ = ["UNITS", "benchmark_iterations", "benchmark_pipeline", "cifar_shaped", "gpu_environment"]
 
