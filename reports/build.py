@@ -8,7 +8,7 @@ from pathlib import Path
 from reports import markdown
 from reports.outline import slug
 from reports.source import read_results
-from theory.judge.evidence import atomic_write
+from theory.judge.files import atomic_write
 from theory.judge.verdict import read_verdicts
 
 

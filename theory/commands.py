@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from theory.closed_form.alignment import commutativity, commutativity_price
 from theory.closed_form.eigenbasis import eigenbasis
 from theory.closed_form.stationary import largest_stable_learning_rate, stationary_covariance, stationary_variance
-from theory.judge.evidence import Evidence, atomic_write, plain, provenance
+from theory.judge.evidence import Evidence, plain, provenance
+from theory.judge.files import atomic_write, results_folder
 from theory.judge.verdict import exit_status
 from theory.model.noise import Gaussian, NoiseLaw, Rademacher, StudentT, Uniform
 from theory.model.optimizer import MomentumSGD
@@ -155,7 +156,6 @@ def simulate(options: argparse.Namespace) -> int:
     """Monte Carlo of a user's own matrices; writes evidence and prints measured against predicted variances."""
     from theory.oracle.simulate import Segment, Simulation
     from theory.oracle.simulate import simulate as run
-    from theory.verification import prepare_folder
 
     problem, optimizer = _problem(options)
     solution = stationary_covariance(problem, optimizer)
@@ -177,23 +177,23 @@ def simulate(options: argparse.Namespace) -> int:
         pool=True,
         noise=_NOISE_LAWS[options.noise_law],
     )
-    prepare_folder(options.out)
-    started = time.time()
-    with Progress("simulate") as progress:
-        moments = run(setting, seed=options.seed, progress=progress)
-    arrays = {"count": moments.count, "mean": moments.mean, "second": moments.second, "lag": moments.lag}
-    evidence = Evidence(
-        experiment="simulate",
-        setting=setting.to_dict(),
-        seed=options.seed,
-        measured={"engine": moments.engine, "replicas": options.replicas},
-        arrays=arrays,
-        provenance=provenance(started),
-    )
-    try:
-        path = evidence.write(options.out)
-    except FileExistsError as error:
-        raise ValueError(f"`--seed` must be new for this setting; {error}") from None
+    with results_folder(options.out):
+        started = time.time()
+        with Progress("simulate") as progress:
+            moments = run(setting, seed=options.seed, progress=progress)
+        arrays = {"count": moments.count, "mean": moments.mean, "second": moments.second, "lag": moments.lag}
+        evidence = Evidence(
+            experiment="simulate",
+            setting=setting.to_dict(),
+            seed=options.seed,
+            measured={"engine": moments.engine, "replicas": options.replicas},
+            arrays=arrays,
+            provenance=provenance(started),
+        )
+        try:
+            path = evidence.write(options.out)
+        except FileExistsError as error:
+            raise ValueError(f"`--seed` must be new for this setting; {error}") from None
     frame = eigenbasis(problem)
     m = problem.dimension
     measured = np.diag(frame.inward(np.asarray(moments.second[0][:m, :m])))

@@ -39,13 +39,14 @@ from theory.closed_form.minibatch import ridge_regression_law
 from theory.data import BUNDLED, MissingPackageError, RegressionTable, load_table
 from theory.judge.claim import TEST_ALPHA, Experiment, classify, decide_identity, needed_degrees
 from theory.judge.evidence import Evidence
+from theory.judge.files import results_folder
 from theory.judge.statistics import normal_quantile
 from theory.judge.verdict import Outcome, write_verdicts
 from theory.model.optimizer import MomentumSGD
 from theory.model.regression import RidgeRegression, Sampling
 from theory.progress import Progress
 from theory.solution import UnstableError
-from theory.verification import gather, prepare_folder
+from theory.verification import gather
 
 #: Feedback of the state-dependent noise that the default learning rate aims at, for the smallest batch.
 _DEFAULT_FEEDBACK = 0.1
@@ -114,7 +115,6 @@ def run(options: argparse.Namespace) -> int:
     except MissingPackageError as error:
         raise ValueError(str(error)) from None
     study, notes = _planned(options, table)
-    prepare_folder(options.out)
     experiment = Experiment(
         name="regress",
         title=f"ridge regression on {table.name} by real mini-batch momentum SGD",
@@ -122,10 +122,12 @@ def run(options: argparse.Namespace) -> int:
         run=run_study,
     )
     progress = None if options.json else Progress
-    evidence = gather((experiment,), options.out, seed=options.seed, budget="default", progress=progress)["regress"]
-    result, status = _judged(table, study, evidence, notes)
-    verdicts = _verdicts(study, evidence, table)
-    write_verdicts(verdicts, options.out)
+    with results_folder(options.out):
+        gathered = gather((experiment,), options.out, seed=options.seed, budget="default", progress=progress)
+        evidence = gathered["regress"]
+        result, status = _judged(table, study, evidence, notes)
+        verdicts = _verdicts(study, evidence, table)
+        write_verdicts(verdicts, options.out)
     if options.json:
         result["verdicts"] = [verdict.to_dict() for verdict in verdicts]
         print(json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False))

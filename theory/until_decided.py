@@ -24,11 +24,12 @@ from theory.claims.moments import measured_state, simulation_experiment, simulat
 from theory.closed_form.eigenbasis import eigenbasis
 from theory.judge.claim import TEST_ALPHA, Claim
 from theory.judge.evidence import Evidence
+from theory.judge.files import results_folder
 from theory.judge.statistics import confidence_sequence
 from theory.judge.verdict import DecoyVerdict, Outcome, Verdict, write_verdicts
 from theory.oracle.simulate import Segment, Simulation
 from theory.progress import Progress
-from theory.verification import gather, prepare_folder
+from theory.verification import gather
 
 #: Claims whose prediction is a variance along every eigenvector of H.
 DECIDABLE = ("stationary-commuting", "stationary-general", "stationary-diagonal")
@@ -113,10 +114,10 @@ def verify_until_decided(
     foreign = [claim.name for claim in claims if claim.name not in DECIDABLE]
     if named and foreign:
         raise ValueError(f"`--until-decided` takes {', '.join(DECIDABLE)}; got {', '.join(foreign)}.")
-    prepare_folder(out)
     chosen = [claim for claim in claims if claim.name in DECIDABLE]
-    verdicts = tuple(_decide(claim, out, seed, most_batches, show) for claim in chosen)
-    write_verdicts(verdicts, out)
+    with results_folder(out):
+        verdicts = tuple(_decide(claim, out, seed, most_batches, show) for claim in chosen)
+        write_verdicts(verdicts, out)
     return verdicts
 
 

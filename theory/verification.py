@@ -9,34 +9,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from theory.judge.claim import Claim, Experiment, Progress
 from theory.judge.evidence import Evidence, provenance, run_id
+from theory.judge.files import results_folder
 from theory.judge.verdict import Outcome, Verdict, write_verdicts
 
 BUDGETS = ("default", "full")
-
-
-def prepare_folder(out: Path) -> None:
-    """Make sure `out` can take results: new, empty, or a results folder of ours.
-
-    Raises:
-        ValueError: if it is a file, holds something else, or cannot be written.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`--out` must be a folder; got the file {out}.")
-    if out.is_dir() and any(out.iterdir()) and not (out / "evidence").is_dir():
-        raise ValueError(f"`--out` must be new, empty or a results folder; got {out}, which holds other files.")
-    try:
-        (out / "evidence").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"`--out` must be writable; got {out}: {error.strerror}.") from None
-    if not os.access(out, os.W_OK):
-        raise ValueError(f"`--out` must be writable; got {out}: permission denied.")
 
 
 def gather(
@@ -114,13 +96,12 @@ def verify(
     """
     if budget not in BUDGETS:
         raise ValueError(f"`verify(budget=...)` must be one of {BUDGETS}; got {budget!r}.")
-    prepare_folder(out)
     needed = {name for claim in claims for name in claim.experiments}
     chosen = [experiment for experiment in experiments if experiment.name in needed]
-    with one_blas_thread():
+    with results_folder(out), one_blas_thread():
         evidence = gather(chosen, out, seed=seed, budget=budget, progress=progress, announce=announce)
         verdicts = tuple(claim.judge(evidence) for claim in claims)
-    write_verdicts(verdicts, out)
+        write_verdicts(verdicts, out)
     return verdicts
 
 

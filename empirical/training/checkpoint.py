@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from empirical.network.files import load_tensors
 from empirical.network.setting import build_network
 from empirical.training.setting import Training
-from theory.judge.evidence import atomic_write
+from theory.judge.files import atomic_write
 from theory.model.optimizer import MomentumSGD
 from theory.model.setting import Setting
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from theory.judge.evidence import atomic_write
+from theory.judge.files import atomic_write
 
 __all__ = ["MetricsLog", "read_metrics"]
 

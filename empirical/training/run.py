@@ -36,7 +36,8 @@ from empirical.training.metrics import MetricsLog, read_metrics
 from empirical.training.schedule import decay_iterations
 from empirical.training.setting import Training
 from empirical.training.trainer import Step, Trainer, numerics
-from theory.judge.evidence import Evidence, atomic_write, provenance, run_id
+from theory.judge.evidence import Evidence, provenance, run_id
+from theory.judge.files import atomic_write
 
 __all__ = ["EXPERIMENT", "DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
 

@@ -18,7 +18,6 @@ import math
 import os
 import platform
 import subprocess
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -29,6 +28,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from theory.judge.files import atomic_write
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("numpy", "scipy", "numba", "control", "slycot", "scikit-learn", "torch", "torchvision")
@@ -141,29 +142,6 @@ def read_evidence(out: str | Path, experiments: Iterable[str] | None = None) -> 
     wanted = None if experiments is None else set(experiments)
     paths = sorted(root.glob("*/*.json"))
     return tuple(Evidence.read(path) for path in paths if wanted is None or path.parent.name in wanted)
-
-
-def atomic_write(path: Path, content: bytes, *, overwrite: bool) -> None:
-    """Put `content` at `path` whole or not at all.
-
-    Raises:
-        FileExistsError: if `path` exists and `overwrite` is False.
-        OSError: if the disk is full or the folder is read-only; the temporary file is removed.
-    """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            os.link(temporary, path)  # unlike rename, refuses an existing name
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
 def plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 from xml.etree import ElementTree
 
-from theory.judge.evidence import atomic_write
+from theory.judge.files import atomic_write
 from theory.judge.verdict import Outcome, Verdict
 
 __all__ = ["Check", "GateReport", "Quantity", "Result", "Thresholds", "decide", "read_thresholds"]

@@ -11,8 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from theory.judge.evidence import atomic_write, plain
+from theory.judge.evidence import plain
 from theory.judge.figure import Figure, Table
+from theory.judge.files import atomic_write
 
 
 class Kind(StrEnum):

@@ -23,8 +23,9 @@ from theory.judge.claim import (
     classify,
     decide_hypothesis,
 )
-from theory.judge.evidence import Evidence, atomic_write, plain, read_evidence, run_id
+from theory.judge.evidence import Evidence, plain, read_evidence, run_id
 from theory.judge.figure import Figure, Heatmap, Series, Table
+from theory.judge.files import atomic_write
 from theory.judge.verdict import Kind, Outcome, exit_status, read_verdicts, write_verdicts
 
 ROOT = Path(__file__).resolve().parents[3]
