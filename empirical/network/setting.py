@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from empirical.network.blocks import ACTIVATIONS, NORMALIZATIONS
-from empirical.network.files import load_tensors
+from empirical.network.files import load_tensors, read_bytes
 from empirical.network.preactresnet import PreActResNet18
 from empirical.network.small import MLP, SmallConvNet
 from theory.model.setting import Setting, keyword_setting
@@ -106,7 +106,7 @@ def load_public_weights(model: nn.Module, path: str | Path) -> None:
         ValueError: if the file is missing, truncated, holds anything but tensors, or is of another network.
     """
     where = f"`load_public_weights(path={str(path)!r})`"
-    stored = load_tensors(where, path)
+    stored = load_tensors(where, read_bytes(where, path))
     if isinstance(stored, Mapping) and isinstance(stored.get("state_dict"), Mapping):
         stored = stored["state_dict"]
     if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):

@@ -7,16 +7,20 @@
 
 File      `torch.save` of tensors, numbers and strings only: it loads with ``weights_only=True`` and can run no code.
           Written under a temporary name, flushed, then renamed: a reader sees the old file or the new one, never half.
+Digest    the comment of the zip archive that `torch.save` makes is ``sha256:`` and the digest of every byte before it:
+          a flipped bit is refused wherever it is. `torch.load` opens the file all the same.
 Randomness  every draw of a run is a function of (seed, stream, epoch or iteration), see `empirical.data.streams`, so
-          the generators' positions are the two counters. PyTorch's global generators are stored as well, for networks
-          that draw from them.
+          the generators' positions are the two counters; no network here draws from PyTorch's global generators.
+          Equal runs have checkpoints that are equal to the byte.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from empirical.network.files import load_tensors
+from empirical.network.files import load_tensors, read_bytes
 from empirical.network.setting import build_network
 from empirical.training.setting import Training
 from theory.judge.files import atomic_write
@@ -34,7 +38,9 @@ from theory.model.setting import Setting
 __all__ = ["FORMAT", "VERSION", "Checkpoint", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "spikeshrink-checkpoint"
-VERSION = 1
+VERSION = 2
+_MARK = b"sha256:"
+_COMMENT = len(_MARK) + 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +61,6 @@ class Checkpoint:
     model: nn.Module
     momentum: Mapping[str, Tensor]
     average: Mapping[str, Tensor] | None
-    rng: Mapping[str, Tensor]  # PyTorch's global generators: "cpu" and, if trained there, "cuda"
     running: tuple[float, float, float]  # sums of loss and accuracy over the steps of the epoch under way, their number
     data_digest: str  # `Data.digest` of the data it saw
     world_size: int  # processes it was trained with
@@ -84,9 +89,6 @@ def save_checkpoint(
     Raises:
         OSError: if the disk is full or the folder is read-only; an older file of that name survives.
     """
-    rng = {"cpu": torch.get_rng_state()}
-    if any(parameter.is_cuda for parameter in model.parameters()):
-        rng["cuda"] = torch.cuda.get_rng_state()
     rates = setting.rates()
     record = {
         "format": FORMAT,
@@ -97,36 +99,53 @@ def save_checkpoint(
         "iteration": iteration,
         "learning_rate": float(rates[max(iteration - 1, 0)]),
         "next_learning_rate": float(rates[iteration]) if iteration < len(rates) else None,
-        "model": {name: value.detach().cpu() for name, value in model.state_dict().items()},
-        "momentum": {name: value.detach().cpu() for name, value in momentum.items()},
-        "average": None if average is None else {name: value.detach().cpu() for name, value in average.items()},
-        "rng": rng,
+        "model": _plain(model.state_dict()),
+        "momentum": _plain(momentum),
+        "average": None if average is None else _plain(average),
         "running": list(running),
         "data_digest": data_digest,
         "world_size": world_size,
     }
     buffer = io.BytesIO()
     torch.save(record, buffer)
-    atomic_write(Path(path), buffer.getvalue(), overwrite=True)
+    atomic_write(Path(path), _sealed(buffer.getvalue()), overwrite=True)
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors on the CPU in storage of their own, so that the file holds their numbers and nothing else."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _sealed(archive: bytes) -> bytes:
+    """The zip archive with its digest as its comment, whose length stands in the archive's last two bytes."""
+    archive = archive[:-2] + _COMMENT.to_bytes(2, "little")
+    return archive + _MARK + hashlib.sha256(archive).hexdigest().encode()
 
 
 def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> Checkpoint:
     """Read a checkpoint written by `save_checkpoint`, rebuild its network and load it.
 
     Raises:
-        ValueError: if the file is missing, truncated, holds pickled code, is not one of ours, is of another version,
-            or its weights do not fit the network that its setting describes.
+        ValueError: if the file is missing, truncated, damaged by as little as a bit, holds pickled code, is not one of
+            ours, is of another version, lacks a field or has a wrong one, or its weights do not fit the network that
+            its setting describes.
     """
     where = f"`load_checkpoint(path={str(path)!r})`"
     record = _read(where, path)
-    setting = Setting.from_dict(json.loads(record["setting"]))
+    try:
+        setting = Setting.from_dict(json.loads(record["setting"]))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{where} must describe a Training; it does not: {_one_line(error)}") from None
     if not isinstance(setting, Training):
         raise ValueError(f"{where} must describe a Training; got {type(setting).__name__}.")
     model = build_network(setting.network, seed=0)
-    try:
-        model.load_state_dict(record["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{where} is of another network than its setting says: {_one_line(error)}") from None
+    _check_numbers(where, record, setting)
+    parameters = dict(model.named_parameters())
+    _check_tensors(where, "model", record["model"], model.state_dict())
+    _check_tensors(where, "momentum", record["momentum"], parameters if record["momentum"] else {})
+    if record["average"] is not None:
+        _check_tensors(where, "average", record["average"], model.state_dict())
+    model.load_state_dict(record["model"])
     model.to(device)
     model.eval()
     return Checkpoint(
@@ -141,22 +160,93 @@ def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
         average=None
         if record["average"] is None
         else {name: value.to(device) for name, value in record["average"].items()},
-        rng=record["rng"],
         running=tuple(record["running"]),
         data_digest=record["data_digest"],
         world_size=record["world_size"],
     )
 
 
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _number(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
+
+
+def _tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(item, Tensor) for name, item in value.items()
+    )
+
+
+#: Every field of a checkpoint, what it must be, and whether it is.
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "setting": ("the text of a Setting", lambda value: isinstance(value, str)),
+    "seed": ("a whole number >= 0", _count),
+    "epoch": ("a whole number >= 0", _count),
+    "iteration": ("a whole number >= 0", _count),
+    "learning_rate": ("a finite number", _number),
+    "next_learning_rate": ("a finite number or None", lambda value: value is None or _number(value)),
+    "model": ("tensors by name", _tensors),
+    "momentum": ("tensors by name", _tensors),
+    "average": ("tensors by name or None", lambda value: value is None or _tensors(value)),
+    "running": (
+        "three finite numbers",
+        lambda value: isinstance(value, list) and len(value) == 3 and all(map(_number, value)),
+    ),
+    "data_digest": ("a text", lambda value: isinstance(value, str)),
+    "world_size": ("a whole number >= 1", lambda value: _count(value) and value >= 1),
+}
+
+
 def _read(where: str, path: str | Path) -> dict[str, Any]:
-    record = load_tensors(where, path)
+    content = read_bytes(where, path)
+    mark = content[-_COMMENT : -_COMMENT + len(_MARK)]
+    if mark == _MARK and content[-64:] != hashlib.sha256(content[:-_COMMENT]).hexdigest().encode():
+        raise ValueError(f"{where} must be a whole file; it is damaged: its digest is not that of its content.")
+    record = load_tensors(where, content)
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise ValueError(
             f"{where} must be a checkpoint of this project; for a bare state dict use `load_public_weights`."
         )
     if record.get("version") != VERSION:
         raise ValueError(f"{where} must have version {VERSION}; got {record.get('version')!r}.")
+    if mark != _MARK:
+        raise ValueError(f"{where} must be a whole file; it is damaged: its digest is not where it belongs.")
+    for name, (rule, holds) in _FIELDS.items():
+        if name not in record:
+            raise ValueError(f"{where} must have the field `{name}`; it lacks it.")
+        if not holds(record[name]):
+            raise ValueError(f"{where} must have {rule} as `{name}`; got {_shown(record[name])}.")
     return record
+
+
+def _check_numbers(where: str, record: Mapping[str, Any], setting: Training) -> None:
+    if record["iteration"] > setting.num_iterations:
+        raise ValueError(
+            f"{where} must be within the run's {setting.num_iterations} iterations; got {record['iteration']}."
+        )
+    if record["epoch"] != record["iteration"] // setting.iterations_per_epoch:
+        raise ValueError(f"{where} must count epochs as iterations do; got epoch {record['epoch']}.")
+
+
+def _check_tensors(where: str, field: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    if set(found) != set(expected):
+        absent, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+        raise ValueError(
+            f"{where} is of another network than its setting says: `{field}` lacks {absent[:3]}, has {unknown[:3]}."
+        )
+    for name, value in found.items():
+        if value.shape != expected[name].shape or value.dtype != expected[name].dtype:
+            raise ValueError(
+                f"{where} is of another network than its setting says: `{field}[{name}]` is {value.dtype} of shape "
+                f"{tuple(value.shape)}, not {expected[name].dtype} of shape {tuple(expected[name].shape)}."
+            )
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80] if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
 
 
 def _one_line(error: Exception) -> str:

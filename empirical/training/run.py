@@ -37,7 +37,7 @@ from empirical.training.schedule import decay_iterations
 from empirical.training.setting import Training
 from empirical.training.trainer import Step, Trainer, numerics
 from theory.judge.evidence import Evidence, provenance, run_id
-from theory.judge.files import atomic_write
+from theory.judge.files import atomic_write, remove_partials
 
 __all__ = ["EXPERIMENT", "DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
 
@@ -150,6 +150,9 @@ def train(
     """
     folder = run_folder(setting, seed, out)
     say = note or (lambda sentence: None)
+    if world.rank == 0:
+        for place, name in ((folder.path, ""), (folder.checkpoints, ""), (folder.evidence.parent, folder.run_id)):
+            remove_partials(place, name)
     if folder.evidence.exists():
         say(f"{folder.path.name} is complete.")
         return folder
@@ -205,7 +208,8 @@ class _Run:
         self.first_iteration = self.trainer.iteration
         self.log: MetricsLog | None = None
         if self.leads:
-            self.log = MetricsLog(folder.metrics, iteration=self.trainer.iteration)
+            # At iteration 0 the initial network is evaluated and logged again, whatever was logged before.
+            self.log = MetricsLog(folder.metrics, iteration=self.trainer.iteration or -1)
         self.board = _board(folder.path) if tensorboard and self.leads else None
         self.decays = decay_iterations(self.trainer.rates)
         self.pending: list[Step] = []
@@ -420,7 +424,9 @@ class _Run:
     def _leave_evidence(self) -> None:
         assert self.log is not None
         setting, trainer, data = self.setting, self.trainer, self.data
-        if setting.num_iterations // setting.iterations_per_epoch not in setting.checkpoint_epochs:
+        if setting.epochs in setting.checkpoint_epochs:
+            (self.folder.checkpoints / "last.pt").unlink(missing_ok=True)  # of some moment on the way: superseded
+        else:
             self._save(None)
         self.log.sync()
         epochs = read_metrics(self.folder.metrics, "epoch")

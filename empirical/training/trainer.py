@@ -146,10 +146,6 @@ class Trainer:
             trainer.average = {
                 name: checkpoint.average[name].to(value).clone() for name, value in trainer.model.state_dict().items()
             }
-        if seed is None:
-            torch.set_rng_state(checkpoint.rng["cpu"])
-            if trainer.device.type == "cuda" and "cuda" in checkpoint.rng:
-                torch.cuda.set_rng_state(checkpoint.rng["cuda"], trainer.device)
         return trainer
 
     @property

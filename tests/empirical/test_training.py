@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import hashlib
+import io
 import json
+import math
 import os
 import pickle
 import signal
@@ -389,13 +392,9 @@ def assert_same_run(first, second):
         assert same(weights(ours.model), weights(theirs.model)), path.name
         assert same(dict(ours.momentum), dict(theirs.momentum)), path.name
         assert (ours.average is None) or same(dict(ours.average), dict(theirs.average))
+        assert path.read_bytes() == (second.checkpoints / path.name).read_bytes(), path.name
     assert lines(first) == lines(second)
-    ours, theirs = (dict(Evidence.read(folder.evidence).measured) for folder in (first, second))
-    for measured in (ours, theirs):
-        # zip archives hold no clock, but a file's digest may depend on the order in which storages were first seen
-        for entry in measured["checkpoints"]:
-            entry.pop("sha256")
-    assert ours == theirs
+    assert Evidence.read(first.evidence).measured == Evidence.read(second.evidence).measured
 
 
 def test_a_killed_process_resumes_to_the_bit(finished, tmp_path):
@@ -553,6 +552,71 @@ def test_running_out_of_memory_says_what_to_lower(tmp_path, monkeypatch, error):
         train(small(), seed=0, out=tmp_path)
 
 
+def test_every_flipped_bit_of_a_checkpoint_is_refused_in_one_line(finished, tmp_path):
+    _, folder, _ = finished
+    whole = (folder.checkpoints / "epoch-0003.pt").read_bytes()
+    ends = [8 * place + bit for place in (*range(4), *range(len(whole) - 100, len(whole))) for bit in range(8)]
+    drawn = np.random.default_rng(12).integers(0, 8 * len(whole), 200).tolist()
+    damaged = tmp_path / "flipped.pt"
+    for position in [*ends, *drawn]:
+        content = bytearray(whole)
+        content[position // 8] ^= 1 << position % 8
+        damaged.write_bytes(content)
+        with pytest.raises(ValueError, match=r"flipped\.pt") as caught:
+            load_checkpoint(damaged)
+        assert "\n" not in str(caught.value), position
+
+
+def test_a_checkpoint_without_a_field_or_with_a_wrong_one_is_refused_in_one_line(finished, tmp_path):
+    _, folder, _ = finished
+    record = torch.load(folder.checkpoints / "epoch-0003.pt", weights_only=True)
+    wrong = {
+        "setting": ["[]", "{", '{"type": "NoSuch"}', '{"type": "MomentumSGD", "learning_rate": 0.1}', "[" * 5000, 3],
+        "seed": [-1, 1.5, None, True],
+        "epoch": [2, "3", -3],
+        "iteration": [10**9, -1, 3.0],
+        "learning_rate": [math.nan, 1, None],
+        "next_learning_rate": [math.inf, "0.1"],
+        "model": [{}, None, [torch.ones(1)], {"a": 1}, {**record["model"], "more": torch.ones(1)}],
+        "momentum": [{"a": torch.ones(1)}, None],
+        "average": [{}, 3, {name: value.double() for name, value in record["average"].items()}],
+        "running": [[0.0, 0.0], [0.0, 0.0, math.nan], None],
+        "data_digest": [None, 3],
+        "world_size": [0, "1"],
+    }
+    assert set(wrong) == set(record) - {"format", "version"}, "every field must be broken"
+    cases = [({name: value for name, value in record.items() if name != lost}, lost) for lost in record]
+    cases += [(record | {name: value}, name) for name, values in wrong.items() for value in values]
+    for broken, name in cases:
+        buffer = io.BytesIO()
+        torch.save(broken, buffer)
+        (tmp_path / "broken.pt").write_bytes(sealed(buffer.getvalue()))
+        with pytest.raises(ValueError, match=r"broken\.pt") as caught:
+            load_checkpoint(tmp_path / "broken.pt")
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600, name
+
+
+def test_a_killed_run_without_a_trained_checkpoint_starts_again_and_logs_its_beginning_once(finished, tmp_path):
+    setting, reference, _ = finished
+    folder = run_folder(setting, 3, tmp_path)
+    folder.checkpoints.mkdir(parents=True)
+    beginning = reference.metrics.read_text().splitlines()[:2]
+    folder.metrics.write_text("".join(line + "\n" for line in beginning))
+    (folder.checkpoints / "epoch-0000.pt").write_bytes((reference.checkpoints / "epoch-0000.pt").read_bytes())
+    for place in (folder.path, folder.checkpoints):
+        (place / ".last.pt.abcdefgh.partial").write_bytes(b"torn")
+    train(setting, seed=3, out=tmp_path, resume=True)
+    assert_same_run(reference, folder)
+    names = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    assert names == {path.relative_to(reference.out) for path in reference.out.rglob("*")}
+
+
+def sealed(archive):
+    """A zip archive with its digest as its comment, as whoever edits a checkpoint on purpose can make it."""
+    archive = archive[:-2] + (71).to_bytes(2, "little")
+    return archive + b"sha256:" + hashlib.sha256(archive).hexdigest().encode()
+
+
 def test_bad_checkpoints_are_refused_in_one_line(finished, tmp_path):
     _, folder, _ = finished
     whole = folder.checkpoints / "epoch-0003.pt"
@@ -562,7 +626,10 @@ def test_bad_checkpoints_are_refused_in_one_line(finished, tmp_path):
     torch.save(record | {"version": VERSION + 1}, tmp_path / "future.pt")
     model = dict(record["model"])
     model.pop("linear.bias")
-    torch.save(record | {"model": model}, tmp_path / "other.pt")
+    torch.save(record, tmp_path / "unsealed.pt")
+    buffer = io.BytesIO()
+    torch.save(record | {"model": model}, buffer)
+    (tmp_path / "other.pt").write_bytes(sealed(buffer.getvalue()))
 
     class Harmful:
         def __reduce__(self):
@@ -574,6 +641,7 @@ def test_bad_checkpoints_are_refused_in_one_line(finished, tmp_path):
         "half.pt": "truncated",
         "foreign.pt": "checkpoint of this project",
         "future.pt": "version",
+        "unsealed.pt": "digest is not where",
         "other.pt": "another network",
         "code.pt": "code",
     }

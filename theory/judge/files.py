@@ -26,6 +26,8 @@ except ImportError:  # Windows: no flock, and no lock
 
 #: Name of a folder's lock file.
 LOCK = ".lock"
+#: Ending of a file's temporary name.
+PARTIAL = ".partial"
 
 
 class FolderInUseError(ValueError):
@@ -54,7 +56,7 @@ def atomic_write(path: str | Path, content: bytes, *, overwrite: bool) -> None:
     if status is not None and _write_through(path, status, content):
         return
     target = Path(os.path.realpath(path))
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=PARTIAL)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
@@ -68,6 +70,15 @@ def atomic_write(path: str | Path, content: bytes, *, overwrite: bool) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def remove_partials(folder: Path, name: str = "") -> None:
+    """Delete the temporary files that killed writers left in `folder`, of files whose names begin with `name`.
+
+    For their one writer: another's file that is being written would go too.
+    """
+    for path in folder.glob(f".{name}*{PARTIAL}"):
+        path.unlink(missing_ok=True)
 
 
 def _write_through(path: Path, status: os.stat_result, content: bytes) -> bool:
@@ -153,6 +164,8 @@ def results_folder(out: Path) -> Iterator[None]:
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold(out))
             (out / "evidence").mkdir(exist_ok=True)
+            for place in (out, *(out / "evidence").iterdir()):
+                remove_partials(place)
         except OSError as error:
             raise ValueError(f"`--out` must be writable; got {out}: {error.strerror}.") from None
         yield

@@ -150,3 +150,13 @@ def test_a_folder_with_a_lock_alone_becomes_a_results_folder(tmp_path):
     with pytest.raises(ValueError, match="holds other files"), results_folder(tmp_path / "foreign"):
         pass
     assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]
+
+
+def test_what_a_killed_writer_left_goes_when_the_folder_is_taken_again(tmp_path):
+    folder = tmp_path / "evidence" / "some"
+    folder.mkdir(parents=True)
+    (folder / "kept.json").write_text("{}")
+    for place in (tmp_path, folder):
+        (place / ".kept.json.abcdefgh.partial").write_text("{")
+    with results_folder(tmp_path):
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [LOCK, "kept.json"]
