@@ -37,7 +37,7 @@ from empirical.training.schedule import decay_iterations
 from empirical.training.setting import Training
 from empirical.training.trainer import Step, Trainer, numerics
 from theory.judge.evidence import Evidence, provenance, run_id
-from theory.judge.files import atomic_write, remove_partials
+from theory.judge.files import atomic_write, hold, remove_partials
 
 __all__ = ["EXPERIMENT", "DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
 
@@ -104,6 +104,38 @@ class RunFolder:
         """The evidence of the completed run."""
         return self.out / "evidence" / EXPERIMENT / f"{self.run_id}.json"
 
+    @property
+    def complete(self) -> bool:
+        """Whether the run left its evidence, which it does last."""
+        return self.evidence.exists()
+
+    def require_resume(self, resume: bool) -> None:
+        """Refuse to go on with a run that is not finished unless that is what was asked for.
+
+        Raises:
+            ValueError: if there is one and `resume` is False.
+        """
+        if not resume and not self.complete and self.path.is_dir() and any(self.path.iterdir()):
+            raise ValueError(
+                f"`train(out=...)` holds an unfinished run at {self.path}; pass --resume or another folder."
+            )
+
+    def require_free(self) -> None:
+        """Refuse to touch a run that another process is writing.
+
+        Raises:
+            FolderInUseError: naming the process.
+        """
+        if not self.complete and self.path.is_dir():
+            with hold(self.path):
+                pass
+
+    def tidy(self) -> None:
+        """Remove the temporary files of a writer of this run that was killed; for the run's one writer."""
+        for place in (self.path, self.checkpoints):
+            remove_partials(place)
+        remove_partials(self.evidence.parent, self.run_id)
+
 
 def run_folder(setting: Training, seed: int, out: str | Path) -> RunFolder:
     """The folder of this Setting and seed under `out`."""
@@ -142,7 +174,8 @@ def train(
         note: called with sentences that a person should read.
 
     Raises:
-        ValueError: if the folder holds a run that is not finished and `resume` is False, or the data is not there.
+        ValueError: if the folder holds a run that is not finished and `resume` is False, if another process writes it
+            (`FolderInUseError`), or if the data is not there.
         DivergedError: if the loss is not finite.
         Interrupted: after SIGINT or SIGTERM.
         MemoryError: if memory runs out, naming the settings to lower.
@@ -150,17 +183,20 @@ def train(
     """
     folder = run_folder(setting, seed, out)
     say = note or (lambda sentence: None)
-    if world.rank == 0:
-        for place, name in ((folder.path, ""), (folder.checkpoints, ""), (folder.evidence.parent, folder.run_id)):
-            remove_partials(place, name)
-    if folder.evidence.exists():
+    if folder.complete:
+        if world.rank == 0:
+            folder.tidy()  # a writer killed after its very last step
         say(f"{folder.path.name} is complete.")
         return folder
-    if folder.path.exists() and any(folder.path.iterdir()) and not resume:
-        raise ValueError(f"`train(out=...)` holds an unfinished run at {folder.path}; pass --resume or another folder.")
+    folder.require_resume(resume)
     data = load_data(setting.data, root=data_root, download=download and world.rank == 0, device=device)
     try:
-        with numerics(setting.precision):
+        with contextlib.ExitStack() as stack:
+            if world.rank == 0:
+                folder.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold(folder.path))
+                folder.tidy()
+            stack.enter_context(numerics(setting.precision))
             _Run(setting, seed, folder, data, torch.device(device), world, tensorboard, progress, say).go()
     except torch.OutOfMemoryError:
         raise MemoryError(_memory_advice(setting)) from None

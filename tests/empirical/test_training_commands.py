@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,12 @@ import torch
 from empirical.__main__ import main, parser
 from empirical.claims import training as claims
 from empirical.commands import options, sweep
+from empirical.commands import train as train_command
 from empirical.training import reproduction
 from empirical.training.presets import make_training
+from empirical.training.run import run_folder
 from theory.judge.evidence import Evidence
+from theory.judge.files import hold
 from theory.judge.verdict import Outcome
 
 torch.set_num_threads(1)
@@ -46,6 +50,24 @@ def test_train_makes_a_run_for_each_method_and_seed_and_leaves_finished_ones_alo
     assert len(before) == 4 and main(words) == 0
     assert before == {path: path.stat().st_mtime_ns for path in evidence_files(tmp_path)}
     assert "complete" in capsys.readouterr().err
+
+
+def tree(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", [["train", "--resume"], ["train", "--resume", "--jobs", "2"], ["run"]])
+def test_a_second_writer_of_a_run_is_told_who_holds_it_and_writes_nothing(tmp_path, capsys, command):
+    words = [*TINY, "--out", str(tmp_path), "--method", "at", "awp"]
+    held = next(job for job in train_command.planned(parser().parse_args(["train", *words])) if job.setting.method.awp)
+    folder = run_folder(held.setting, held.seed, tmp_path)
+    folder.path.mkdir(parents=True)
+    with hold(folder.path):
+        before = tree(tmp_path)
+        assert main([command[0], *words, *command[1:]]) == 2
+        assert tree(tmp_path) == before
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("=="))
+    assert f"process {os.getpid()}" in line and str(folder.path) in line
 
 
 @pytest.mark.slow
