@@ -134,7 +134,7 @@ def _decide(claim: Claim, out: Path, seed: int, most_batches: int, show: bool) -
         return np.diag(turn @ covariance[:m, :m] @ turn.T)
 
     detects = claim.detects or stationary.DETECTS
-    main = _Course(along(claim.predict(simulation)))
+    main = _Course(along(claim.rule(simulation)))
     decoys = {name: _Course(along(predict(simulation))) for name, predict in claim.decoys.items()}
     # A decoy that leaves every variance as it is speaks of other entries, and cannot be decided here.
     decoys = {name: course for name, course in decoys.items() if not np.allclose(course.predicted, main.predicted)}

@@ -411,7 +411,7 @@ def test_folders_are_imported_and_judged_without_torch(tmp_path, monkeypatch, ca
 
     judged = without_torch("verify", "X", cwd=tmp_path)
     assert judged.returncode == 0, judged.stderr
-    verdicts = json.loads((tmp_path / "X/verdicts.json").read_text())
+    verdicts = json.loads((tmp_path / "X/verdicts.json").read_text())["verdicts"]
     found = {(verdict["claim"], verdict["subject"]): verdict["outcome"] for verdict in verdicts}
     assert found["robust-overfitting", "cifar10_at"] == "supported"
     assert found["robust-overfitting", "cifar10_awp"] == "refuted"

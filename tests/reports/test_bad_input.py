@@ -25,7 +25,7 @@ def no_verdicts(out: Path) -> str:
 
 
 def an_empty_list_of_verdicts(out: Path) -> str:
-    (out / "verdicts.json").write_text("[]")
+    (out / "verdicts.json").write_text('{"schema": 2, "verdicts": []}')
     return "at least one verdict"
 
 
@@ -35,15 +35,20 @@ def truncated_verdicts(out: Path) -> str:
     return "must hold JSON"
 
 
+def verdicts_of_an_older_schema(out: Path) -> str:
+    (out / "verdicts.json").write_text("[]")
+    return "of an older schema"
+
+
 def verdicts_that_are_no_list(out: Path) -> str:
     (out / "verdicts.json").write_text('{"claim": 1}')
-    return "list of verdicts"
+    return "verdicts of schema"
 
 
 def a_verdict_without_a_field(out: Path) -> str:
     path = out / "verdicts.json"
     verdicts = json.loads(path.read_text(encoding="utf-8"))
-    del verdicts[0]["kind"]
+    del verdicts["verdicts"][0]["kind"]
     path.write_text(json.dumps(verdicts), encoding="utf-8")
     return "kind"
 
@@ -90,6 +95,7 @@ CASES = [
     no_verdicts,
     an_empty_list_of_verdicts,
     truncated_verdicts,
+    verdicts_of_an_older_schema,
     verdicts_that_are_no_list,
     a_verdict_without_a_field,
     a_binary_file_for_verdicts,

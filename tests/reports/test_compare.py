@@ -90,3 +90,12 @@ def test_one_claim_on_two_subjects_is_compared_subject_by_subject(pair, capsys):
 def test_a_missing_folder_is_wrong_usage(pair, capsys, tmp_path):
     assert main(["compare", str(tmp_path / "A"), str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_folder_of_an_older_schema_is_said_to_be_one(tmp_path, capsys):
+    theory_results(tmp_path)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "verdicts.json").write_text('[{"claim": "stationary-commuting"}]')
+    assert main(["compare", str(tmp_path / "old"), str(tmp_path)]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1 and "of an older schema, 1" in complaint

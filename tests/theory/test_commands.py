@@ -158,7 +158,7 @@ def test_gate_turns_verdicts_into_an_exit_status(tmp_path, capsys):
     assert "impulse-response" in (tmp_path / "junit.xml").read_text()
     assert main(["gate", str(out), "--require", "lag-one"]) == 3, "no verdict decides nothing"
     verdicts = json.loads((out / "verdicts.json").read_text())
-    verdicts[0]["outcome"] = "refuted"
+    verdicts["verdicts"][0]["outcome"] = "refuted"
     (out / "verdicts.json").write_text(json.dumps(verdicts))
     assert main(["gate", str(out), "--require", "impulse-response"]) == 1
     capsys.readouterr()

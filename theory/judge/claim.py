@@ -1,7 +1,8 @@
 r"""The noun *Claim*: a prediction fixed before the data, with the decoy that the same evidence must refute.
 
-A claim owns a predictor and a way to compare evidence with predictions. Its decoys own predictors alone, and are
-compared with the same evidence by the same code: whatever a claim and its decoy disagree on is the formula.
+A claim owns a rule, a predictor or a selector, and a way to compare evidence with it. Its decoys own rules of the same
+type alone, and are compared with the same evidence by the same code: whatever a claim and its decoy disagree on is the
+formula, or the choice.
 
 Decision  identity with a p-value      refuted iff p ≤ FAMILY_ALPHA / FAMILY_SIZE; supported iff not refuted and the
                                        required degrees of freedom were reached; otherwise inconclusive
@@ -17,10 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Table
+from theory.judge.results import Result
 from theory.judge.statistics import required_degrees
 from theory.judge.verdict import DecoyVerdict, Kind, Outcome, Verdict, finite
 
@@ -35,7 +37,14 @@ MISS = 1e-6
 #: Level of the intervals of hypotheses about the world, where families are small and evidence dear.
 HYPOTHESIS_ALPHA = 0.05
 
-Predictor = Callable[..., Any]
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
+#: What the formula under test says of a Setting: ``Predictor[[Simulation], NDArray]``.
+Predictor: TypeAlias = Callable[_Given, _Found]
+#: Which parts of a record are compared, such as the checkpoints around a decay; it predicts nothing.
+Selector: TypeAlias = Callable[_Given, _Found]
+#: The type that a claim's rule, its decoys' rules and its comparison have in common.
+Rule = TypeVar("Rule")
 Progress = Callable[[float], None]
 
 
@@ -69,8 +78,7 @@ class Comparison:
         required: those needed for the stated power.
         not_applicable: reason, if the evidence cannot speak to the claim.
         note: one line for the reader.
-        figures: what a reader would want to see.
-        tables: likewise.
+        results: what a reader would want to see.
     """
 
     estimate: float
@@ -83,14 +91,15 @@ class Comparison:
     note: str = ""
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    results: tuple[Result, ...] = ()
 
 
-Compare = Callable[[Mapping[str, Evidence], Predictor], Comparison]
+Compare: TypeAlias = Callable[[Mapping[str, Evidence], Rule], Comparison]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
-    """A statement with its predictor, its decoys, and the rule by which evidence decides.
+class Claim(Generic[Rule]):
+    """A statement with the rule it makes, its decoys, and the way in which evidence decides.
 
     Args:
         name: stable id.
@@ -99,15 +108,16 @@ class Claim:
         kind: how it is judged.
         experiments: names of the experiments whose evidence it reads.
         assumptions: what it needs.
+        decoys: name to a wrong rule, a predictor or a selector as the claim's own; at least one.
+        compare: (evidence by experiment, rule) to `Comparison`.
         predict: the predictor.
-        decoys: name to a wrong predictor; at least one.
-        compare: (evidence by experiment, predictor) to `Comparison`.
+        select: in its place where nothing is predicted: the selector.
         num_tests: slots it takes of the family.
         detects: relative error found with a miss chance of at most `MISS`.
         margin: half-width of the equivalence region, or the effect a hypothesis must exceed.
 
     Raises:
-        ValueError: if there is no decoy, or an approximation has no margin.
+        ValueError: if there is no decoy, not exactly one of predictor and selector, or an approximation has no margin.
     """
 
     name: str
@@ -116,9 +126,10 @@ class Claim:
     kind: Kind
     experiments: tuple[str, ...]
     assumptions: tuple[str, ...]
-    predict: Predictor
-    decoys: Mapping[str, Predictor]
-    compare: Compare
+    decoys: Mapping[str, Rule]
+    compare: Compare[Rule]
+    predict: Rule | None = None
+    select: Rule | None = None
     num_tests: int = 1
     detects: float | None = None
     margin: float | None = None
@@ -127,8 +138,17 @@ class Claim:
     def __post_init__(self) -> None:
         if not self.decoys:
             raise ValueError(f"`Claim({self.name!r}, decoys=...)` must name at least one decoy; got none.")
+        if (self.predict is None) == (self.select is None):
+            raise ValueError(f"`Claim({self.name!r})` must have one of `predict` and `select`.")
         if self.kind is Kind.APPROXIMATION and self.margin is None:
             raise ValueError(f"`Claim({self.name!r}, margin=...)` must be declared for an approximation; got None.")
+
+    @property
+    def rule(self) -> Rule:
+        """The predictor or the selector: what the evidence is compared with."""
+        found = self.select if self.predict is None else self.predict
+        assert found is not None  # __post_init__ saw to it
+        return found
 
     def judge(self, evidence: Mapping[str, Evidence]) -> Verdict:
         """Compare the evidence with the claim and with each decoy.
@@ -140,7 +160,7 @@ class Claim:
         if missing:
             raise ValueError(f"`Claim({self.name!r}).judge(evidence=...)` needs the experiments {missing}.")
         seen = {name: evidence[name] for name in self.experiments}
-        comparison = self.compare(seen, self.predict)
+        comparison = self.compare(seen, self.rule)
         if comparison.num_tests > self.num_tests:
             raise ValueError(
                 f"`Claim({self.name!r}, num_tests=...)` must cover every test made; "
@@ -150,8 +170,8 @@ class Claim:
         decoys = []
         notes = [comparison.not_applicable or comparison.note]
         if outcome is not Outcome.NOT_APPLICABLE:
-            for name, predictor in self.decoys.items():
-                found = self.compare(seen, predictor)
+            for name, decoy in self.decoys.items():
+                found = self.compare(seen, decoy)
                 decoys.append(
                     DecoyVerdict(
                         name=name,
@@ -186,6 +206,7 @@ class Claim:
             note="; ".join(note for note in notes if note),
             figures=comparison.figures,
             tables=comparison.tables,
+            results=comparison.results,
         )
 
     def _outcome(self, comparison: Comparison) -> Outcome:
@@ -244,7 +265,7 @@ def needed_degrees(detects: float) -> float:
     return required_degrees(detects, TEST_ALPHA, MISS)
 
 
-def check_register(claims: Iterable[Claim], experiments: Iterable[Experiment]) -> None:
+def check_register(claims: Iterable[Claim[Any]], experiments: Iterable[Experiment]) -> None:
     """Names are unique, every experiment is known, and the family has room.
 
     Raises:

@@ -9,6 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.judge.results import Table
+
+__all__ = ["Figure", "Heatmap", "Series", "Table"]
+
 Scale = Literal["linear", "log"]
 
 
@@ -65,18 +69,3 @@ class Figure:
     caption: str = ""
     heatmap: Heatmap | None = None
     marks: tuple[float, ...] = ()  # vertical lines, e.g. learning-rate decays
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows under column heads; a cell is a number or a string."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-    caption: str = ""
-
-    def __post_init__(self) -> None:
-        wrong = [len(row) for row in self.rows if len(row) != len(self.columns)]
-        if wrong:
-            raise ValueError(f"`Table({self.title!r})` needs rows of {len(self.columns)} cells; got rows of {wrong}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +15,10 @@ from typing import Any
 from theory.judge.evidence import plain
 from theory.judge.figure import Figure, Table
 from theory.judge.files import atomic_write
+from theory.judge.results import Result, read_result
+
+#: Of ``verdicts.json``; a file of another schema is not read.
+SCHEMA = 2
 
 
 class Kind(StrEnum):
@@ -68,6 +73,7 @@ class Verdict:
     note: str
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    results: tuple[Result, ...] = ()
     subject: str = ""  # which run, pair or group this is about, where one claim is judged on several
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,8 +91,8 @@ class Verdict:
         """
         from theory.judge.figure import Heatmap, Series
 
-        fields = dict(fields)
         try:
+            fields = dict(fields)
             decoys = tuple(
                 DecoyVerdict(**{**item, "outcome": Outcome(item["outcome"]), "interval": tuple(item["interval"])})
                 for item in fields.pop("decoy")
@@ -99,10 +105,8 @@ class Verdict:
                     heatmap = Heatmap(**{**heatmap, "x": tuple(heatmap["x"]), "y": tuple(heatmap["y"])}, values=rows)
                 series = tuple(Series(**one) for one in item.pop("series"))
                 figures.append(Figure(**{**item, "marks": tuple(item["marks"])}, series=series, heatmap=heatmap))
-            tables = tuple(
-                Table(**{**item, "columns": tuple(item["columns"]), "rows": tuple(tuple(row) for row in item["rows"])})
-                for item in fields.pop("tables")
-            )
+            tables = tuple(read_result(item) for item in fields.pop("tables"))
+            results = tuple(read_result(item) for item in fields.pop("results"))
             fields.update(
                 kind=Kind(fields["kind"]),
                 outcome=Outcome(fields["outcome"]),
@@ -110,7 +114,7 @@ class Verdict:
                 assumptions=tuple(fields["assumptions"]),
                 evidence=tuple(fields["evidence"]),
             )
-            return cls(**fields, decoys=decoys, figures=tuple(figures), tables=tables)
+            return cls(**fields, decoys=decoys, figures=tuple(figures), tables=tables, results=results)  # pyright: ignore[reportArgumentType]
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"`Verdict.from_dict` needs the fields of a verdict; {error!r} is wrong.") from None
 
@@ -118,28 +122,41 @@ class Verdict:
 def write_verdicts(verdicts: Sequence[Verdict], out: Path) -> Path:
     """Write ``verdicts.json`` under `out`, whole or not at all; verdicts may be judged again, evidence may not."""
     path = out / "verdicts.json"
-    text = json.dumps([verdict.to_dict() for verdict in verdicts], indent=1, allow_nan=False, ensure_ascii=False)
-    atomic_write(path, (text + "\n").encode(), overwrite=True)
+    record = {"schema": SCHEMA, "verdicts": [verdict.to_dict() for verdict in verdicts]}
+    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+    atomic_write(path, (_NUMBERS.sub(_on_one_line, text) + "\n").encode(), overwrite=True)
     return path
+
+
+#: A list of numbers over many lines; within a string no line breaks.
+_NUMBERS = re.compile(r"\[\n(?:\s*(?:-?[0-9][-+.0-9eE]*|null),?\n)+\s*\]")
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return " ".join(numbers.group().split()).replace("[ ", "[").replace(" ]", "]")
 
 
 def read_verdicts(path: Path) -> tuple[Verdict, ...]:
     """Read ``verdicts.json``.
 
     Raises:
-        ValueError: if the file is missing, is not JSON, or is not a list of verdicts.
+        ValueError: if the file is missing, is not JSON, is of another schema, or holds no verdicts.
     """
     try:
-        items = json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"`read_verdicts(path=...)` must be a readable file; got {path}: {error.strerror}.") from None
     except ValueError as error:
         raise ValueError(f"`read_verdicts(path=...)` must hold JSON; got {path}: {error}.") from None
-    if not isinstance(items, list):
-        raise ValueError(
-            f"`read_verdicts(path=...)` must hold a list of verdicts; got {type(items).__name__} in {path}."
-        )
-    return tuple(Verdict.from_dict(item) for item in items)
+    if isinstance(record, list):
+        raise ValueError(f"{path} is of an older schema, 1; this is schema {SCHEMA}: judge its evidence again.")
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("verdicts"), list):
+        found = record.get("schema") if isinstance(record, dict) else type(record).__name__
+        raise ValueError(f"`read_verdicts(path=...)` must hold verdicts of schema {SCHEMA}; got {found!r} in {path}.")
+    try:
+        return tuple(Verdict.from_dict(item) for item in record["verdicts"])
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def exit_status(verdicts: Iterable[Verdict]) -> int:

@@ -255,7 +255,8 @@ def test_verdicts_round_trip_with_their_figures(tmp_path):
     verdict = claim(compare=drawn).judge({"coin": evidence()})
     write_verdicts([verdict], tmp_path)
     stored = json.loads((tmp_path / "verdicts.json").read_text())
-    assert set(stored[0]) >= {
+    assert stored["schema"] == 2
+    assert set(stored["verdicts"][0]) >= {
         "claim",
         "outcome",
         "estimate",
@@ -268,7 +269,14 @@ def test_verdicts_round_trip_with_their_figures(tmp_path):
     }
     assert read_verdicts(tmp_path / "verdicts.json") == (verdict,)
     assert verdict.interval == (-1.0, None)
-    for text, words in (("{", "must hold JSON"), ("{}", "must hold a list"), ('[{"claim": 1}]', "needs the fields")):
+    for text, words in (
+        ("{", "must hold JSON"),
+        ("{}", "must hold verdicts of schema 2"),
+        ("[]", "of an older schema, 1"),
+        ('{"schema": 3, "verdicts": []}', "schema 2; got 3"),
+        ('{"schema": 2, "verdicts": [null]}', "bad.json is damaged"),
+        ('{"schema": 2, "verdicts": [{"claim": 1}]}', "needs the fields"),
+    ):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match=words):
             read_verdicts(tmp_path / "bad.json")
@@ -276,3 +284,11 @@ def test_verdicts_round_trip_with_their_figures(tmp_path):
         Series(label="a", x=(1,), y=(1, 2))
     with pytest.raises(ValueError, match="rows of 2 cells"):
         Table(title="t", columns=("a", "b"), rows=((1,),))
+
+
+def test_a_claim_predicts_or_selects_and_never_both():
+    chosen = claim(predict=None, select=lambda: 0.5)
+    assert chosen.judge({"coin": evidence()}).outcome is claim().judge({"coin": evidence()}).outcome
+    for predict, select in ((None, None), (lambda: 0.5, lambda: 0.5)):
+        with pytest.raises(ValueError, match="one of `predict` and `select`"):
+            claim(predict=predict, select=select)
