@@ -15,11 +15,10 @@ def transition_mp(curvature, optimizer):
         row_v, kick_v = (-(1 - d) * eta * h, mu), -(1 - d) * eta
         return mpmath.matrix([[1 + row_v[0], row_v[1]], row_v]), mpmath.matrix([kick_v, kick_v])
     row_v, kick_v = ((1 - d) * h, mu), 1 - d
-    if optimizer.nesterov:
-        row_w = (1 - eta * (h + mu * row_v[0]), -eta * mu * row_v[1])
-        kick_w = -eta * (1 + mu * kick_v)
-    else:
-        row_w, kick_w = (1 - eta * row_v[0], -eta * row_v[1]), -eta * kick_v
+    share = number(optimizer.discount)
+    k, l = (1, mu) if optimizer.nesterov else (1 - share, share)  # noqa: E741  (w moves by −η (k g + l v))
+    row_w = (1 - eta * (k * h + l * row_v[0]), -eta * l * row_v[1])
+    kick_w = -eta * (k + l * kick_v)
     return mpmath.matrix([row_w, row_v]), mpmath.matrix([kick_w, kick_v])
 
 

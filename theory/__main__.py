@@ -91,6 +91,7 @@ def _add_problem(command: argparse.ArgumentParser) -> None:
     command.add_argument("--momentum", type=float, default=0.0)
     command.add_argument("--dampening", type=float, default=0.0)
     command.add_argument("--nesterov", action="store_true")
+    command.add_argument("--discount", type=float, default=1.0, help="share of the buffer in a step (QHM)")
     command.add_argument("--weight-decay", type=float, default=0.0)
     command.add_argument("--form", choices=("pytorch", "position"), default="pytorch")
     command.add_argument("--json", action="store_true", help="print JSON")

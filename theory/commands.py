@@ -215,6 +215,7 @@ def _problem(options: argparse.Namespace) -> tuple[Quadratic, MomentumSGD]:
         momentum=options.momentum,
         dampening=options.dampening,
         nesterov=options.nesterov,
+        discount=options.discount,
         weight_decay=options.weight_decay,
         form=options.form,
     )

@@ -75,6 +75,7 @@ def shuffled_transient_variance(
     if not 0 <= start_position < len(sizes):
         raise ValueError(f"`{where}(start_position=...)` must lie in [0, {len(sizes) - 1}]; got {start_position}.")
     mu, kick = optimizer.momentum, 1.0 - optimizer.dampening
+    on_gradient, on_buffer = optimizer.direction
     wanted = np.arange(1, len(rates) + 1) if record is None else np.asarray(record, dtype=np.int64)
     steps = len(rates)
     position = (start_position + np.arange(steps)) % len(sizes)
@@ -89,8 +90,7 @@ def shuffled_transient_variance(
         gradient = lam * weight[seen]
         gradient[now] += 1.0
         velocity[seen] = mu * velocity[seen] + kick * gradient
-        step = gradient + mu * velocity[seen] if optimizer.nesterov else velocity[seen]
-        weight[seen] -= eta * step
+        weight[seen] -= eta * (on_gradient * gradient + on_buffer * velocity[seen])
         if now + 1 in place:
             response = weight[seen]
             white = (response**2 / sizes[position[seen], None]).sum(axis=0)

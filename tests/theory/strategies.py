@@ -18,17 +18,22 @@ def rotation(dimension, seed):
 def edge(optimizer):
     """Largest stable a = η(λ + decay), from Jury's conditions on the characteristic polynomial."""
     mu = optimizer.momentum
-    return 2 * (1 + mu) / (1 + 2 * mu) if optimizer.nesterov else 2 * (1 + mu) / (1 - optimizer.dampening)
+    if optimizer.nesterov:
+        return 2 * (1 + mu) / (1 + 2 * mu)
+    return 2 * (1 + mu) / ((1 - optimizer.discount) * (1 + mu) + optimizer.discount * (1 - optimizer.dampening))
 
 
 @st.composite
 def optimizers(draw, largest_momentum=0.99, weight_decay=True):
     """Any of the recursions, at learning rate 1: the curvature then is the step size."""
-    kind = draw(st.sampled_from(["heavy ball", "position", "nesterov", "dampened"]))
+    kind = draw(st.sampled_from(["heavy ball", "position", "nesterov", "dampened", "quasi-hyperbolic"]))
     momentum = draw(st.one_of(st.just(0.0), st.floats(0.0, largest_momentum)))
     decay = draw(st.sampled_from([0.0, 1e-3])) if weight_decay else 0.0
     if kind == "nesterov":
         return MomentumSGD(1.0, max(momentum, 0.05), nesterov=True, weight_decay=decay)
+    if kind == "quasi-hyperbolic":
+        discount, dampening = draw(st.floats(0.0, 1.0)), draw(st.one_of(st.just(momentum), st.floats(0.0, 0.9)))
+        return MomentumSGD(1.0, momentum, dampening=dampening, discount=discount, weight_decay=decay)
     if kind == "dampened":
         form = draw(st.sampled_from(["pytorch", "position"]))
         return MomentumSGD(1.0, momentum, dampening=draw(st.floats(0.0, 0.9)), weight_decay=decay, form=form)

@@ -239,6 +239,7 @@ def _impulse_setting(budget: str) -> ImpulseSetting:
         MomentumSGD(0.1, 0.0),
         MomentumSGD(0.1, 0.9, form="position"),
         MomentumSGD(0.1, 0.9, nesterov=True),
+        MomentumSGD(0.1, 0.9, dampening=0.9, discount=0.7),
         MomentumSGD(0.1, 0.9, dampening=0.3, weight_decay=0.05),
         MomentumSGD(0.1, 0.9, dampening=0.3, weight_decay=0.05, form="position"),
     )
@@ -362,7 +363,7 @@ def _other_form(simulation: Simulation) -> NDArray[np.float64]:
     """The other convention of v: buffer for displacement."""
     segment = simulation.segments[0]
     form = "pytorch" if segment.optimizer.form == "position" else "position"
-    if segment.optimizer.nesterov:
+    if segment.optimizer.direction[0]:
         return _plain_heavy_ball(simulation)
     other = replace(segment, optimizer=replace(segment.optimizer, form=form))
     return state_covariance(replace(simulation, segments=(other,)))
@@ -780,7 +781,7 @@ CLAIMS: tuple[Claim, ...] = (
             **_NOISE_DECOY,
         },
         compare=compare_impulse,
-        num_tests=6,
+        num_tests=7,
         margin=1e-11,
     ),
     Claim(

@@ -1,12 +1,12 @@
 r"""What moved a posterior variance: the exact split of Δ ln σᵢ² into its causes.
 
 Model     Two stationary states, (η, μ, λᵢ, γᵢ) before and after, with γᵢ = uᵢᵀCuᵢ along H's eigenvectors (S1, S3).
-Result    σᵢ² = [η γᵢ / (2 λᵢ (1−μ))] · κᵢ,   κᵢ = 1/(1 − ηλᵢ/(2(1+μ))) for heavy ball, so that                  (B2)
-              Δ ln σᵢ² = Δ ln η + Δ ln γᵢ − Δ ln λᵢ − Δ ln(1−μ) + Δ ln κᵢ
+Result    σᵢ² = [Kη γᵢ / (2 λᵢ (1−μ))] · κᵢ,   κᵢ = 1/(1 − aᵢ/(2(1+μ))) for heavy ball, so that  (B2)
+              Δ ln σᵢ² = Δ ln Kη + Δ ln γᵢ − Δ ln λᵢ − Δ ln(1−μ) + Δ ln κᵢ
           without remainder: the learning rate's part, the noise's, the curvature's, the momentum's (0 unless μ changes)
-          and the step size's, which is what a finite ηλ adds to the small-step law. Dampening scales η by 1 − d, weight
-          decay adds to λ. Nesterov, a = ηλ:
-              κ = (1 + aμ(1+2μ)/(1+μ)) / ((1 + aμ/(1−μ)) (1 − a(1+2μ)/(2(1+μ)))).
+          and the step size's, which is what a finite ηλ adds to the small-step law. The rate is Kη (K = 1−d for
+          heavy ball), a = Kηλ, weight decay adds to λ; with φ of `stationary` (Nesterov: μ)
+              κ = (1 + aφ(1+2φ)/(1+μ)) / ((1 + aφ/(1−μ)) (1 − a(1+2φ)/(2(1+μ)))).
 Reading   If γ and λ rise by the same factor, their parts cancel and σ² falls by what the learning rate took.
 Limits    η → 0: the step size's part vanishes.
 Oracle    Differences of ln σ² from a Lyapunov solver, and from simulation.
@@ -37,7 +37,7 @@ class Attribution:
     """Additive parts of Δ ln σᵢ², each of shape ``(m,)``, modes in rising order of curvature in both states.
 
     Args:
-        learning_rate: Δ ln((1−d) η), the same for all modes.
+        learning_rate: Δ ln(Kη), the same for all modes.
         noise: Δ ln γᵢ.
         curvature: −Δ ln(λᵢ + weight decay).
         step_size: Δ ln κᵢ.
@@ -137,8 +137,8 @@ def attribution(
 def read_state(path: str | Path) -> tuple[Quadratic, MomentumSGD, NDArray[np.float64] | None]:
     """A state of a training run from JSON: what `attribution` needs of it, mode by mode.
 
-    The file holds ``learning_rate``, ``curvatures`` and ``noise_variances`` (uᵢᵀCuᵢ of the mini-batch gradient), and
-    may hold ``momentum``, ``dampening``, ``nesterov``, ``weight_decay`` and ``variances`` (σᵢ² as measured).
+    The file holds ``learning_rate``, ``curvatures`` and ``noise_variances`` (uᵢᵀCuᵢ of the batch gradient), and
+    may hold ``momentum``, ``dampening``, ``nesterov``, ``discount``, ``weight_decay`` and ``variances`` (σᵢ²).
 
     Raises:
         ValueError: if the file cannot be read, or a key is missing, unknown or invalid.
@@ -153,7 +153,7 @@ def read_state(path: str | Path) -> tuple[Quadratic, MomentumSGD, NDArray[np.flo
     if not isinstance(plain, dict):
         raise ValueError(f"{where} must hold one JSON object; got {type(plain).__name__}.")
     needed = {"learning_rate", "curvatures", "noise_variances"}
-    optional = {"momentum", "dampening", "nesterov", "weight_decay", "variances"}
+    optional = {"momentum", "dampening", "nesterov", "discount", "weight_decay", "variances"}
     if not needed <= set(plain) <= needed | optional:
         wrong = sorted(needed - set(plain)) or sorted(set(plain) - needed - optional)
         raise ValueError(f"{where} must hold {sorted(needed)} and may hold {sorted(optional)}; wrong: {wrong}.")
@@ -194,16 +194,12 @@ def _factors(problem: Quadratic, optimizer: MomentumSGD, which: str) -> dict[str
             f"{int(np.argmin(gamma))}."
         )
     mode = stable_modes(frame.curvatures, optimizer)
-    a, mu = mode.effective_rate[order], optimizer.momentum
+    a, mu, ahead = mode.effective_rate[order], optimizer.momentum, mode.ahead
     e, u, w = mode.contraction[order], mode.at_plus_one[order], mode.at_minus_one[order]
-    rate = (1.0 - optimizer.dampening) * optimizer.learning_rate
-    if optimizer.nesterov:
-        reach = a * (1.0 + 2.0 * mu) / (1.0 + mu)
-        log_step = np.log1p(mu * reach) - np.log1p(a * mu / (1.0 - mu)) - np.log1p(-0.5 * reach)
-        lift = (1.0 + mu) * (1.0 + mu * reach)
-    else:
-        log_step = -np.log1p(-0.5 * a / (1.0 + mu))
-        lift = np.full_like(a, 1.0 + mu)
+    rate = mode.gain * optimizer.learning_rate
+    reach = a * (1.0 + 2.0 * ahead) / (1.0 + mu)
+    log_step = np.log1p(ahead * reach) - np.log1p(a * ahead / (1.0 - mu)) - np.log1p(-0.5 * reach)
+    lift = (1.0 + mu) * (1.0 + ahead * reach)
     return {
         "learning_rate": np.full_like(a, rate),
         "noise": gamma,

@@ -2,8 +2,8 @@ r"""One mode of momentum SGD as a 2×2 linear map: what a unit of gradient noise
 
 Model     In H's eigenbasis the state z = (w, v) of a mode with curvature λ (weight decay included) follows
               z₊ = (I + D) z + G ξ,      ξ the gradient noise along the eigenvector.
-          PyTorch form    D = [[−ηdλ, −ημ], [dλ, μ−1]],        G = (−ηd, d),         d = 1 − dampening
-          Nesterov        D = [[−η(1+μ)λ, −ημ²], [λ, μ−1]],    G = (−η(1+μ), 1)
+          PyTorch form    D = [[−ηgλ, −ηℓμ], [dλ, μ−1]],       G = (−ηg, d),         d = 1 − dampening, g = k + ℓd,
+                          w ← w − η (k g + ℓ v): (k, ℓ) = (0, 1) heavy ball, (1, μ) Nesterov, (1−ν, ν) quasi-hyperbolic
           position form   D = [[−dηλ, μ], [−dηλ, μ−1]],        G = (−dη, −dη)
 Precision The drift D = F − I is kept instead of F: at ηλ = 1e-12 the digits of 1 − ηλ are gone, those of ηλ are not.
 Oracle    `theory.oracle` simulates the same updates without this map.
@@ -47,14 +47,11 @@ def mode_response(curvatures: ArrayLike, optimizer: MomentumSGD) -> ModeResponse
         drift[:, 0, 0] = drift[:, 1, 0] = -share * eta * curvature
         drift[:, 0, 1] = mu
         noise_input[:] = -share * eta
-    elif optimizer.nesterov:
-        drift[:, 0, 0] = -eta * (1.0 + mu) * curvature
-        drift[:, 0, 1] = -eta * mu * mu
-        drift[:, 1, 0] = curvature
-        noise_input[:] = -eta * (1.0 + mu), 1.0
     else:
-        drift[:, 0, 0] = -eta * share * curvature
-        drift[:, 0, 1] = -eta * mu
+        on_gradient, on_buffer = optimizer.direction
+        gain = on_gradient + on_buffer * share
+        drift[:, 0, 0] = -eta * gain * curvature
+        drift[:, 0, 1] = -eta * on_buffer * mu
         drift[:, 1, 0] = share * curvature
-        noise_input[:] = -eta * share, share
+        noise_input[:] = -eta * gain, share
     return ModeResponse(drift, noise_input)

@@ -744,8 +744,8 @@ def variance_elasticities(problem: Quadratic, optimizer: MomentumSGD) -> Varianc
 
     Heavy ball, no weight decay: ∂ ln σ²/∂ ln λ = −1 + a/(2(1+μ) − a), a = (1−d)ηλ. Flattening widens the posterior
     exactly while a < 1 + μ; at a = 1 + μ it does nothing, and beyond it narrows the posterior. The learning rate's
-    elasticity is that plus 2. Nesterov: σ² = η²γ N(a)/((1−μ+μa) a (2(1+μ) − (1+2μ)a)) with
-    N = (1+μ(1−a))(1+2μ+2μ²) − 2μ(1+μ)²(1−a). Weight decay δ multiplies the curvature's elasticity by λ/(λ+δ).
+    elasticity is that plus 2. In general σ² = η²K²γ N/((1−μ+φa) a (2(1+μ) − (1+2φ)a)), N = 1 + μ + φ(1+2φ)a,
+    with K, φ of `stationary` (Nesterov: 1, μ). Weight decay δ multiplies the curvature's elasticity by λ/(λ+δ).
 
     Returns:
         `VarianceElasticities`, in the order of `eigenbasis(problem).curvatures`; O(m) for spectra.
@@ -765,14 +765,12 @@ def variance_elasticities(problem: Quadratic, optimizer: MomentumSGD) -> Varianc
             f"`variance_elasticities(optimizer=...)` must be stable; direction {worst} with curvature "
             f"{curvatures[worst]:.6g} has spectral radius {mode.spectral_radius[worst]:.6g}."
         )
-    mu, eta, a = optimizer.momentum, optimizer.learning_rate, mode.effective_rate
-    if optimizer.nesterov:
-        numerator = (1 + mu * (1 - a)) * (1 + 2 * mu + 2 * mu**2) - 2 * mu * (1 + mu) ** 2 * (1 - a)
-        rise = a * mu * (1 + 2 * mu) / numerator - mu * a / mode.contraction + (1 + 2 * mu) * a / mode.at_minus_one
-    else:
-        numerator = np.full_like(a, 1 + mu)
-        rise = a / mode.at_minus_one
-    variances = (eta * (1 - optimizer.dampening)) ** 2 * gamma * numerator / (mode.contraction * a * mode.at_minus_one)
+    a, ahead = mode.effective_rate, mode.ahead
+    reach = 1 + 2 * ahead
+    numerator = 1 + mode.momentum + ahead * reach * a
+    rise = a * ahead * reach / numerator - ahead * a / mode.contraction + reach * a / mode.at_minus_one
+    step = optimizer.learning_rate * mode.gain
+    variances = step**2 * gamma * numerator / (mode.contraction * a * mode.at_minus_one)
     in_rate = rise - 1.0
     share = curvatures / (curvatures + optimizer.weight_decay)
     return VarianceElasticities(

@@ -5,8 +5,7 @@ Model     Along an eigenvector of H the optimizer is a two-step recursion x₊ =
               G = [[1−p, D], [−p, D]],   p = 1 − |T| + D,   δ = 1 − D.
           p is the characteristic polynomial at z = s, so the slow direction is always x̃ near 1, its increment is
           small, and what happens near the root −1 is what happens near +1.
-          Heavy ball   D = μ,        p = a  or  2(1+μ) − a            with a = (1−d) η (λ + weight decay)
-          Nesterov     D = μ(1−a),   p = a  or  2(1+μ) − (1+2μ)a,     w = x + μ (x − x₋)
+          D = μ − φa,   p = a  or  2(1+μ) − (1+2φ)a,   w = x + φ (x − x₋),   with a, φ and the gain K of `stationary`.
 Result    With R = 1 − ε ≥ |R'| = |1 − ε'| the roots of G, ε ε' = p, ε + ε' = δ + p, and S = (Rᵏ − R'ᵏ)/(R − R'),
               Gᵏ = [[Rᵏ + S ε R', D S], [−p S, R'ᵏ − S R' ε]].
           Each entry is a sum of like signs as long as there is a slow mode: nothing cancels.
@@ -85,22 +84,25 @@ def companion(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Compan
 
     Args:
         curvatures: eigenvalues of H, taken as exact.
-        optimizer: η, μ, dampening, Nesterov, weight decay, form.
+        optimizer: η, μ, dampening, Nesterov or discount, weight decay, form.
     """
     lam = np.asarray(curvatures, dtype=np.float64)
     mu, eta = optimizer.momentum, optimizer.learning_rate
+    on_gradient, on_buffer = (dd.pair(x) for x in optimizer.direction)
     keep = dd.exact_sum(1.0, -optimizer.dampening)
+    gain = dd.add(dd.multiply(on_gradient, dd.exact_sum(1.0, -mu)), dd.multiply(on_buffer, keep))
+    ahead = dd.divide(dd.multiply(on_gradient, dd.pair(mu)), gain)
     shifted = dd.exact_sum(lam, np.full_like(lam, optimizer.weight_decay))
-    a = dd.multiply(dd.multiply(keep, dd.pair(eta)), shifted)
+    a = dd.multiply(dd.multiply(gain, dd.pair(eta)), shifted)
     one, two, momentum = (dd.pair(np.full_like(lam, number)) for number in (1.0, 2.0, mu))
     delta, product = dd.exact_sum(one[0], -momentum[0]), momentum
     full = dd.exact_sum(one[0], momentum[0])
     trace, at_minus_one = dd.subtract(full, a), dd.subtract(dd.multiply(two, full), a)
-    if optimizer.nesterov:
-        left = dd.subtract(one, a)
-        product, trace = dd.multiply(momentum, left), dd.multiply(full, left)
-        delta = dd.add(delta, dd.multiply(momentum, a))
-        at_minus_one = dd.subtract(at_minus_one, dd.multiply(dd.pair(2.0 * mu), a))
+    if ahead[0] != 0:
+        early = dd.multiply(ahead, a)
+        product, trace = dd.subtract(product, early), dd.subtract(trace, early)
+        delta = dd.add(delta, early)
+        at_minus_one = dd.subtract(at_minus_one, dd.multiply(two, early))
     upright = trace[0] >= 0
     total = dd.choose(upright, trace, (-trace[0], -trace[1]))
     p = dd.choose(upright, a, at_minus_one)
@@ -114,9 +116,10 @@ def companion(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Compan
         slow = np.where(both[0] > 0, 2.0 * p[0] / (both[0] + root[0]), 0.5 * (both[0] - root[0]))
         fast = np.where(product[0] != 0, product[0] / (0.5 * (total[0] + root[0])), 0.0)
     slow, fast = np.where(complex_roots, 0.0, slow), np.where(complex_roots, 0.0, fast)
-    s_v = 1.0 if optimizer.form == "position" else -eta  # displacement u = s_v v
+    # The displacement of x is u = s_v v.
+    s_v = 1.0 if optimizer.form == "position" else -eta * float(dd.divide(gain, keep)[0])
     sign = np.where(upright, 1.0, -1.0)
-    inward, outward = _coordinates(sign, s_v, mu if optimizer.nesterov else 0.0)
+    inward, outward = _coordinates(sign, s_v, float(ahead[0]))
     return Companion(
         sign=sign,
         product=product[0],
@@ -132,7 +135,7 @@ def companion(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Compan
         angle=_angle(total, root, complex_roots),
         inward=inward,
         outward=outward,
-        kick=-eta * float(keep[0]),
+        kick=-eta * float(gain[0]),
     )
 
 

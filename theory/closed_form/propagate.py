@@ -195,11 +195,12 @@ def _responses(
     """Φ ``(n, 2, 2, m)`` of each stretch and the responses ψ ``(n, B, 2, m)`` at its end to the noise of its steps.
 
     A row (p, q) of what later steps do to (w, v) is pulled back through one step without forming F. With r the weight
-    that v₊ gets (PyTorch q − ηp, Nesterov q − ημp, position form p + q) and e that of the gradient H w + ξ,
+    that v₊ gets (PyTorch q − ηℓp, position form p + q) and e that of the gradient H w + ξ,
         p ← p + e (λ + decay),   q ← μ r,   ψ = e,
-    where e = (1−d) r, r − ηp, −(1−d) η r in the three forms.
+    where e = (1−d) r − ηkp, −(1−d) η r in the two forms; (k, ℓ) is the optimizer's direction.
     """
     mu, keep = optimizer.momentum, 1.0 - optimizer.dampening
+    on_gradient, on_buffer = optimizer.direction
     count, m = len(starts), len(curvatures)
     depth = int((ends - starts).max()) if count else 0
     identity = np.broadcast_to(np.eye(2)[:, :, None], (2, 2, m))
@@ -215,12 +216,9 @@ def _responses(
         if optimizer.form == "position":
             r = p_now + q_now
             e = (-keep * eta) * r
-        elif optimizer.nesterov:
-            r = q_now - (mu * eta) * p_now
-            e = r - eta * p_now
         else:
-            r = q_now - eta * p_now
-            e = keep * r
+            r = q_now - (on_buffer * eta) * p_now
+            e = keep * r - (on_gradient * eta) * p_now
         slope = curvature_factors[at][:, None, None] * curvatures + optimizer.weight_decay
         p_now, q_now = p_now + e * slope, mu * r
         kicked = amplitude[at][:, None, None] * e
@@ -235,13 +233,11 @@ def _stationary_weights(frame: Eigenbasis, curvature_factor: float, optimizer: M
     """Cov(w) of the stationary law in H's eigenbasis, (S2), with H scaled by a factor."""
     mode = modes(frame.curvatures * curvature_factor, optimizer)
     e, u = mode.contraction, mode.at_plus_one
-    b0, b1 = mode.filter
-    level = (b0 + b1) ** 2 * (e[:, None] + e - np.multiply.outer(e, e))
-    if b1:
+    level = e[:, None] + e - np.multiply.outer(e, e)
+    if mode.ahead:
         crossed = np.multiply.outer(u, e)
-        level = level + abs(b0 * b1) * (crossed + crossed.T)
-    scale = (optimizer.learning_rate * (1.0 - optimizer.dampening)) ** 2
-    return scale * frame.noise * level / root_product(mode)
+        level = level + mode.ahead * (1.0 + mode.ahead) * (crossed + crossed.T)
+    return (optimizer.learning_rate * mode.gain) ** 2 * frame.noise * level / root_product(mode)
 
 
 def _check_stability(

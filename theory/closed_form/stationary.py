@@ -3,17 +3,19 @@ r"""Stationary law of momentum SGD on a noisy quadratic: covariance of the full 
 Model     In H's eigenbasis mode i obeys the two-step recursion driven by ξ with Cov ξ = C̃ = UᵀCU. With
           z² − s z + q the characteristic polynomial of mode i, write
               e = 1 − q,   u = 1 − s + q,   w = 1 + s + q.
-          Heavy ball   q = μ,        e = 1 − μ,       u = a,  w = 2(1+μ) − a          with a = ηλ
-          Nesterov     q = μ(1−a),   e = 1 − μ + μa,  u = a,  w = 2(1+μ) − (1+2μ)a
-          The mode is stable iff u > 0, w > 0 and 0 < e < 2. Weights are w_t = −η (b₀ x_t + b₁ x_{t−1}) with x the pure
-          two-step process; b = (1, 0) for heavy ball and (1+μ, −μ) for Nesterov. Either way v_t = x_t − x_{t−1}.
-          Dampening d scales a by (1−d) and C by (1−d)²; weight decay adds to every λ.
+          With the step w ← w − η (k g + ℓ v) and v ← μ v + (1−d) g, put
+              K = k(1−μ) + ℓ(1−d),   φ = kμ/K,   a = K η (λ + weight decay);   then
+              q = μ − φa,   e = 1 − μ + φa,   u = a,   w = 2(1+μ) − (1+2φ)a.
+          Heavy ball: K = 1−d, φ = 0.   Nesterov: K = 1, φ = μ.   Quasi-hyperbolic (d = μ): K = 1−μ, φ = (1−ν)μ/(1−μ),
+          where ν = 0 is plain SGD: a root and a zero at μ cancel.
+          The mode is stable iff u > 0, w > 0 and 0 < e < 2, that is a < 2(1+μ)/(1+2φ). Weights are
+          w_t = −ηK ((1+φ) x_t − φ x_{t−1}) with x the pure two-step process, and v_t = (1−d)(x_t − x_{t−1}).
 Result    R_ij = e_i e_j (u_i w_j + u_j w_i)/2 + (q_i − q_j)² + (s_i − s_j)(q_j s_i − q_i s_j), the product of 1 − r r'
-          over the roots of modes i and j. Its last two terms are μ (a_i − a_j)² for heavy ball and μ² (a_i − a_j)² for
-          Nesterov, so every term of
-              Σ_ij        = η² C̃_ij [(b₀+b₁)² (e_i + e_j − e_i e_j) + |b₀b₁| D_ij] / R_ij              (S2)
-              Cov(v)_ij   = C̃_ij D_ij / R_ij,              D_ij = u_i e_j + u_j e_i
-              Cov(Δw)_ij  = η² C̃_ij [(b₀+b₁)² D_ij + |b₀b₁| N_ij] / R_ij
+          over the roots of modes i and j. Its last two terms are (μ − φ(1−μ)) (a_i − a_j)²; μ − φ(1−μ) is μ for heavy
+          ball, μ² for Nesterov and νμ for quasi-hyperbolic momentum, so every term of
+              Σ_ij        = η²K² C̃_ij [e_i + e_j − e_i e_j + φ(1+φ) D_ij] / R_ij                       (S2)
+              Cov(v)_ij   = (1−d)² C̃_ij D_ij / R_ij,       D_ij = u_i e_j + u_j e_i
+              Cov(Δw)_ij  = η²K² C̃_ij [D_ij + φ(1+φ) N_ij] / R_ij
           is non-negative up to the sign of C̃_ij: nothing cancels. Heavy ball: D = (1−μ)(a_i + a_j), whence
           η (HΣ + ΣH) = (1+μ) Cov(Δw), the fluctuation–dissipation identity.
           Diagonal, commuting or not: σᵢ² = η γᵢ (1+μ) / (λᵢ (1−μ)(2(1+μ) − ηλᵢ)), γᵢ = uᵢᵀCuᵢ                 (S1, S3)
@@ -47,13 +49,15 @@ ERROR_CONSTANT = 40.0
 
 @dataclass(frozen=True)
 class Modes:
-    """The two-step recursions of all modes: e, u, w of the module's docstring, and the noise filter (b₀, b₁)."""
+    """The two-step recursions of all modes: μ, K, φ, a, e, u, w of the module's docstring."""
 
-    effective_rate: NDArray[np.float64]  # a = (1−d) η (λ + weight decay)
+    momentum: float
+    gain: float  # K
+    ahead: float  # φ
+    effective_rate: NDArray[np.float64]  # a = K η (λ + weight decay)
     contraction: NDArray[np.float64]  # e = 1 − q
     at_plus_one: NDArray[np.float64]  # u = characteristic polynomial at z = 1
     at_minus_one: NDArray[np.float64]  # w = characteristic polynomial at z = −1
-    filter: tuple[float, float]
 
     @property
     def product(self) -> NDArray[np.float64]:
@@ -82,19 +86,22 @@ class Modes:
 def modes(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Modes:
     """The recursion of each mode with curvature λ, shape ``(m,)``; stability is not checked."""
     mu = optimizer.momentum
-    a = (1.0 - optimizer.dampening) * optimizer.learning_rate * (curvatures + optimizer.weight_decay)
-    if optimizer.nesterov:
-        return Modes(a, (1.0 - mu) + mu * a, a, 2.0 * (1.0 + mu) - (1.0 + 2.0 * mu) * a, (1.0 + mu, -mu))
-    return Modes(a, np.full_like(a, 1.0 - mu), a, 2.0 * (1.0 + mu) - a, (1.0, 0.0))
+    on_gradient, on_buffer = optimizer.direction
+    gain = on_gradient * (1.0 - mu) + on_buffer * (1.0 - optimizer.dampening)
+    ahead = on_gradient * mu / gain
+    a = gain * optimizer.learning_rate * (curvatures + optimizer.weight_decay)
+    return Modes(mu, gain, ahead, a, (1.0 - mu) + ahead * a, a, 2.0 * (1.0 + mu) - (1.0 + 2.0 * ahead) * a)
 
 
 def largest_stable_learning_rate(largest_curvature: float, optimizer: MomentumSGD) -> float:
     """Supremum of the learning rates that keep a mode of that curvature stable.
 
-    Heavy ball 2(1+μ) / ((1−d)(λ+δ)), Nesterov 2(1+μ) / ((1+2μ)(λ+δ)), δ the weight decay.
+    2(1+μ) / ((1+2φ)K(λ+δ)), δ the weight decay: heavy ball (1+2φ)K = 1−d, Nesterov 1+2μ, quasi-hyperbolic with d = μ
+    1 + μ − 2νμ (as in Gitman, Lang, Zhang and Xiao, NeurIPS 2019, arXiv 1910.13962).
     """
     mu = optimizer.momentum
-    reach = 1.0 + 2.0 * mu if optimizer.nesterov else 1.0 - optimizer.dampening
+    on_gradient, on_buffer = optimizer.direction
+    reach = on_gradient * (1.0 + mu) + on_buffer * (1.0 - optimizer.dampening)  # (1+2φ)K
     return 2.0 * (1.0 + mu) / (reach * (largest_curvature + optimizer.weight_decay))
 
 
@@ -115,18 +122,15 @@ def stationary_covariance(problem: Quadratic, optimizer: MomentumSGD) -> Solutio
     frame = eigenbasis(problem)
     mode = stable_modes(frame.curvatures, optimizer)
     eta = optimizer.learning_rate
-    noise = (1.0 - optimizer.dampening) ** 2 * frame.noise
+    keep, step, ahead = 1.0 - optimizer.dampening, eta * mode.gain, mode.ahead
     e, u = mode.contraction, mode.at_plus_one
-    b0, b1 = mode.filter
-    driven = noise / root_product(mode)
+    driven = frame.noise / root_product(mode)
     crossed = np.multiply.outer(u, e)
     crossed += crossed.T  # D_ij
-    weights = (
-        (eta * eta) * driven * ((b0 + b1) ** 2 * (e[:, None] + e - np.multiply.outer(e, e)) + abs(b0 * b1) * crossed)
-    )
-    velocity = driven * crossed
+    weights = (step * step) * driven * (e[:, None] + e - np.multiply.outer(e, e) + ahead * (1.0 + ahead) * crossed)
+    velocity = (keep * keep) * driven * crossed
     lead = _decrement(mode)
-    cross = -eta * driven * (b0 * lead - b1 * lead.T)
+    cross = -step * keep * driven * ((1.0 + ahead) * lead + ahead * lead.T)
     if optimizer.form == "position":
         velocity, cross = eta * eta * velocity, -eta * cross
     radius = float(mode.spectral_radius.max())
@@ -136,7 +140,7 @@ def stationary_covariance(problem: Quadratic, optimizer: MomentumSGD) -> Solutio
         cross=frame.outward(cross),
         status=Status.OK,
         method="stationary_covariance",
-        relative_residual=_residual(weights, velocity, cross, noise, optimizer, mode),
+        relative_residual=_residual(weights, velocity, cross, frame.noise, optimizer, mode),
         spectral_radius=radius,
         error_bound=_error_bound(frame, mode),
     )
@@ -160,10 +164,8 @@ def stationary_variance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[n
         curvatures, noise = frame.curvatures, np.diag(frame.noise)
     mode = stable_modes(curvatures, optimizer)
     e, u, w = mode.contraction, mode.at_plus_one, mode.at_minus_one
-    b0, b1 = mode.filter
-    numerator = (b0 + b1) ** 2 * (2.0 - e) + 2.0 * abs(b0 * b1) * u
-    gamma = (1.0 - optimizer.dampening) ** 2 * noise
-    return optimizer.learning_rate**2 * gamma * numerator / (e * u * w)
+    numerator = (1.0 + mode.momentum) + mode.ahead * (1.0 + 2.0 * mode.ahead) * u
+    return (optimizer.learning_rate * mode.gain) ** 2 * noise * numerator / (e * u * w)
 
 
 def lag_one_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np.float64]:
@@ -176,9 +178,9 @@ def lag_one_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np
     """
     frame = eigenbasis(problem)
     mode = stable_modes(frame.curvatures, optimizer)
-    b0, b1 = mode.filter
+    b0, b1 = 1.0 + mode.ahead, -mode.ahead
     s, e = mode.total, mode.contraction
-    driven = (1.0 - optimizer.dampening) ** 2 * frame.noise / root_product(mode)
+    driven = mode.gain**2 * frame.noise / root_product(mode)
     level = e[:, None] + e - np.multiply.outer(e, e)  # E x_i(t) x_j(t) · R_ij
     once = level - _decrement(mode)  # E x_i(t) x_j(t−1) · R_ij
     lag = (b0 * b0 + b1 * b1 + b0 * b1 * s[:, None]) * once + b0 * b1 * e[:, None] * level
@@ -189,14 +191,14 @@ def increment_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[
     """Cov(w_t − w_{t−1}) under the stationary law, shape ``(m, m)``.
 
     For heavy ball it is η (HΣ + ΣH)/(1 + μ), dampening and weight decay included in η and H
-    (`fluctuation_dissipation_constant` has Nesterov's).
+    (`fluctuation_dissipation_constant` has the others').
 
     Raises:
         UnstableError: if some mode has no stationary law.
     """
     frame = eigenbasis(problem)
     mode = stable_modes(frame.curvatures, optimizer)
-    driven = (1.0 - optimizer.dampening) ** 2 * frame.noise / root_product(mode)
+    driven = mode.gain**2 * frame.noise / root_product(mode)
     _, increments = _level_and_increment(mode)
     return _symmetric(frame.outward(optimizer.learning_rate**2 * driven * increments))
 
@@ -204,8 +206,8 @@ def increment_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[
 def fluctuation_dissipation_constant(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> NDArray[np.float64]:
     """k_ij = (a_i + a_j) Σ_ij / Cov(Δw)_ij in H's eigenbasis, shape ``(m, m)``; it does not depend on C.
 
-    1 + μ for heavy ball, whatever H. For Nesterov it depends on the modes; on the diagonal it is
-    (1 + μ + aμ(1+2μ)) / (1 + 2μ − 2μ³ + aμ(1+μ)(1+2μ)).
+    1 + μ for heavy ball, whatever H. Otherwise it depends on the modes; on the diagonal it is
+    (1 + μ + φ(1+2φ)a) / (1 + 2φ(1+φ)(1−μ) + φ(1+φ)(1+2φ)a).
 
     Raises:
         UnstableError: if some mode has no stationary law.
@@ -235,21 +237,18 @@ def root_product(mode: Modes) -> NDArray[np.float64]:
     e, u, w = mode.contraction, mode.at_plus_one, mode.at_minus_one
     half = np.multiply.outer(u, w)
     difference = np.subtract.outer(mode.effective_rate, mode.effective_rate)
-    # (q_i − q_j)² + (s_i − s_j)(q_j s_i − q_i s_j): for Nesterov q_j s_i = q_i s_j and q_i − q_j = μ (a_j − a_i);
-    # for heavy ball q is common and s_i − s_j = a_j − a_i, which leaves μ (a_i − a_j)².
-    mu = -mode.filter[1] if mode.filter[1] else 1.0 - e[0]
-    apart = mu * mu if mode.filter[1] else mu
+    # q_j s_i − q_i s_j = (μ − φ)(a_j − a_i), and φ² + (1+φ)(μ − φ) = μ − φ(1−μ) >= 0 with equality for plain SGD.
+    apart = max(mode.momentum - mode.ahead * (1.0 - mode.momentum), 0.0)
     return 0.5 * np.multiply.outer(e, e) * (half + half.T) + apart * difference * difference
 
 
 def _level_and_increment(mode: Modes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Σ_ij R_ij and Cov(Δw)_ij R_ij over η² C̃_ij."""
+    """Σ_ij R_ij and Cov(Δw)_ij R_ij over η²K² C̃_ij."""
     e, u = mode.contraction, mode.at_plus_one
-    b0, b1 = mode.filter
-    plain, mixed = (b0 + b1) ** 2, abs(b0 * b1)
+    mixed = mode.ahead * (1.0 + mode.ahead)
     crossed = np.multiply.outer(u, e)
     crossed = crossed + crossed.T
-    level = plain * (e[:, None] + e - np.multiply.outer(e, e)) + mixed * crossed
+    level = e[:, None] + e - np.multiply.outer(e, e) + mixed * crossed
     curved = np.multiply.outer(u, e * e)
     second = (
         curved
@@ -258,7 +257,7 @@ def _level_and_increment(mode: Modes) -> tuple[NDArray[np.float64], NDArray[np.f
         + np.multiply.outer(u, u) * (e[:, None] + e)
         + np.subtract.outer(u, u) ** 2
     )  # N_ij: second differences of x
-    return level, plain * crossed + mixed * second
+    return level, crossed + mixed * second
 
 
 def _decrement(mode: Modes) -> NDArray[np.float64]:
@@ -276,16 +275,16 @@ def _residual(
     mode: Modes,
 ) -> float:
     """‖F M Fᵀ − M + Q‖_F / ‖M‖_F, mode pair by mode pair: a check of the equation, not of the formula."""
-    mu, eta = optimizer.momentum, optimizer.learning_rate
-    curvature = mode.effective_rate / eta  # (1−d)(λ+δ)
+    mu, eta, push = optimizer.momentum, optimizer.learning_rate, 1.0 - optimizer.dampening
+    curvature = mode.effective_rate / (eta * mode.gain)  # λ+δ
     if optimizer.form == "position":
-        vw, vv, push = -eta * curvature, mu, -eta
-        ww, wv, kick = 1.0 + vw, np.full_like(vw, vv), -eta
+        push, vv = -eta * push, mu
+        vw, kick = push * curvature, push
+        ww, wv = 1.0 + vw, np.full_like(vw, vv)
     else:
-        vw, vv, push = curvature, mu, 1.0
-        lead = 1.0 + mu if optimizer.nesterov else 1.0
-        tail = mu * mu if optimizer.nesterov else mu
-        ww, wv, kick = 1.0 - eta * lead * curvature, np.full_like(curvature, -eta * tail), -eta * lead
+        on_gradient, on_buffer = optimizer.direction
+        vw, vv, kick = push * curvature, mu, -eta * (on_gradient + on_buffer * push)
+        ww, wv = 1.0 + kick * curvature, np.full_like(curvature, -eta * on_buffer * mu)
     rows = ((ww, wv, kick), (vw, np.full_like(vw, vv), push))
     squared, size = 0.0, 0.0
     for p, r, block, count in ((0, 0, weights, 1), (0, 1, cross, 2), (1, 1, velocity, 1)):  # (1, 0) mirrors (0, 1)

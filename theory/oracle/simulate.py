@@ -371,7 +371,7 @@ def noise_factor(problem: Quadratic) -> NDArray[np.float64]:
 class _Stage:
     """A segment made ready: H + δI and L as arrays, and one row (μ, α, β, δ) of coefficients a step.
 
-    v ← μ v + α g, w ← w + β v + δ g is the PyTorch form for (1−d, −η, 0), Nesterov for (1, −ημ, −η) and the position
+    v ← μ v + α g, w ← w + β v + δ g is the PyTorch form for (1−d, −ηℓ, −ηk), (k, ℓ) its direction, and the position
     form for (−(1−d)η, 1, 0).
     """
 
@@ -412,10 +412,9 @@ def _plan(setting: Simulation, path: Path) -> _Plan:
         zero = np.zeros(segment.steps)
         if optimizer.form == "position":
             alpha, beta, delta = -kept * rates, zero + 1.0, zero
-        elif optimizer.nesterov:
-            alpha, beta, delta = kept, -rates * optimizer.momentum, -rates
         else:
-            alpha, beta, delta = kept, -rates, zero
+            on_gradient, on_buffer = optimizer.direction
+            alpha, beta, delta = kept, -rates * on_buffer, -rates * on_gradient
         table = np.ascontiguousarray(np.stack([zero + optimizer.momentum, alpha, beta, delta], axis=1))
         stages.append(_Stage(first, np.ascontiguousarray(curvature), noise_factor(problem), table))
         first += segment.steps

@@ -1,6 +1,6 @@
 r"""Transition of the state z = (w, v) as dense matrices: z₊ = F z + G ξ, straight from the recursion's definition.
 
-PyTorch form:  v₊ = μ v + (1−d)(A w + ξ),  w₊ = w − η v₊;   Nesterov: v₊ = μ v + A w + ξ,  w₊ = w − η (A w + ξ + μ v₊).
+PyTorch form:  v₊ = μ v + (1−d)(A w + ξ),  w₊ = w − η (k (A w + ξ) + ℓ v₊), with (k, ℓ) = `MomentumSGD.direction`.
 Position form: v₊ = μ v − (1−d) η (A w + ξ),  w₊ = w + v₊.   A = H + weight decay.
 """
 
@@ -33,10 +33,8 @@ def transition(problem: Quadratic, optimizer: MomentumSGD, dtype: Any = np.float
         w_from_w, w_from_v, w_from_noise = one + v_from_w, v_from_v, v_from_noise
     else:
         v_from_w, v_from_v, v_from_noise = keep * curvature, mu * one, keep * one
-        if optimizer.nesterov:
-            w_from_w = one - eta * (curvature + mu * v_from_w)
-            w_from_v = -eta * mu * v_from_v
-            w_from_noise = -eta * (one + mu * v_from_noise)
-        else:
-            w_from_w, w_from_v, w_from_noise = one - eta * v_from_w, -eta * v_from_v, -eta * v_from_noise
+        on_gradient, on_buffer = (dtype(x) for x in optimizer.direction)
+        w_from_w = one - eta * (on_gradient * curvature + on_buffer * v_from_w)
+        w_from_v = -eta * on_buffer * v_from_v
+        w_from_noise = -eta * (on_gradient * one + on_buffer * v_from_noise)
     return np.block([[w_from_w, w_from_v], [v_from_w, v_from_v]]), np.vstack([w_from_noise, v_from_noise])

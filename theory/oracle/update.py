@@ -26,5 +26,6 @@ def momentum_update(
         buffer = optimizer.momentum * buffer - optimizer.learning_rate * kept
         return weights + buffer, buffer
     buffer = optimizer.momentum * buffer + kept
-    direction = gradient + optimizer.momentum * buffer if optimizer.nesterov else buffer
+    on_gradient, on_buffer = optimizer.direction
+    direction = on_gradient * gradient + on_buffer * buffer if on_gradient else buffer
     return weights - optimizer.learning_rate * direction, buffer

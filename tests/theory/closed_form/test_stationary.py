@@ -194,9 +194,9 @@ def test_fluctuation_balances_dissipation(case):
     constant = fluctuation_dissipation_constant(frame.curvatures, optimizer)
     gap = (a[:, None] + a) * weights - constant * increments
     assert np.abs(gap).max() <= 1e-10 * np.abs(constant * increments).max()
-    if not optimizer.nesterov:
+    if optimizer.direction[0] == 0:
         assert np.allclose(constant, 1 + optimizer.momentum, rtol=1e-12)
-    else:
+    elif optimizer.nesterov:
         mu = optimizer.momentum
         expected = (1 + mu + a * mu * (1 + 2 * mu)) / (1 + 2 * mu - 2 * mu**3 + a * mu * (1 + mu) * (1 + 2 * mu))
         assert np.allclose(np.diag(constant), expected, rtol=1e-10)
