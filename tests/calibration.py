@@ -300,7 +300,7 @@ def _claim(mode: int) -> Claim:
         simulation = simulation_of(found)
         frame = np.eye(2 * simulation.problem.dimension)[[mode]]
         tests = moment_tests(found, predictor(simulation), frame, off_diagonal=False, means=False)
-        return to_comparison(tests, ERROR)
+        return to_comparison(tests)
 
     return Claim(
         name=f"calibration-mode-{mode}",

@@ -264,8 +264,8 @@ def _outcome(result: CellResult) -> tuple[Outcome, float]:
         comparison = equivalence_comparison(result.tests, SHUFFLED_MARGIN)
         outcome = classify(comparison.interval, SHUFFLED_MARGIN)
     else:
-        comparison = identity_comparison(result.tests, DETECTS)
-        outcome = decide_identity(comparison)
+        comparison = identity_comparison(result.tests)
+        outcome = decide_identity(comparison, DETECTS)
     worst = int(np.argmax(np.abs(np.log(result.tests.ratio))))
     return outcome, float(result.tests.ratio[worst] - 1.0)
 

@@ -156,7 +156,7 @@ def _compare_frozen(evidence: Mapping[str, Evidence], predict: FrozenPredictor) 
     for index, run in enumerate(AdaptiveRuns.from_dict(item.setting).runs):
         predicted = np.diag(predict(run.problem, run.optimizer, np.asarray(run.preconditioner)))
         parts.append(mean_tests(item.arrays[f"square_{index}"][0], predicted))
-    return identity_comparison(MeanTests.join(parts), _FROZEN_DETECTS)
+    return identity_comparison(MeanTests.join(parts))
 
 
 # Adam, AdamW and RMSprop as they run: an approximation, in a region.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from theory.closed_form.averaging import averaged_covariance, ema_covariance
 from theory.closed_form.stationary import stationary_covariance
-from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Kind, Progress, needed_degrees
+from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Kind, Progress
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Table
 from theory.judge.statistics import normal_p_value, variance_interval, variance_p_value
@@ -97,7 +97,6 @@ def _compare(evidence: Mapping[str, Evidence], predict: Any) -> Comparison:
         p_value=float(p_value.min()),
         num_tests=len(p_value),
         reached=float(run.replicas),
-        required=needed_degrees(_DETECTS),
         tables=(
             Table(
                 title=f"Variance of averaged weights after {run.steps} steps",

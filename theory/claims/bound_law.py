@@ -29,7 +29,7 @@ from theory.closed_form.pac_bayes import (
 )
 from theory.closed_form.stationary import modes, stationary_variance
 from theory.closed_form.transient import mean_path, transient_covariance
-from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress, needed_degrees
+from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Heatmap, Series, Table
 from theory.judge.statistics import normal_p_value, normal_quantile, variance_interval, variance_p_value
@@ -327,7 +327,6 @@ def comparison(
         p_value=float(p_values.min()),
         num_tests=len(p_values),
         reached=float(degrees.min()),
-        required=needed_degrees(DETECTS),
         note=note,
         figures=figures,
         tables=tables,

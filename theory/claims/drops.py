@@ -19,7 +19,7 @@ from theory.closed_form.correlated import correlated_transient, still_start
 from theory.closed_form.eigenbasis import eigenbasis
 from theory.closed_form.propagate import propagate
 from theory.closed_form.transient import transient_covariance
-from theory.judge.claim import TEST_ALPHA, Comparison, Predictor, needed_degrees
+from theory.judge.claim import TEST_ALPHA, Comparison, Predictor
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Series, Table
 from theory.judge.statistics import normal_p_value, variance_interval, variance_p_value
@@ -173,7 +173,6 @@ def comparison(
         p_value=float(tests.p_values.min()),
         num_tests=len(tests.p_values),
         reached=float(tests.degrees.min()),
-        required=needed_degrees(DETECTS),
         note=note,
         figures=tuple(figures),
         tables=tuple(tables),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.judge.claim import TEST_ALPHA, Comparison, Experiment, Progress, needed_degrees
+from theory.judge.claim import TEST_ALPHA, Comparison, Experiment, Progress
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Series
 from theory.judge.statistics import (
@@ -179,7 +179,7 @@ def moment_tests(
     return Tests(np.concatenate(p_values), ratio, degrees)
 
 
-def to_comparison(tests: Tests, detects: float, *, note: str = "", figures: tuple[Figure, ...] = ()) -> Comparison:
+def to_comparison(tests: Tests, *, note: str = "", figures: tuple[Figure, ...] = ()) -> Comparison:
     """The batch as a Comparison: the worst variance ratio with its interval at the family's level, the smallest p."""
     low, high = variance_interval(tests.ratio, tests.degrees, TEST_ALPHA)
     worst = int(np.argmin(variance_p_value(tests.ratio, tests.degrees)))
@@ -189,7 +189,6 @@ def to_comparison(tests: Tests, detects: float, *, note: str = "", figures: tupl
         p_value=float(tests.p_values.min()),
         num_tests=len(tests.p_values),
         reached=float(tests.degrees.min()),
-        required=needed_degrees(detects),
         note=note,
         figures=figures,
     )

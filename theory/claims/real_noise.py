@@ -273,9 +273,7 @@ def _compare_gaussian(evidence: Mapping[str, Evidence], predict: LawPredictor) -
         series=tuple(series),
         caption="Least squares on Gaussian inputs. 1 is the theorem with C frozen at the optimum.",
     )
-    return identity_comparison(
-        MeanTests.join(parts), _GAUSSIAN_DETECTS, extra_p_values=np.concatenate(p_values), figures=(figure,)
-    )
+    return identity_comparison(MeanTests.join(parts), extra_p_values=np.concatenate(p_values), figures=(figure,))
 
 
 KurtosisPredictor = Callable[[GaussianRegression, MomentumSGD], NDArray[np.float64]]
@@ -303,7 +301,7 @@ def _compare_kurtosis(evidence: Mapping[str, Evidence], predict: KurtosisPredict
         rows=tuple(rows),
         caption="A Gaussian posterior has 0.",
     )
-    return identity_comparison(MeanTests.join(parts), _KURTOSIS_DETECTS, tables=(table,))
+    return identity_comparison(MeanTests.join(parts), tables=(table,))
 
 
 def _no_kurtosis(problem: GaussianRegression, optimizer: MomentumSGD) -> NDArray[np.float64]:
@@ -414,7 +412,6 @@ def _compare_shuffled(evidence: Mapping[str, Evidence], predict: FactorPredictor
             figures.append(_cycle_figure(run, problem, predict, np.array(found)))
     return identity_comparison(
         MeanTests.join(parts),
-        _SHUFFLED_DETECTS,
         figures=tuple(figures),
         tables=(
             Table(

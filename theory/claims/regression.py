@@ -490,7 +490,6 @@ def _compare_independent(evidence: Mapping[str, Evidence], predict: Predictor) -
     shown = predict is state_white
     return identity_comparison(
         MeanTests.join([result.tests for result in results]),
-        DETECTS,
         extra_p_values=np.concatenate([mean_p_values(result.mean) for result in results]),
         figures=(variance_figure(evidence.values()),) if shown else (),
         tables=(correction_table(evidence.values()),) if shown else (),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from theory.judge.claim import MISS, TEST_ALPHA, Comparison, needed_degrees
+from theory.judge.claim import MISS, TEST_ALPHA, Comparison
 from theory.judge.figure import Figure, Table
 from theory.judge.statistics import normal_quantile
 
@@ -72,7 +72,6 @@ def mean_tests(replicates: NDArray[np.float64], predicted: NDArray[np.float64]) 
 
 def identity_comparison(
     tests: MeanTests,
-    detects: float,
     *,
     extra_p_values: NDArray[np.float64] | None = None,
     note: str = "",
@@ -89,7 +88,6 @@ def identity_comparison(
         p_value=float(p_values.min()),
         num_tests=len(p_values),
         reached=float(tests.degrees.min()),
-        required=needed_degrees(detects),
         note=note,
         figures=figures,
         tables=tables,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from theory.closed_form.correlation_time import variance_correlation_time
 from theory.closed_form.stationary import stationary_variance
-from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress, needed_degrees
+from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Table
 from theory.judge.statistics import normal_p_value, variance_interval, variance_p_value
@@ -147,7 +147,6 @@ def compare_spread(evidence: Mapping[str, Evidence], predict: Predictor) -> Comp
         p_value=float(p_values.min()),
         num_tests=len(p_values),
         reached=float(degrees.min()),
-        required=needed_degrees(DETECTS),
         note="spread of a run's variance over runs against 2σ⁴τ₂/T",
         tables=(table,),
     )

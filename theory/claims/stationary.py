@@ -36,7 +36,7 @@ from theory.closed_form.stationary import (
     stationary_covariance,
     stationary_variance,
 )
-from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress, needed_degrees
+from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Series
 from theory.judge.statistics import normal_p_value, normal_quantile, pooled_moment_covariance
@@ -434,7 +434,7 @@ def compare_variances(evidence: Mapping[str, Evidence], predict: Predictor) -> C
         "Every point is one direction; bars are intervals at the family's level. Where a bar misses the line, the "
         "formula is wrong.",
     )
-    return to_comparison(Tests.join(tests), DETECTS, figures=(figure,))
+    return to_comparison(Tests.join(tests), figures=(figure,))
 
 
 def compare_states(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
@@ -457,7 +457,7 @@ def compare_states(evidence: Mapping[str, Evidence], predict: Predictor) -> Comp
         ),
         _entries_figure(first, predict),
     )
-    return to_comparison(Tests.join(tests), DETECTS, figures=figures)
+    return to_comparison(Tests.join(tests), figures=figures)
 
 
 def _entries_figure(evidence: Evidence, predict: Predictor) -> Figure:
@@ -502,7 +502,7 @@ def compare_noise_laws(evidence: Mapping[str, Evidence], predict: Predictor) -> 
         "The covariance needs second moments alone: Rademacher, uniform and Student-t noise give the same variance. "
         "What differs is how fast an estimate settles.",
     )
-    return to_comparison(Tests.join(tests), DETECTS, figures=(figure,))
+    return to_comparison(Tests.join(tests), figures=(figure,))
 
 
 def compare_lag_one(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
@@ -553,7 +553,6 @@ def compare_lag_one(evidence: Mapping[str, Evidence], predict: Predictor) -> Com
         p_value=float(p.min()),
         num_tests=len(p),
         reached=reached,
-        required=needed_degrees(DETECTS),
         note="errors are stated against the variance, so that a correlation near zero does not blow them up",
         figures=(
             Figure(
@@ -646,7 +645,6 @@ def compare_dissipation(evidence: Mapping[str, Evidence], predict: Predictor) ->
         p_value=float(p.min()),
         num_tests=len(p),
         reached=float(nu.min()),
-        required=needed_degrees(DETECTS),
         note="both sides are measured; C enters neither",
         figures=(
             Figure(

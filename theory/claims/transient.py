@@ -36,7 +36,7 @@ from theory.closed_form.attribution import Attribution, attribution
 from theory.closed_form.propagate import propagate
 from theory.closed_form.stationary import stationary_covariance, stationary_variance
 from theory.closed_form.transient import mean_path
-from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, needed_degrees
+from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Series, Table
 from theory.judge.statistics import normal_p_value, normal_quantile
@@ -495,7 +495,6 @@ def compare_means(evidence: Mapping[str, Evidence], predict: Predictor) -> Compa
         p_value=float(joined.min()),
         num_tests=len(joined),
         reached=min(reached),
-        required=needed_degrees(DETECTS),
         note="error of the worst mean as a share of its largest value along the path",
         figures=tuple(figures),
     )
@@ -604,7 +603,6 @@ def _log_ratio_comparison(
         p_value=float(normal_p_value(error / spread).min()),
         num_tests=error.size,
         reached=count / 2,
-        required=needed_degrees(DETECTS),
         note=note,
         figures=figures,
         tables=tables,

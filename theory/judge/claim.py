@@ -15,6 +15,7 @@ Family    FAMILY_SIZE slots are shared out over all registered tests once and fo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Table
 from theory.judge.results import Result
-from theory.judge.statistics import required_degrees
+from theory.judge.statistics import miss_chance, required_degrees
 from theory.judge.verdict import DecoyVerdict, Kind, Outcome, Verdict, finite
 
 #: Chance that any registered identity or approximation is refuted although all are true.
@@ -74,8 +75,7 @@ class Comparison:
         interval: its simultaneous interval.
         p_value: smallest p-value over the elementary tests (not yet corrected), where the claim is a test.
         num_tests: number of elementary tests behind it.
-        reached: effective degrees of freedom of the weakest test.
-        required: those needed for the stated power.
+        reached: effective degrees of freedom of the weakest test; those needed follow from what the claim detects.
         not_applicable: reason, if the evidence cannot speak to the claim.
         note: one line for the reader.
         results: what a reader would want to see.
@@ -86,7 +86,6 @@ class Comparison:
     p_value: float | None = None
     num_tests: int = 1
     reached: float | None = None
-    required: float | None = None
     not_applicable: str = ""
     note: str = ""
     figures: tuple[Figure, ...] = ()
@@ -113,11 +112,12 @@ class Claim(Generic[Rule]):
         predict: the predictor.
         select: in its place where nothing is predicted: the selector.
         num_tests: slots it takes of the family.
-        detects: relative error found with a miss chance of at most `MISS`.
+        detects: relative error that every test of an identity must find with a miss chance of at most `MISS`.
         margin: half-width of the equivalence region, or the effect a hypothesis must exceed.
 
     Raises:
-        ValueError: if there is no decoy, not exactly one of predictor and selector, or an approximation has no margin.
+        ValueError: if there is no decoy, not exactly one of predictor and selector, an approximation has no margin, or
+            an identity neither a margin nor an error that it detects.
     """
 
     name: str
@@ -142,6 +142,10 @@ class Claim(Generic[Rule]):
             raise ValueError(f"`Claim({self.name!r})` must have one of `predict` and `select`.")
         if self.kind is Kind.APPROXIMATION and self.margin is None:
             raise ValueError(f"`Claim({self.name!r}, margin=...)` must be declared for an approximation; got None.")
+        if self.kind is Kind.IDENTITY and self.margin is None and self.detects is None:
+            raise ValueError(f"`Claim({self.name!r}, detects=...)` must be declared for an identity; got None.")
+        if self.detects is not None and not 0 < self.detects < 1:
+            raise ValueError(f"`Claim({self.name!r}, detects=...)` must be in (0, 1); got {self.detects}.")
 
     @property
     def rule(self) -> Rule:
@@ -195,11 +199,11 @@ class Claim(Generic[Rule]):
             interval=(finite(comparison.interval[0]), finite(comparison.interval[1])),
             tolerance=self.margin if self.margin is not None else self.detects,
             alpha=HYPOTHESIS_ALPHA if self.kind is Kind.HYPOTHESIS else TEST_ALPHA,
-            power=1 - MISS if comparison.required is not None else None,
+            power=self._power(comparison),
             p_value=comparison.p_value,
             num_tests=comparison.num_tests,
             reached=finite(comparison.reached),
-            required=finite(comparison.required),
+            required=None if comparison.p_value is None else self._required(),
             decoys=tuple(decoys),
             assumptions=self.assumptions,
             evidence=tuple(item.run_id for item in seen.values()),
@@ -213,23 +217,37 @@ class Claim(Generic[Rule]):
         if comparison.not_applicable:
             return Outcome.NOT_APPLICABLE
         if self.kind is Kind.IDENTITY and comparison.p_value is not None:
-            return decide_identity(comparison)
+            return decide_identity(comparison, self._detected())
         if self.margin is None:
             raise ValueError(f"`Claim({self.name!r}, margin=...)` must be declared where no test is made.")
         if self.kind is Kind.HYPOTHESIS:
             return decide_hypothesis(comparison.interval, self.margin)
         return classify(comparison.interval, self.margin)
 
+    def _detected(self) -> float:
+        if self.detects is None:
+            raise ValueError(f"`Claim({self.name!r}, detects=...)` must be declared where a test is made.")
+        return self.detects
 
-def decide_identity(comparison: Comparison) -> Outcome:
-    """Reject-the-null, with support earned by reaching the predeclared sample size."""
+    def _required(self) -> float | None:
+        return None if self.detects is None else needed_degrees(self.detects)
+
+    def _power(self, comparison: Comparison) -> float | None:
+        """Chance that the weakest test finds the error that the claim detects, with the sample it has."""
+        if comparison.p_value is None or comparison.reached is None or self.detects is None:
+            return None
+        return 1.0 - miss_chance(self.detects, comparison.reached, TEST_ALPHA)
+
+
+def decide_identity(comparison: Comparison, detects: float) -> Outcome:
+    """Reject-the-null, with support earned by the sample that finds a relative error of `detects`."""
     if comparison.p_value is None or not 0 <= comparison.p_value <= 1:
         raise ValueError(f"`Comparison(p_value=...)` must be in [0, 1]; got {comparison.p_value}.")
     if comparison.p_value <= TEST_ALPHA:
         return Outcome.REFUTED
-    if comparison.reached is None or comparison.required is None:
-        raise ValueError("`Comparison(reached=..., required=...)` must be given for an identity that is tested.")
-    return Outcome.SUPPORTED if comparison.reached >= comparison.required else Outcome.INCONCLUSIVE
+    if comparison.reached is None or not comparison.reached > 0:
+        raise ValueError(f"`Comparison(reached=...)` must be > 0 where a test is made; got {comparison.reached}.")
+    return Outcome.SUPPORTED if comparison.reached >= needed_degrees(detects) else Outcome.INCONCLUSIVE
 
 
 def classify(interval: tuple[float, float], margin: float) -> Outcome:
@@ -258,6 +276,7 @@ def decide_hypothesis(interval: tuple[float, float], margin: float) -> Outcome:
     return Outcome.REFUTED if high < margin else Outcome.INCONCLUSIVE
 
 
+@functools.cache
 def needed_degrees(detects: float) -> float:
     """Effective degrees of freedom at which one test of the family misses a relative error `detects` by `MISS`."""
     if not (detects > 0 and math.isfinite(detects)):

@@ -57,11 +57,22 @@ def normal_quantile(alpha: float) -> float:
     return float(-special.ndtri(0.5 * alpha))
 
 
+def miss_chance(detects: float, degrees: float, alpha: float) -> float:
+    """Chance that the two-sided test at level α and ν = `degrees` misses a relative error of `detects`.
+
+    The larger of those for a true variance of (1 + r) and of 1/(1 + r) times the predicted one, from the exact χ² law;
+    rejection in the other tail is not counted.
+    """
+    half = 0.5 * degrees
+    above = special.gammainccinv(half, 0.5 * alpha) / (1 + detects)
+    below = special.gammaincinv(half, 0.5 * alpha) * (1 + detects)
+    return max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))
+
+
 def required_degrees(detects: float, alpha: float, miss: float) -> float:
     """Smallest ν at which a variance wrong by the relative error `detects` is rejected with chance ≥ 1 − miss.
 
-    The larger of the two answers for a true variance of (1 + r) and 1/(1 + r) times the predicted one, from the exact
-    χ² law of both. `alpha` is the two-sided level of one test.
+    The ν at which `miss_chance` is `miss`; `alpha` is the two-sided level of one test.
 
     Raises:
         ValueError: if an argument lies outside (0, 1).
@@ -71,11 +82,7 @@ def required_degrees(detects: float, alpha: float, miss: float) -> float:
             raise ValueError(f"`required_degrees({name}=...)` must be in (0, 1); got {value}.")
 
     def shortfall(log_degrees: float) -> float:
-        half = 0.5 * math.exp(log_degrees)
-        above = special.gammainccinv(half, 0.5 * alpha) / (1 + detects)
-        below = special.gammaincinv(half, 0.5 * alpha) * (1 + detects)
-        missed = max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))
-        return math.log(max(missed, 1e-300)) - math.log(miss)
+        return math.log(max(miss_chance(detects, math.exp(log_degrees), alpha), 1e-300)) - math.log(miss)
 
     guess = 2 * ((normal_quantile(alpha) - special.ndtri(miss)) / math.log1p(detects)) ** 2
     centre = math.log(max(guess, 4.0))

@@ -41,13 +41,13 @@ def test_a_wrong_prediction_is_refuted_and_a_right_one_supported():
     rng = np.random.default_rng(2)
     draws = rng.chisquare(20, size=(4000, 3)) / 20
     tests = mean_tests(draws, np.ones(3))
-    right = identity_comparison(tests, 0.15)
-    assert decide_identity(right) is Outcome.SUPPORTED
+    right = identity_comparison(tests)
+    assert decide_identity(right, 0.15) is Outcome.SUPPORTED
     assert right.reached == pytest.approx(4000 * 20, rel=0.1)
     error = smallest_detected(tests)
-    wrong = identity_comparison(mean_tests(draws, np.array([1.0, 1.0, 1 / (1 + error)])), 0.15)
-    assert decide_identity(wrong) is Outcome.REFUTED
-    assert decide_identity(identity_comparison(mean_tests(draws[:300], np.ones(3)), 0.15)) is Outcome.INCONCLUSIVE
+    wrong = identity_comparison(mean_tests(draws, np.array([1.0, 1.0, 1 / (1 + error)])))
+    assert decide_identity(wrong, 0.15) is Outcome.REFUTED
+    assert decide_identity(identity_comparison(mean_tests(draws[:300], np.ones(3))), 0.15) is Outcome.INCONCLUSIVE
 
 
 def test_equivalence_needs_every_direction_inside_and_one_outside_to_refute():

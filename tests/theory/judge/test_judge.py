@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from theory.judge.claim import (
+    MISS,
     TEST_ALPHA,
     Claim,
     Comparison,
@@ -22,12 +24,16 @@ from theory.judge.claim import (
     check_register,
     classify,
     decide_hypothesis,
+    needed_degrees,
 )
 from theory.judge.evidence import Evidence, plain, read_evidence, run_id
 from theory.judge.figure import Figure, Heatmap, Series, Table
 from theory.judge.files import atomic_write
+from theory.judge.statistics import miss_chance
 from theory.judge.verdict import Kind, Outcome, exit_status, read_verdicts, write_verdicts
 
+#: Degrees of freedom with which a test finds the 1 % that the claims below detect.
+ENOUGH = 1.01 * needed_degrees(0.01)
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -38,7 +44,7 @@ def evidence(**changes):
 
 def claim(kind=Kind.IDENTITY, compare=None, margin=None, **changes):
     def by_p(seen, predict):
-        return Comparison(estimate=0.0, interval=(-0.1, 0.1), p_value=predict(), reached=10.0, required=9.0)
+        return Comparison(estimate=0.0, interval=(-0.1, 0.1), p_value=predict(), reached=ENOUGH)
 
     fields = dict(
         name="coin-is-fair", statement="s", source="o", kind=kind, experiments=("coin",), assumptions=(),
@@ -57,13 +63,38 @@ def test_an_identity_is_supported_only_with_its_sample_size_and_its_decoy_refute
     assert claim(predict=lambda: TEST_ALPHA * 1.01).judge(seen).outcome is Outcome.SUPPORTED
 
     def too_few(seen, predict):
-        return Comparison(estimate=0.0, interval=(-0.1, 0.1), p_value=predict(), reached=8.0, required=9.0)
+        return Comparison(estimate=0.0, interval=(-0.1, 0.1), p_value=predict(), reached=ENOUGH / 2)
 
     assert claim(compare=too_few).judge(seen).outcome is Outcome.INCONCLUSIVE
     assert claim(compare=too_few, predict=lambda: 0.0).judge(seen).outcome is Outcome.REFUTED
     blind = claim(decoys={"biased": lambda: 0.3}).judge(seen)
     assert blind.outcome is Outcome.INCONCLUSIVE and "no power against the decoy biased" in blind.note
     assert exit_status([blind]) == 3
+
+
+def test_the_judge_works_out_the_sample_and_the_power_from_what_the_claim_detects():
+    def stamped(reached):
+        return lambda seen, predict: Comparison(estimate=0.0, interval=(0, 0), p_value=predict(), reached=reached)
+
+    with pytest.raises(TypeError, match="required"):
+        Comparison(estimate=0.0, interval=(0.0, 0.0), required=1.0)  # pyright: ignore[reportCallIssue]
+    seen = {"coin": evidence()}
+    needed = needed_degrees(0.05)
+    for reached, outcome in ((0.99 * needed, Outcome.INCONCLUSIVE), (1.01 * needed, Outcome.SUPPORTED)):
+        verdict = claim(compare=stamped(reached), detects=0.05).judge(seen)
+        assert verdict.outcome is outcome and verdict.required == needed and verdict.reached == reached
+        assert verdict.power == 1 - miss_chance(0.05, reached, TEST_ALPHA) == pytest.approx(1 - MISS, abs=1e-6)
+        assert (verdict.power >= 1 - MISS) == (outcome is Outcome.SUPPORTED)
+    # The same sample against a smaller error: the power it really has, by the exact law of a χ² estimate.
+    weak = claim(compare=stamped(needed), detects=0.02).judge(seen)
+    scale = stats.chi2(needed)
+    above = scale.sf(scale.isf(TEST_ALPHA / 2) / 1.02)
+    below = scale.cdf(scale.ppf(TEST_ALPHA / 2) * 1.02)
+    assert weak.outcome is Outcome.INCONCLUSIVE
+    assert weak.power == pytest.approx(min(above, below), rel=1e-6) and weak.power < 0.05
+    for reached in (None, 0.0, float("nan")):
+        with pytest.raises(ValueError, match=r"reached=.*must be > 0 where a test is made"):
+            claim(compare=stamped(reached)).judge(seen)
 
 
 def test_equivalence_and_hypotheses_are_three_way():
@@ -89,9 +120,13 @@ def test_a_claim_says_when_it_cannot_be_judged():
         claim(decoys={})
     with pytest.raises(ValueError, match="margin="):
         claim(kind=Kind.APPROXIMATION)
+    with pytest.raises(ValueError, match=r"detects=.*must be declared for an identity"):
+        claim(detects=None)
+    with pytest.raises(ValueError, match=r"detects=.*in \(0, 1\); got 1.5"):
+        claim(detects=1.5)
 
     def many(seen, predict):
-        return Comparison(estimate=0.0, interval=(0, 0), p_value=0.5, num_tests=7, reached=1.0, required=1.0)
+        return Comparison(estimate=0.0, interval=(0, 0), p_value=0.5, num_tests=7, reached=ENOUGH)
 
     with pytest.raises(ValueError, match="registered 1, made 7"):
         claim(compare=many).judge({"coin": evidence()})
@@ -248,7 +283,7 @@ def test_verdicts_round_trip_with_their_figures(tmp_path):
 
     def drawn(seen, predict):
         return Comparison(
-            estimate=0.0, interval=(-1.0, float("inf")), p_value=predict(), reached=2.0, required=1.0,
+            estimate=0.0, interval=(-1.0, float("inf")), p_value=predict(), reached=ENOUGH,
             figures=figures, tables=tables,
         )  # fmt: skip
 
