@@ -133,8 +133,8 @@ class Page:
                 f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in verdict_facts(first)
             )
             blocks.append(f'<dl class="facts">{facts}</dl>')
-            if first.note:
-                blocks.append(f'<p class="note">{_prose(first.note)}</p>')
+            if first.remark:
+                blocks.append(f'<p class="note">{_prose(first.remark)}</p>')
         else:
             blocks.append(self._table(subject_table(part), style="subjects", longest=_MANY_SUBJECTS))
         blocks.append(self._figure_row(part))

@@ -85,8 +85,8 @@ def _section(part: Section, figures: Sequence[tuple[str, str]] | None) -> list[s
     if len(part.verdicts) == 1:
         facts = [f"{name} {_text(value)}" for name, value in verdict_facts(first)]
         blocks.append(f"**{_outcome(first.outcome)}**: {'; '.join(facts)}.")
-        if first.note:
-            blocks.append(_text(first.note))
+        if first.remark:
+            blocks.append(_text(first.remark))
     else:
         blocks.append(_table(subject_table(part)))
     lines = [f"- Kind: {first.kind.value}", f"- Source: {_text(first.source)}"]

@@ -221,7 +221,7 @@ def subject_table(part: Section) -> Table:
     rows = []
     for verdict in part.verdicts:
         estimate, interval = estimate_with_interval(verdict.estimate, verdict.interval)
-        rows.append((verdict.subject, verdict.outcome, estimate, interval, tolerance(verdict), verdict.note))
+        rows.append((verdict.subject, verdict.outcome, estimate, interval, tolerance(verdict), verdict.remark))
     return Table(title="Verdicts", columns=columns, rows=tuple(rows))
 
 

@@ -35,7 +35,7 @@ _NOISE_LAWS: dict[str, NoiseLaw] = {
 def verify(options: argparse.Namespace) -> int:
     """Judge the register, or part of it, and print the verdict table."""
     from theory.claims import CLAIMS, EXPERIMENTS
-    from theory.verification import select, verdict_table
+    from theory.verification import pages_behind, select, verdict_table
     from theory.verification import verify as run
 
     quiet = options.json
@@ -60,9 +60,12 @@ def verify(options: argparse.Namespace) -> int:
     else:
         print(verdict_table(verdicts))
         for verdict in verdicts:
-            if verdict.note:
-                print(f"{verdict.claim}: {verdict.note}")
+            if verdict.remark:
+                print(f"{verdict.claim}: {verdict.remark}")
         print(f"evidence and verdicts: {options.out}")
+    behind = pages_behind(options.out)
+    if behind:
+        print(f"{' and '.join(behind)} in {options.out} show older verdicts: build the report again.", file=sys.stderr)
     return status
 
 

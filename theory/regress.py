@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,12 @@ from theory.judge.claim import TEST_ALPHA, Experiment, classify, decide_identity
 from theory.judge.evidence import Evidence
 from theory.judge.files import results_folder
 from theory.judge.statistics import normal_quantile
-from theory.judge.verdict import Outcome, write_verdicts
+from theory.judge.verdict import Outcome
 from theory.model.optimizer import MomentumSGD
 from theory.model.regression import RidgeRegression, Sampling
 from theory.progress import Progress
 from theory.solution import UnstableError
-from theory.verification import gather
+from theory.verification import gather, record, recorded
 
 #: Feedback of the state-dependent noise that the default learning rate aims at, for the smallest batch.
 _DEFAULT_FEEDBACK = 0.1
@@ -123,11 +124,12 @@ def run(options: argparse.Namespace) -> int:
     )
     progress = None if options.json else Progress
     with results_folder(options.out):
+        kept = recorded(options.out)
         gathered = gather((experiment,), options.out, seed=options.seed, budget="default", progress=progress)
         evidence = gathered["regress"]
         result, status = _judged(table, study, evidence, notes)
         verdicts = _verdicts(study, evidence, table)
-        write_verdicts(verdicts, options.out)
+        record(verdicts, kept, options.out, (experiment,))
     if options.json:
         result["verdicts"] = [verdict.to_dict() for verdict in verdicts]
         print(json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False))
@@ -307,7 +309,8 @@ def _verdicts(study: RegressionStudy, evidence: Evidence, table: RegressionTable
     independent = sum(2 * width for cell in study.cells if not is_shuffled(cell))
     shuffled = sum(len(cell.phases) * width for cell in study.cells if is_shuffled(cell))
     claims = regression_claims(("regress",), independent=independent, shuffled=shuffled)
-    return tuple(claim.judge({"regress": evidence}) for claim in claims)
+    subject = Path(table.name).name  # verdicts on another table stay beside these
+    return tuple(replace(claim.judge({"regress": evidence}), subject=subject) for claim in claims)
 
 
 def _print(result: dict[str, Any], out: Path) -> None:

@@ -26,10 +26,10 @@ from theory.judge.claim import TEST_ALPHA, Claim
 from theory.judge.evidence import Evidence
 from theory.judge.files import results_folder
 from theory.judge.statistics import confidence_sequence
-from theory.judge.verdict import DecoyVerdict, Outcome, Verdict, write_verdicts
+from theory.judge.verdict import DecoyVerdict, Outcome, Verdict
 from theory.oracle.simulate import Segment, Simulation
 from theory.progress import Progress
-from theory.verification import gather
+from theory.verification import gather, record, recorded
 
 #: Claims whose prediction is a variance along every eigenvector of H.
 DECIDABLE = ("stationary-commuting", "stationary-general", "stationary-diagonal")
@@ -116,8 +116,9 @@ def verify_until_decided(
         raise ValueError(f"`--until-decided` takes {', '.join(DECIDABLE)}; got {', '.join(foreign)}.")
     chosen = [claim for claim in claims if claim.name in DECIDABLE]
     with results_folder(out):
+        kept = recorded(out)
         verdicts = tuple(_decide(claim, out, seed, most_batches, show) for claim in chosen)
-        write_verdicts(verdicts, out)
+        record(verdicts, kept, out, ())
     return verdicts
 
 

@@ -1,14 +1,15 @@
 """From a register of claims to verdicts: run what evidence is missing, judge, write, and print the table.
 
 A results folder holds ``evidence/``, ``verdicts.json`` and what the report adds. A run that was stopped goes on from
-the evidence already there: a recorded run is recognised by its run-id and not made again.
+the evidence already there: a recorded run is recognised by its run-id and not made again. Judging a part of the
+register replaces its verdicts and keeps the others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
+import dataclasses
+import glob
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from pathlib import Path
 from theory.judge.claim import Claim, Experiment, Progress
 from theory.judge.evidence import Evidence, provenance, run_id
 from theory.judge.files import results_folder
-from theory.judge.verdict import Outcome, Verdict, write_verdicts
+from theory.judge.sources import measuring_code
+from theory.judge.verdict import Outcome, Verdict, read_verdicts, write_verdicts
 
 BUDGETS = ("default", "full")
 
@@ -37,8 +39,8 @@ def gather(
         OSError: if evidence cannot be written.
     """
     gathered: dict[str, Evidence] = {}
-    code = measuring_code()
     for experiment in experiments:
+        code = measuring_code(experiment.run)
         setting = experiment.setting(budget)
         plain = setting.to_dict()
         path = out / "evidence" / experiment.name / f"{run_id(experiment.name, plain, seed)}.json"
@@ -59,23 +61,14 @@ def gather(
             seed=seed,
             measured=measured,
             arrays=dict(arrays),
-            provenance=provenance(started, title=experiment.title, budget=budget, measuring_code=code),
+            provenance=provenance(
+                started, title=experiment.title, budget=budget, measuring_code=measuring_code(experiment.run)
+            ),
         )
         evidence.write(out)
         announce(f"{experiment.name}: {evidence.provenance['seconds']:.1f} s")
         gathered[experiment.name] = evidence
     return gathered
-
-
-@functools.cache
-def measuring_code() -> str:
-    """Digest of the sources that measure (`theory.model`, `theory.oracle`): evidence is reused only under the same."""
-    digest = hashlib.sha256()
-    here = Path(__file__).resolve().parent
-    for room in ("model", "oracle"):
-        for path in sorted((here / room).glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def verify(
@@ -88,10 +81,22 @@ def verify(
     progress: Callable[[str], Progress] | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> tuple[Verdict, ...]:
-    """Judge `claims` on the evidence under `out`, making what is missing, and write ``verdicts.json``.
+    """Judge `claims` on the evidence under `out`, making what is missing, and record the verdicts there.
+
+    Args:
+        claims: what to judge.
+        experiments: the register's, of which those needed are run.
+        out: results folder, new or old; verdicts on other claims stay in its ``verdicts.json`` (`record`).
+        seed: root seed.
+        budget: ``"default"`` or ``"full"``.
+        progress: name of an experiment to a listener to the share done.
+        announce: told a line an experiment.
+
+    Returns:
+        The verdicts on `claims`.
 
     Raises:
-        ValueError: if the budget is unknown or the folder cannot take results.
+        ValueError: if the budget is unknown, the folder cannot take results, or what it holds cannot be read.
         OSError: if the disk is full.
     """
     if budget not in BUDGETS:
@@ -99,10 +104,77 @@ def verify(
     needed = {name for claim in claims for name in claim.experiments}
     chosen = [experiment for experiment in experiments if experiment.name in needed]
     with results_folder(out), one_blas_thread():
+        kept = recorded(out)
         evidence = gather(chosen, out, seed=seed, budget=budget, progress=progress, announce=announce)
         verdicts = tuple(claim.judge(evidence) for claim in claims)
-        write_verdicts(verdicts, out)
+        record(verdicts, kept, out, experiments)
     return verdicts
+
+
+def recorded(out: Path) -> tuple[Verdict, ...]:
+    """The verdicts that a results folder holds already.
+
+    Raises:
+        ValueError: if they cannot be read: what cannot be read cannot be kept.
+    """
+    path = out / "verdicts.json"
+    if not path.exists():
+        return ()
+    try:
+        return read_verdicts(path)
+    except ValueError as error:
+        raise ValueError(f"{error} Remove the file, or choose a new folder; evidence is kept.") from None
+
+
+def record(
+    verdicts: Sequence[Verdict], kept: Sequence[Verdict], out: Path, experiments: Iterable[Experiment]
+) -> tuple[Verdict, ...]:
+    """Write ``verdicts.json``: the new verdicts in the place of those on the same claim and subject, the others kept.
+
+    A kept verdict whose evidence is gone, or was measured by other code than today's, says so (`Verdict.stale`).
+
+    Args:
+        verdicts: just judged.
+        kept: of `recorded`.
+        out: results folder.
+        experiments: those whose code is known.
+    """
+    run = {experiment.name: experiment.run for experiment in experiments}
+    new = {(verdict.claim, verdict.subject): verdict for verdict in verdicts}
+    old = {(verdict.claim, verdict.subject): verdict for verdict in kept}
+    merged = []
+    for key in dict.fromkeys((*old, *new)):
+        if key in new:
+            merged.append(new[key])
+        else:
+            merged.append(dataclasses.replace(old[key], stale=_staleness(old[key], out, run)))
+    write_verdicts(merged, out)
+    return tuple(merged)
+
+
+def _staleness(verdict: Verdict, out: Path, run: Mapping[str, Callable[..., object]]) -> str:
+    """Why a verdict may not be what its evidence would give today; nothing if it is."""
+    for name in verdict.evidence:
+        paths = list((out / "evidence").glob(f"*/{glob.escape(name)}.json"))
+        if not paths:
+            return f"its evidence {name} is gone"
+        try:
+            evidence = Evidence.read(paths[0])
+        except ValueError:
+            return f"its evidence {name} cannot be read"
+        measuring = run.get(evidence.experiment)
+        if measuring is not None and evidence.provenance.get("measuring_code") != measuring_code(measuring):
+            return f"its evidence {name} was measured by other code"
+    return ""
+
+
+def pages_behind(out: Path) -> tuple[str, ...]:
+    """Pages in a results folder that are older than its verdicts."""
+    with contextlib.suppress(OSError):
+        written = (out / "verdicts.json").stat().st_mtime_ns
+        pages = (out / "index.html", out / "report.md")
+        return tuple(page.name for page in pages if page.exists() and page.stat().st_mtime_ns < written)
+    return ()
 
 
 def one_blas_thread() -> contextlib.AbstractContextManager[object]:

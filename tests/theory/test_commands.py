@@ -169,10 +169,64 @@ def test_evidence_of_other_code_is_not_reused(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert main(["verify", "--claims", FAST, "--out", str(out)]) == 0
     capsys.readouterr()
-    from theory import verification
+    from theory.judge import sources
 
-    monkeypatch.setattr(verification, "measuring_code", lambda: "another")
-    fails(["verify", "--claims", FAST, "--out", str(out), "--json"], capsys, "measured by other code")
+    def edited(path):
+        return path.read_text(encoding="utf-8").replace("steps = 120 if turn == 0", "steps = 121 if turn == 0")
+
+    forget_sources()
+    monkeypatch.setattr(sources, "_text", edited)
+    try:
+        assert main(["verify", "--claims", "impulse-response", "--out", str(out), "--json"]) == 0, (
+            "its code is the same"
+        )
+        kept = {verdict.claim: verdict for verdict in read_verdicts(out / "verdicts.json")}
+        assert kept["impulse-response"].stale == "" and "measured by other code" in kept["stability-boundary"].stale
+        capsys.readouterr()
+        fails(["verify", "--claims", FAST, "--out", str(out), "--json"], capsys, "measured by other code", "stability")
+    finally:
+        forget_sources()
+
+
+def forget_sources():
+    from theory.judge import sources
+
+    sources._module.cache_clear()
+    sources.measuring_code.cache_clear()
+
+
+def test_judging_a_part_keeps_the_other_verdicts(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["verify", "--claims", FAST, "--out", str(out)]) == 0
+    before = read_verdicts(out / "verdicts.json")
+    pages = [out / "index.html", out / "report.md"]
+    for page in pages:
+        page.write_text("made of these verdicts")
+    capsys.readouterr()
+    assert main(["verify", "--claims", "stability-boundary", "--out", str(out), "--seed", "4"]) == 0
+    shown = capsys.readouterr()
+    assert "impulse-response" not in shown.out, "the table shows what was judged"
+    assert f"index.html and report.md in {out} show older verdicts" in shown.err
+    after = read_verdicts(out / "verdicts.json")
+    assert [verdict.claim for verdict in after] == [verdict.claim for verdict in before] == FAST.split(",")
+    assert after[0] == before[0] and after[1].evidence != before[1].evidence
+    # What rests on evidence that is gone or damaged stays, and says so.
+    path = next((out / "evidence" / "impulse-response").glob("*.json"))
+    text = path.read_text()
+    path.write_text("{")
+    assert main(["verify", "--claims", "stability-boundary", "--out", str(out)]) == 0
+    assert "cannot be read" in read_verdicts(out / "verdicts.json")[0].stale
+    path.unlink()
+    assert main(["verify", "--claims", "stability-boundary", "--out", str(out)]) == 0
+    assert "is gone" in read_verdicts(out / "verdicts.json")[0].stale
+    path.write_text(text)
+    assert main(["verify", "--claims", "stability-boundary", "--out", str(out)]) == 0
+    assert read_verdicts(out / "verdicts.json")[0] == before[0]
+    # Verdicts that cannot be read cannot be kept: nothing is measured, nothing overwritten.
+    (out / "verdicts.json").write_text("[null]")
+    capsys.readouterr()
+    fails(["verify", "--claims", "stability-boundary", "--out", str(out)], capsys, "verdicts.json", "Remove the file")
+    assert (out / "verdicts.json").read_text() == "[null]"
 
 
 def test_the_module_runs_as_a_command_and_interrupts_cleanly(tmp_path):

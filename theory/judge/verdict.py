@@ -75,6 +75,12 @@ class Verdict:
     tables: tuple[Table, ...] = ()
     results: tuple[Result, ...] = ()
     subject: str = ""  # which run, pair or group this is about, where one claim is judged on several
+    stale: str = ""  # why judging again might say something else; nothing where it would not
+
+    @property
+    def remark(self) -> str:
+        """Note and staleness as one line."""
+        return "; ".join(part for part in (self.note, f"not up to date: {self.stale}" if self.stale else "") if part)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, under the names of DESIGN section 7."""
