@@ -45,13 +45,26 @@ STORED_WEIGHTS = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
+class Directions:
+    """Top eigenvectors of curvature and noise, ``(P, k)`` each: they warm-start the next checkpoint's search."""
+
+    hessian: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What `measure_checkpoint` found: evidence, and the eigenpairs that warm-start the next checkpoint."""
+    """What `measure_checkpoint` found: evidence, and the eigenpairs."""
 
     values: dict[str, Any]
     arrays: dict[str, NDArray]
     hessian_pairs: Eigenpairs
     noise_pairs: Eigenpairs
+
+    @property
+    def directions(self) -> Directions:
+        """What the next checkpoint's measurement starts from."""
+        return Directions(hessian=self.hessian_pairs.basis, noise=self.noise_pairs.basis)
 
 
 def identity(checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
@@ -68,7 +81,7 @@ def measure_checkpoint(
     data: Data,
     measurement: Measurement,
     *,
-    previous: Measured | None = None,
+    previous: Directions | None = None,
     initial_weights: Tensor | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Measured:
@@ -78,7 +91,7 @@ def measure_checkpoint(
         checkpoint: what is measured; left as it is.
         data: the data it was trained on.
         measurement: how.
-        previous: the checkpoint before it, for warm starts and the turning of eigenspaces.
+        previous: eigenvectors at the checkpoint before it, for warm starts and the turning of eigenspaces.
         initial_weights: w₀ as a flat vector, for the bound's prior; None leaves the bound out.
         note: called with sentences worth reading.
 
@@ -103,13 +116,14 @@ def measure_checkpoint(
         )
     hessian, covariance = HessianOperator(landscape), GradientCovarianceOperator(landscape)
     probe_determinism(hessian)
-    warm = previous is not None and previous.hessian_pairs.vectors.shape[0] == landscape.dimension
+    if previous is not None and previous.hessian.shape[0] != landscape.dimension:
+        previous = None
     pairs = top_eigenpairs(
         hessian,
         k,
         num_smallest=measurement.smallest,
         tolerance=measurement.tolerance,
-        start=previous.hessian_pairs.basis if warm and previous else None,
+        start=None if previous is None else previous.hessian,
         max_products=60 + 40 * (k + measurement.smallest),
         seed=measurement.seed,
     ).require()
@@ -117,7 +131,7 @@ def measure_checkpoint(
         covariance,
         k,
         tolerance=measurement.tolerance,
-        start=previous.noise_pairs.basis if warm and previous else None,
+        start=None if previous is None else previous.noise,
         max_products=60 + 40 * k,
         seed=measurement.seed,
     ).require()
@@ -192,9 +206,9 @@ def measure_checkpoint(
         values["cross_fit"] = _cross_fit(landscape, measurement, note)
     if landscape.dimension <= STORED_WEIGHTS:
         arrays["eigenvectors"] = basis.float().cpu().numpy()
-    if warm and previous is not None:
-        change = subspace_change(previous.hessian_pairs.basis, basis)
-        _, cosines = continue_directions(previous.hessian_pairs.basis, basis)
+    if previous is not None:
+        change = subspace_change(previous.hessian, basis)
+        _, cosines = continue_directions(previous.hessian, basis)
         values["turning"] = {
             "angles": change.angles.tolist(),
             "overlap": change.overlap,

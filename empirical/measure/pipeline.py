@@ -2,12 +2,15 @@
 
 Work is cut into chains: the checkpoints of one run in order (each warm-starts the next and sees how its eigenspace
 turned), and one chain a run for ensemble, trajectory and expansion. Chains run in processes of their own; each
-checkpoint's evidence is on disk before the next begins, so whatever stops the pipeline costs one checkpoint.
+checkpoint's evidence is on disk before the next begins, so whatever stops the pipeline costs one checkpoint. What warms
+the next start lies under ``<out>/measuring`` until it is used: a resumed chain measures what an uninterrupted one does.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import io
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from theory.judge.evidence import Evidence, provenance, run_id
+from theory.judge.files import atomic_write
 
 Note = Callable[[str], None]
 
@@ -140,32 +144,82 @@ def _checkpoints(chain: Chain, note: Note) -> list[str]:
     failures = []
     for plain in chain.measurements:
         measurement = Measurement.from_dict(plain)
+        starts = _Starts(Path(chain.options["out"]), chain.options.get("device", "cpu"))
         previous = None
         for number, item in enumerate(loaded):
             # The jackknife over the data costs ten evaluations of χ, so it is made where the run ends.
             last = number == len(loaded) - 1
             this = measurement if last else dataclasses.replace(measurement, groups=0)
             identity = at.identity(item, this)
+            name = run_id(at.EXPERIMENT, identity, item.seed)
             if _exists(chain, at.EXPERIMENT, identity, item.seed):
                 note(f"{chain.label} epoch {item.epoch} {this.batch_norm}: already measured")
-                previous = None
+                previous = starts.load(name)
                 continue
             began = time.time()
             try:
-                previous = at.measure_checkpoint(item, data, this, previous=previous, initial_weights=start, note=note)
+                found = at.measure_checkpoint(item, data, this, previous=previous, initial_weights=start, note=note)
             except (NotConvergedError, NonFiniteProductError) as error:
                 failures.append(f"{chain.label} epoch {item.epoch}: {error}")
                 previous = None
                 continue
-            _write(chain, at.EXPERIMENT, identity, item.seed, previous.values, previous.arrays, began)
-            top = float(previous.hessian_pairs.largest[0])
+            previous = found.directions
+            if not last:
+                starts.save(name, previous)  # before the evidence, which says that the next can begin
+            _write(chain, at.EXPERIMENT, identity, item.seed, found.values, found.arrays, began)
+            starts.keep_only(name)
             note(
-                f"{chain.label} epoch {item.epoch} {this.batch_norm}: λ₁ {top:.3g}, "
-                f"γ₁ {previous.arrays['gamma'][0]:.3g}, "
-                f"χ {previous.values['alignment']['chi']['value']:.3f} ({time.time() - began:.0f} s)"
+                f"{chain.label} epoch {item.epoch} {this.batch_norm}: λ₁ {float(found.hessian_pairs.largest[0]):.3g}, "
+                f"γ₁ {found.arrays['gamma'][0]:.3g}, "
+                f"χ {found.values['alignment']['chi']['value']:.3f} ({time.time() - began:.0f} s)"
             )
+        starts.clear()
         _bound(chain, loaded, measurement)
     return failures
+
+
+class _Starts:
+    """Eigenvectors that one chain's next measurement starts from, on disk for as long as they are of use."""
+
+    def __init__(self, out: Path, device: str) -> None:
+        self.folder, self.device = out / "measuring", device
+        self.names: set[str] = set()
+
+    def save(self, name: str, directions: Any) -> None:
+        import torch
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.names.add(name)
+        buffer = io.BytesIO()
+        torch.save({"hessian": directions.hessian.cpu(), "noise": directions.noise.cpu()}, buffer)
+        atomic_write(self._path(name), buffer.getvalue(), overwrite=True)
+
+    def load(self, name: str) -> Any:
+        """The eigenvectors saved under `name`; None where there are none that can be read: a cold start then."""
+        from empirical.measure.checkpoint import Directions
+        from empirical.network.files import load_tensors, read_bytes
+
+        self.names.add(name)
+        if not self._path(name).exists():
+            return None
+        try:
+            found = load_tensors("the warm start", read_bytes("the warm start", self._path(name)))
+            return Directions(hessian=found["hessian"].to(self.device), noise=found["noise"].to(self.device))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+    def keep_only(self, name: str) -> None:
+        for other in self.names - {name}:
+            self._path(other).unlink(missing_ok=True)
+        self.names &= {name}
+
+    def clear(self) -> None:
+        self.keep_only("")
+        with contextlib.suppress(OSError):  # not there, or other chains have theirs in it
+            self.folder.rmdir()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.pt"
 
 
 def _bound(chain: Chain, loaded: Sequence[Any], measurement: Any) -> None:

@@ -1,19 +1,22 @@
 """From a trained run to evidence and verdicts through the command line, resumably, and one line for what is wrong."""
 
 import argparse
+import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from empirical.claims import collect
 from empirical.commands import measure
 from empirical.commands.verify import judge_all
+from empirical.measure import operators, pipeline
 from empirical.measure.foreign import open_checkpoint
 from empirical.measure.setting import Measurement
 from empirical.training.presets import make_training
 from empirical.training.run import train
-from theory.judge.evidence import read_evidence
+from theory.judge.evidence import Evidence, read_evidence
 
 OPTIONS = [
     "--k",
@@ -72,6 +75,41 @@ def test_a_folder_of_runs_becomes_evidence_of_every_kind(measured):
             assert (values[:2] >= values[1:3]).all()
             assert item.measured["units"] == ("samples" if item.measured["batch_norm"] == "eval" else "batches")
             assert len(item.measured["gamma"]["low"]) == 3
+
+
+def test_a_stopped_measurement_goes_on_as_if_it_had_not_been_stopped(out, measured, tmp_path, monkeypatch):
+    """What a checkpoint's measurement takes from the one before it survives the process."""
+    run = next((out / "runs").glob("at-*"))
+    words = [run, *OPTIONS, "--replicas", "0", "--window", "0", "--batch-norm", "eval", "--out"]
+    monkeypatch.setattr(operators, "_seconds", lambda *_: 1.0)
+    assert measure.run(parsed(*words, tmp_path / "whole")) == 0
+    write, count = pipeline._write, itertools.count()
+
+    def stop(*arguments):
+        if next(count) == 2:
+            raise KeyboardInterrupt
+        return write(*arguments)
+
+    monkeypatch.setattr(pipeline, "_write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        measure.run(parsed(*words, tmp_path / "stopped"))
+    assert measure.run(parsed(*words, tmp_path / "stopped")) == 0
+    first, second = (
+        {path.relative_to(tmp_path / name): path for path in (tmp_path / name).rglob("*")}
+        for name in ("whole", "stopped")
+    )
+    assert set(first) == set(second)
+    for name in (name for name in first if name.suffix == ".json"):
+        ours, theirs = Evidence.read(first[name]), Evidence.read(second[name])
+        assert timeless(ours.measured) == timeless(theirs.measured)
+        assert ours.arrays.keys() == theirs.arrays.keys()
+        assert all(np.array_equal(ours.arrays[key], theirs.arrays[key], equal_nan=True) for key in ours.arrays)
+
+
+def timeless(value):
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if "seconds" not in key}
+    return value
 
 
 def test_measuring_again_does_nothing_and_overwrites_nothing(measured, capsys):
