@@ -16,6 +16,7 @@ from reports.outline import (
     QUESTION,
     SYMBOLS,
     Matrix,
+    Multiples,
     Panels,
     Row,
     Section,
@@ -32,13 +33,16 @@ from reports.outline import (
     verdict_facts,
 )
 from reports.palette import COLORS
+from reports.recipes.drawing import draw, draw_grid
 from reports.source import Results
 from reports.svg import Drawing, outline_sheet
-from theory.judge.figure import Table
+from theory.judge.results import Table
 from theory.judge.verdict import Outcome, Verdict
 
 #: Panels of one drawing: as many as a sheet of paper holds.
 _PANELS = 20
+#: A drawing of more pixels spans both columns of figures.
+_WIDE = 600
 #: Tables with more rows open at the reader's wish.
 _LONG = 24
 #: A table of verdicts on runs may be longer.
@@ -156,6 +160,9 @@ class Page:
         for panels in part.figures():
             for start in range(0, len(panels.panels), _PANELS):
                 drawn.append(self._figure(part, panels, start))
+        for found in part.charts():
+            for start in range(0, len(found.panels), _PANELS):
+                drawn.append(self._chart(part, found, start))
         return f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""
 
     def _figure(self, part: Section, panels: Panels, start: int) -> str:
@@ -170,6 +177,23 @@ class Page:
         caption = f" {_prose(panels.caption)}" if panels.caption else ""
         return (
             f"<figure{' class=wide' if wide else ''}>{picture}<figcaption>"
+            f"<b>Figure {self._figures}. {_text(title)}.</b>{caption}</figcaption></figure>"
+        )
+
+    def _chart(self, part: Section, found: Multiples, start: int) -> str:
+        chunk = found.panels[start : start + _PANELS]
+        if len(found.panels) > 1:
+            family = [chart for _, chart in found.panels]
+            drawing = draw_grid(chunk, family=family, title=found.title)
+        else:
+            drawing = draw(chunk[0][1])
+        self.drawings.setdefault(part.claim, []).append(drawing)
+        self._figures += 1
+        picture = drawing.inline(f"f{self._figures}", self._outlines)
+        title = found.title + (", continued" if start else "")
+        caption = f" {_prose(found.caption)}" if found.caption else ""
+        return (
+            f"<figure{' class=wide' if drawing.width > _WIDE else ''}>{picture}<figcaption>"
             f"<b>Figure {self._figures}. {_text(title)}.</b>{caption}</figcaption></figure>"
         )
 

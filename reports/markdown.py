@@ -26,7 +26,7 @@ from reports.outline import (
 )
 from reports.source import Results
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Table
+from theory.judge.results import Table
 from theory.judge.verdict import Outcome
 
 _EQUATION = (
@@ -97,6 +97,9 @@ def _section(part: Section, figures: Sequence[tuple[str, str]] | None) -> list[s
     for drawn in part.figures():
         place = "" if figures is not None else " (drawn in `index.html`)"
         blocks.append(f"Figure: {_text(drawn.title)}{place}. {_text(drawn.caption)}".rstrip())
+    for found in part.charts():
+        place = "" if figures is not None else " (drawn in `index.html`)"
+        blocks.append(f"Figure: {_text(found.title)}{place}. {_text(found.caption)}".rstrip())
     for table in part.tables():
         blocks.append(f"**{_text(table.title)}** {_text(table.caption)}".rstrip())
         blocks.append(_table(table))

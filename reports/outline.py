@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.formatting import DASH, cell, count, estimate_with_interval, number, percent, probability
+from reports.recipes.words import axis_names
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Table
+from theory.judge.figure import Figure
+from theory.judge.results import Chart, SmallMultiples, Table
 from theory.judge.verdict import Kind, Outcome, Verdict
 
 QUESTION = (
@@ -40,6 +42,15 @@ class Panels:
     title: str
     caption: str
     panels: tuple[tuple[str, Figure], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiples:
+    """One chart of one verdict, or its panels, or the same chart of several verdicts, each under its name."""
+
+    title: str
+    caption: str
+    panels: tuple[tuple[str, Chart], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +97,42 @@ class Section:
             for panels in groups.values()
         )
 
+    def charts(self) -> tuple[Multiples, ...]:
+        """Charts in the order of the verdicts; those of many subjects side by side."""
+        if len(self.verdicts) <= FEW:
+            return tuple(
+                Multiples(title=_about(verdict, found.title), caption=found.caption, panels=_panels(found))
+                for verdict in self.verdicts
+                for found in verdict.results
+                if not isinstance(found, Table)
+            )
+        groups: dict[tuple[Any, ...], list[tuple[str, Chart]]] = {}
+        titles: dict[tuple[Any, ...], list[tuple[str, str]]] = {}
+        for verdict in self.verdicts:
+            for place, found in enumerate(verdict.results):
+                if isinstance(found, Table):
+                    continue
+                for name, part in _panels(found):
+                    like = (place, part.kind, *axis_names(part))
+                    subject = f"{verdict.subject}{_PART}{name}" if name else verdict.subject
+                    groups.setdefault(like, []).append((subject, part))
+                    titles.setdefault(like, []).append((found.title, found.caption))
+        return tuple(
+            Multiples(
+                title=_common([title for title, _ in titles[like]]) or _against(*like[2:]),
+                caption=_common([caption for _, caption in titles[like]]),
+                panels=tuple(members),
+            )
+            for like, members in groups.items()
+        )
+
     def tables(self) -> tuple[Table, ...]:
         """Tables in the order of the verdicts; those of many subjects under one head, a column naming the subject."""
         if len(self.verdicts) == 1:
-            return self.first.tables
+            return _tables(self.first)
         groups: dict[tuple[Any, ...], list[tuple[str, Table]]] = {}
         for verdict in self.verdicts:
-            for place, table in enumerate(verdict.tables):
+            for place, table in enumerate(_tables(verdict)):
                 groups.setdefault((place, table.columns), []).append((verdict.subject, table))
         merged = []
         for (_, columns), members in groups.items():
@@ -347,6 +387,21 @@ def _tolerance_name(verdict: Verdict) -> str:
     if verdict.kind is Kind.HYPOTHESIS:
         return "effect claimed"
     return "error detected" if verdict.p_value is not None else "margin"
+
+
+def _tables(verdict: Verdict) -> tuple[Table, ...]:
+    return (*verdict.tables, *(found for found in verdict.results if isinstance(found, Table)))
+
+
+def _panels(found: Chart | SmallMultiples) -> tuple[tuple[str, Chart], ...]:
+    if isinstance(found, SmallMultiples):
+        return tuple(zip(found.names, found.panels, strict=True))
+    return (("", found),)
+
+
+def _against(x: str, y: str) -> str:
+    what = f"{y} against {x}" if y else x
+    return what[:1].upper() + what[1:] if what[:2].isalpha() else what
 
 
 def _whole(verdict: Verdict) -> str:

@@ -1,0 +1,75 @@
+"""Estimates with their intervals, a line a category, against the margins that decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from reports.palette import COLORS
+from reports.recipes.canvas import Scale, numbers, set_scale, wrapped
+from reports.recipes.looks import Looks
+from theory.judge.results import Estimate, Forest, Role
+
+
+def scales(charts: Sequence[Forest]) -> tuple[Scale, Scale]:
+    """Of what is estimated; lines are counted from the top."""
+    families = [
+        numbers(
+            *((one.value, *(end for end in (one.low, one.high) if end is not None)) for one in chart.estimates),
+            chart.margins,
+            () if chart.null is None else (chart.null,),
+        )
+        for chart in charts
+    ]
+    lines = max(len(categories(chart)) for chart in charts)
+    return Scale.of(families), Scale(False, -0.6, lines - 0.4)
+
+
+def categories(chart: Forest) -> tuple[str, ...]:
+    """In the order of reading."""
+    return tuple(dict.fromkeys(one.category for one in chart.estimates))
+
+
+def heights(chart: Forest, y: Scale) -> tuple[float, ...]:
+    """One axes."""
+    del chart, y
+    return (1.0,)
+
+
+def draw(stack: Sequence[Axes], chart: Forest, looks: Looks, x: Scale, y: Scale, *, small: bool = False) -> None:
+    """Into one axes."""
+    del y
+    (axes,) = stack
+    names = categories(chart)
+    axes.margins(x=0.04)
+    set_scale(axes, "x", x, ticks=4 if small else 6, small=small)
+    axes.grid(visible=True, axis="x")
+    axes.set_axisbelow(True)
+    if len(chart.margins) == 2:
+        axes.axvspan(*chart.margins, color=COLORS["grid"], alpha=0.6, linewidth=0, zorder=1)
+    for margin in chart.margins:
+        axes.axvline(margin, color=COLORS["faint"], linewidth=0.9, dashes=(3, 2), zorder=1.6)
+    if chart.null is not None:
+        axes.axvline(chart.null, color=COLORS["ink"], linewidth=0.8, zorder=1.5)
+    for row, name in enumerate(names):
+        members = [one for one in chart.estimates if one.category == name]
+        for place, one in enumerate(_measured_first(members)):
+            look = looks.of(one)
+            at = row + 0.5 * ((place + 0.5) / len(members) - 0.5)
+            if one.low is not None and one.high is not None:
+                axes.plot(
+                    (one.low, one.high), (at, at), color=look.color, linewidth=1.4, solid_capstyle="butt", zorder=2.5
+                )
+            marker, size, edge = (look.marker, 4, 0) if one.role is Role.MEASURED else ("|", 8, 1.5)
+            axes.plot(
+                (one.value,), (at,), linestyle="none", marker=marker, markersize=size, color=look.color,
+                markeredgewidth=edge, zorder=2.6,
+            )  # fmt: skip
+    axes.set_yticks(range(len(names)), [wrapped(name, 30) for name in names])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _measured_first(members: Sequence[Estimate]) -> list[Estimate]:
+    return sorted(members, key=lambda one: one.role is not Role.MEASURED)
