@@ -44,6 +44,10 @@ SETTINGS = "tests/theory/model/test_settings.py"
 TRANSIENT = "tests/theory/closed_form/test_transient_accuracy.py"
 SHUFFLING = "tests/theory/closed_form/test_shuffling.py"
 MINIBATCH = "tests/theory/closed_form/test_minibatch.py"
+AVERAGING = "tests/theory/closed_form/test_averaging.py"
+CORRELATION_TIME = "tests/theory/closed_form/test_correlation_time.py"
+LANGEVIN = "tests/theory/closed_form/test_langevin.py"
+PRECONDITIONED = "tests/theory/closed_form/test_preconditioned.py"
 PAC_BAYES = "tests/theory/closed_form/test_pac_bayes.py"
 DIVERGENCE = "tests/theory/closed_form/test_divergence.py"
 
@@ -58,7 +62,7 @@ MUTANTS = (
     Mutant("theory/closed_form/stationary.py", "mode.momentum - mode.ahead * (1.0 - mode.momentum)", "mode.momentum", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "* lead + ahead * lead.T)", "* lead - ahead * lead.T)", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "velocity, cross = eta * eta * velocity, -eta * cross", "velocity, cross = eta * eta * velocity, eta * cross", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "    once = level - _decrement(mode)", "    once = level + _decrement(mode)", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "    once = same - _decrement(mode)", "    once = same + _decrement(mode)", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "velocity = (keep * keep) * driven", "velocity = keep * driven", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "(curvatures + optimizer.weight_decay)", "curvatures", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "np.subtract.outer(u, u) + np.multiply.outer(mode.contraction, u)", "np.multiply.outer(mode.contraction, u)", STATIONARY),
@@ -81,6 +85,19 @@ MUTANTS = (
     Mutant("theory/closed_form/pac_bayes.py", "return self.kl_diagonal + self.correlation_price", "return self.kl_diagonal", PAC_BAYES),
     Mutant("theory/closed_form/pac_bayes.py", "return -np.log(self.variances)", "return np.log(self.variances)", PAC_BAYES),
     Mutant("theory/closed_form/divergence.py", "        z *= 2.0\n", "        z *= 2.002\n", DIVERGENCE),
+    # The family: averages, samplers, second-order methods.
+    Mutant("theory/closed_form/averaging.py", 'push = np.concatenate([kicks, gain * kicks[:, :, :1]], axis=2)', 'push = np.concatenate([kicks, 0 * kicks[:, :, :1]], axis=2)', AVERAGING),
+    Mutant("theory/closed_form/averaging.py", "in reversed(list(enumerate(rates)))", "in enumerate(rates)", AVERAGING),
+    Mutant("theory/closed_form/averaging.py", "moved = moved + drift + moved @ drift", "moved = moved + drift", AVERAGING),
+    Mutant("theory/closed_form/correlation_time.py", "pulled = np.linalg.solve(decayed, seen)", "pulled = np.linalg.solve(problem.dense_hessian(), seen)", CORRELATION_TIME),
+    Mutant("theory/closed_form/langevin.py", "added = 2.0 * (1.0 - optimizer.momentum) * T", "added = 2.0 * T", LANGEVIN),
+    Mutant("theory/closed_form/langevin.py", "T * (1.0 - mu) / (1.0 + mu) * decayed", "0.0 * decayed", LANGEVIN),
+    Mutant("theory/closed_form/langevin.py", "+ 2.0 * apart", "+ apart", LANGEVIN),
+    Mutant("theory/closed_form/langevin.py", "(2.0 + level_slope / level(mode) - slope / product)", "(2.0 - slope / product)", LANGEVIN),
+    Mutant("theory/closed_form/langevin.py", "needed = T / (", "needed = 0.99 * T / (", LANGEVIN),
+    Mutant("theory/closed_form/preconditioned.py", "return _symmetric(root @ law @ root)", "return _symmetric(law)", PRECONDITIONED),
+    Mutant("theory/closed_form/preconditioned.py", "Quadratic(curvatures / (curvatures + epsilon), scale", "Quadratic(curvatures / curvatures, scale", PRECONDITIONED),
+    Mutant("theory/closed_form/preconditioned.py", "half = 0.25 * (rate / (1 + mu)", "half = 0.25 * (rate / (1 - mu)", PRECONDITIONED),
     # The oracles.
     Mutant("theory/oracle/transition.py", "w_from_v = -eta * mu * v_from_v", "w_from_v = -eta * v_from_v", LYAPUNOV),
     Mutant("theory/oracle/transition.py", "-keep * eta * curvature, mu * one, -keep * eta * one", "-keep * eta * curvature, mu * one, -eta * one", STATIONARY),

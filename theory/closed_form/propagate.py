@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.eigenbasis import Eigenbasis, eigenbasis
 from theory.closed_form.powers import from_left, from_right
-from theory.closed_form.stationary import largest_stable_learning_rate, modes, root_product
+from theory.closed_form.stationary import largest_stable_learning_rate, modes, weight_covariance
 from theory.closed_form.transient import (
     blocks,
     checked_covariance,
@@ -231,13 +231,7 @@ def _responses(
 
 def _stationary_weights(frame: Eigenbasis, curvature_factor: float, optimizer: MomentumSGD) -> NDArray[np.float64]:
     """Cov(w) of the stationary law in H's eigenbasis, (S2), with H scaled by a factor."""
-    mode = modes(frame.curvatures * curvature_factor, optimizer)
-    e, u = mode.contraction, mode.at_plus_one
-    level = e[:, None] + e - np.multiply.outer(e, e)
-    if mode.ahead:
-        crossed = np.multiply.outer(u, e)
-        level = level + mode.ahead * (1.0 + mode.ahead) * (crossed + crossed.T)
-    return (optimizer.learning_rate * mode.gain) ** 2 * frame.noise * level / root_product(mode)
+    return weight_covariance(modes(frame.curvatures * curvature_factor, optimizer), frame.noise, optimizer)
 
 
 def _check_stability(

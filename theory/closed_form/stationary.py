@@ -181,9 +181,9 @@ def lag_one_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np
     b0, b1 = 1.0 + mode.ahead, -mode.ahead
     s, e = mode.total, mode.contraction
     driven = mode.gain**2 * frame.noise / root_product(mode)
-    level = e[:, None] + e - np.multiply.outer(e, e)  # E x_i(t) x_j(t) · R_ij
-    once = level - _decrement(mode)  # E x_i(t) x_j(t−1) · R_ij
-    lag = (b0 * b0 + b1 * b1 + b0 * b1 * s[:, None]) * once + b0 * b1 * e[:, None] * level
+    same = e[:, None] + e - np.multiply.outer(e, e)  # E x_i(t) x_j(t) · R_ij
+    once = same - _decrement(mode)  # E x_i(t) x_j(t−1) · R_ij
+    lag = (b0 * b0 + b1 * b1 + b0 * b1 * s[:, None]) * once + b0 * b1 * e[:, None] * same
     return frame.outward(optimizer.learning_rate**2 * driven * lag)
 
 
@@ -213,9 +213,9 @@ def fluctuation_dissipation_constant(curvatures: NDArray[np.float64], optimizer:
         UnstableError: if some mode has no stationary law.
     """
     mode = stable_modes(np.asarray(curvatures, dtype=np.float64), optimizer)
-    level, increments = _level_and_increment(mode)
+    levels, increments = _level_and_increment(mode)
     a = mode.effective_rate
-    return (a[:, None] + a) * level / increments
+    return (a[:, None] + a) * levels / increments
 
 
 def stable_modes(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Modes:
@@ -242,13 +242,24 @@ def root_product(mode: Modes) -> NDArray[np.float64]:
     return 0.5 * np.multiply.outer(e, e) * (half + half.T) + apart * difference * difference
 
 
+def level(mode: Modes) -> NDArray[np.float64]:
+    """N_ij = Σ_ij R_ij / (η²K² C̃_ij), shape ``(m, m)``."""
+    e = mode.contraction
+    crossed = np.multiply.outer(mode.at_plus_one, e)
+    return e[:, None] + e - np.multiply.outer(e, e) + mode.ahead * (1.0 + mode.ahead) * (crossed + crossed.T)
+
+
+def weight_covariance(mode: Modes, noise: NDArray[np.float64], optimizer: MomentumSGD) -> NDArray[np.float64]:
+    """Σ of (S2) alone, in the eigenbasis in which C̃ = `noise` is given; stability is not checked."""
+    return (optimizer.learning_rate * mode.gain) ** 2 * noise * level(mode) / root_product(mode)
+
+
 def _level_and_increment(mode: Modes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Σ_ij R_ij and Cov(Δw)_ij R_ij over η²K² C̃_ij."""
     e, u = mode.contraction, mode.at_plus_one
     mixed = mode.ahead * (1.0 + mode.ahead)
     crossed = np.multiply.outer(u, e)
     crossed = crossed + crossed.T
-    level = e[:, None] + e - np.multiply.outer(e, e) + mixed * crossed
     curved = np.multiply.outer(u, e * e)
     second = (
         curved
@@ -257,7 +268,7 @@ def _level_and_increment(mode: Modes) -> tuple[NDArray[np.float64], NDArray[np.f
         + np.multiply.outer(u, u) * (e[:, None] + e)
         + np.subtract.outer(u, u) ** 2
     )  # N_ij: second differences of x
-    return level, crossed + mixed * second
+    return level(mode), crossed + mixed * second
 
 
 def _decrement(mode: Modes) -> NDArray[np.float64]:

@@ -1,13 +1,18 @@
 """Iterate averaging: closed forms against Lyapunov equations with the average in the state, and their limits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.linalg import solve_discrete_lyapunov
 
+from tests.oracles import relative
 from theory.closed_form.averaging import averaged_covariance, ema_covariance
 from theory.closed_form.stationary import stationary_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
+from theory.oracle.dense import averaged, settled
+from theory.oracle.transition import transition
 from theory.solution import UnstableError
 
 OPTIMIZERS = [
@@ -123,3 +128,70 @@ def test_bad_arguments_are_named():
         averaged_covariance(problem, optimizer, 3, start="anywhere")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UnstableError):
         ema_covariance(problem, MomentumSGD(1.0), 0.5)
+
+
+def _cycle_oracle(problem, optimizer, rates):
+    steps = [transition(problem, replace(optimizer, learning_rate=float(rate)), np.longdouble) for rate in rates]
+    n = 2 * problem.dimension
+    through, thrown = np.eye(n, dtype=np.longdouble), np.zeros((n, n), dtype=np.longdouble)
+    for step, inflow in steps:
+        through, thrown = step @ through, step @ thrown @ step.T + inflow @ problem.dense_noise_cov() @ inflow.T
+    return steps, through, thrown
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 40])
+@pytest.mark.parametrize("cycle", [[0.1], [0.05, 0.04, 0.03], list(np.linspace(0.05, 0.005, 25))])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        MomentumSGD(0.1, 0.9),
+        MomentumSGD(0.1, 0.9, form="position"),
+        MomentumSGD(0.1, 0.9, dampening=0.9, discount=0.7, weight_decay=0.1),
+        MomentumSGD(0.1),
+    ],
+    ids=repr,
+)
+def test_averages_over_cycles_agree_with_the_dense_recursion(optimizer, cycle, samples):
+    problem = Quadratic.from_spectra([0.1, 0.7, 4.0], [1.0, 0.3, 2.0], rotation=0.5)
+    steps, through, thrown = _cycle_oracle(problem, optimizer, cycle)
+    burnt_in = settled(0.5 * through, thrown).astype(float)  # any law will do
+    starts = {"stationary": settled(through, thrown), "optimum": np.zeros((6, 6)), "given": burnt_in}
+    for name, start in starts.items():
+        found = averaged_covariance(
+            problem, optimizer, samples, cycle=cycle, start=burnt_in if name == "given" else name
+        )
+        assert relative(found, averaged(steps, problem.dense_noise_cov(), start, samples, 3)) < 1e-12
+
+
+def test_a_cycle_of_one_step_is_the_mean_of_all_iterates():
+    problem = Quadratic.from_spectra([0.1, 4.0], [1.0, 2.0], rotation=0.5)
+    optimizer = MomentumSGD(0.1, 0.9)
+    assert relative(
+        averaged_covariance(problem, optimizer, 30, cycle=[0.1]), averaged_covariance(problem, optimizer, 30)
+    ) < 1e-13  # fmt: skip
+
+
+def test_samples_of_long_cycles_average_like_independent_draws():
+    problem = Quadratic.from_spectra([1.0, 4.0], [1.0, 2.0], rotation=0.5)
+    optimizer = MomentumSGD(0.05, 0.5)
+    law = stationary_covariance(problem, optimizer).value
+    assert relative(averaged_covariance(problem, optimizer, 5, cycle=[0.05] * 2000), law / 5) < 1e-12
+
+
+def test_a_cycle_of_stable_rates_may_be_unstable():
+    """Parametric resonance: restarts in step with a direction's oscillation pump it, in either form of momentum."""
+    problem, optimizer = Quadratic(np.array([5.0]), np.array([1.0])), MomentumSGD(0.08, 0.9)
+    cycle = np.linspace(0.08, 0.01, 7)
+    _, through, _ = _cycle_oracle(problem, optimizer, cycle)
+    assert np.abs(np.linalg.eigvals(through.astype(float))).max() > 1
+    for form in ("pytorch", "position"):
+        with pytest.raises(UnstableError, match="a cycle"):
+            averaged_covariance(problem, replace(optimizer, form=form), 3, cycle=cycle)
+        assert averaged_covariance(problem, replace(optimizer, form=form), 3, cycle=np.full(7, 0.08))[0, 0] > 0
+
+
+def test_a_cycle_must_be_made_of_rates():
+    with pytest.raises(ValueError, match="learning rates > 0"):
+        averaged_covariance(Quadratic([1.0], [1.0]), MomentumSGD(0.1), 3, cycle=[0.1, -0.1])
+    with pytest.raises(ValueError, match="must have shape"):
+        averaged_covariance(Quadratic([1.0], [1.0]), MomentumSGD(0.1), 3, start=np.eye(3))

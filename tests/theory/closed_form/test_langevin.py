@@ -1,0 +1,183 @@
+"""SGLD and constant SGD as samplers, against dense recursions with the noise written out and searches over rates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize, minimize_scalar
+
+from tests.oracles import relative
+from tests.theory.strategies import rotation
+from theory.closed_form.langevin import (
+    exact_langevin_noise,
+    langevin_covariance,
+    optimal_learning_rate,
+    optimal_preconditioner,
+    target_divergence,
+)
+from theory.closed_form.preconditioned import preconditioned_covariance
+from theory.closed_form.stationary import largest_stable_learning_rate
+from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
+from theory.oracle.dense import preconditioned_transition, settled
+from theory.oracle.transition import transition
+from theory.solution import UnstableError
+
+OPTIMIZERS = [
+    MomentumSGD(0.05),
+    MomentumSGD(0.05, 0.9, weight_decay=0.1),
+    MomentumSGD(0.05, 0.9, form="position"),
+    MomentumSGD(0.05, 0.8, nesterov=True),
+    MomentumSGD(0.05, 0.9, dampening=0.9, discount=0.7),
+]
+
+
+def dense(spectrum, seed):
+    turn = rotation(len(spectrum), seed)
+    matrix = (turn * np.array(spectrum)) @ turn.T
+    return 0.5 * (matrix + matrix.T)
+
+
+PROBLEM = Quadratic(dense([0.3, 1.0, 2.0, 5.0], 1), dense([0.2, 1.0, 0.5, 3.0], 2))
+T = 0.3
+
+
+def decayed(optimizer):
+    return PROBLEM.hessian + optimizer.weight_decay * np.eye(4)
+
+
+def law(optimizer, noise):
+    step, inflow = transition(PROBLEM, optimizer, np.longdouble)
+    return settled(step, inflow @ noise @ inflow.T)[:4, :4].astype(float)
+
+
+def divergence(covariance, optimizer, temperature=T):
+    """KL from N(0, T A⁻¹), from its definition."""
+    whitened = decayed(optimizer) @ covariance / temperature
+    return 0.5 * (np.trace(whitened) - len(covariance) - np.linalg.slogdet(whitened)[1])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_langevin_dynamics_is_the_written_one(momentum):
+    """w₊ = w + d₊, d₊ = μ d − η (H w + ξ) + √(2(1−μ)ηT) ζ, ζ and ξ independent."""
+    eta, eye = 0.05, np.eye(4)
+    step = np.block([
+        [eye - eta * PROBLEM.hessian, momentum * eye],
+        [-eta * PROBLEM.hessian, momentum * eye],
+    ])  # fmt: skip
+    thrown = np.vstack([eye, eye])
+    forcing = thrown @ (eta**2 * PROBLEM.noise_cov + 2 * (1 - momentum) * eta * T * eye) @ thrown.T
+    expected = settled(step, forcing)[:4, :4]
+    for form in ("pytorch", "position"):
+        found = langevin_covariance(PROBLEM, MomentumSGD(eta, momentum, form=form), T)
+        assert relative(found.value, expected) < 1e-13
+
+
+def test_at_a_finite_step_langevin_dynamics_is_too_hot():
+    quiet = Quadratic(np.array([0.5, 2.0, 30.0]), np.zeros(3))
+    optimizer = MomentumSGD(0.1, 0.9)
+    a = 0.1 * quiet.hessian
+    expected = T / quiet.hessian / (1 - a / (2 * 1.9))
+    assert np.allclose(np.diag(langevin_covariance(quiet, optimizer, T).value), expected, rtol=1e-13)
+    small = langevin_covariance(quiet, replace(optimizer, learning_rate=1e-7), T).value
+    assert np.allclose(np.diag(small), T / quiet.hessian, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_the_exact_noise_meets_the_target_at_a_finite_step(optimizer):
+    hot = 20.0
+    added = exact_langevin_noise(PROBLEM, optimizer, hot)
+    assert relative(law(optimizer, PROBLEM.noise_cov + added), hot * np.linalg.inv(decayed(optimizer))) < 1e-13
+
+
+def test_noise_that_is_already_too_hot_cannot_be_completed():
+    with pytest.raises(ValueError, match="above that of the mini-batch noise"):
+        exact_langevin_noise(PROBLEM, MomentumSGD(0.05, 0.9), 1e-3)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_the_divergence_is_that_of_the_dense_law(optimizer):
+    expected = divergence(law(optimizer, PROBLEM.noise_cov), optimizer)
+    assert target_divergence(PROBLEM, optimizer, T) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 0.3, 100.0])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+def test_no_rate_that_a_search_finds_is_better(optimizer, temperature):
+    best = optimal_learning_rate(PROBLEM, optimizer, temperature)
+    sharpest = float(np.linalg.eigvalsh(PROBLEM.hessian)[-1])
+    limit = largest_stable_learning_rate(sharpest, optimizer)
+
+    def cost(log_rate):
+        chosen = replace(optimizer, learning_rate=float(np.exp(log_rate)))
+        return divergence(law(chosen, PROBLEM.noise_cov), chosen, temperature)
+
+    grid = np.log(limit) + np.concatenate([np.linspace(-14, -0.1, 60), -np.geomspace(0.05, 1e-6, 20)])
+    lowest = int(np.argmin([cost(x) for x in grid]))
+    found = minimize_scalar(
+        cost, bounds=(grid[lowest - 1], grid[lowest + 1]), method="bounded", options={"xatol": 1e-9}
+    )
+    assert best.divergence <= found.fun + 1e-12 * (1 + found.fun)
+    assert best.learning_rate == pytest.approx(np.exp(found.x), rel=2e-5)
+    assert best.divergence == pytest.approx(found.fun, rel=1e-9)
+
+
+def test_at_low_temperature_the_best_rate_is_that_of_continuous_time():
+    optimizer = MomentumSGD(1.0, 0.9)
+    cold = optimal_learning_rate(PROBLEM, optimizer, 1e-7)
+    assert cold.small_step_rate == pytest.approx(2 * 0.1 * 4 * 1e-7 / np.trace(PROBLEM.noise_cov))
+    assert cold.learning_rate == pytest.approx(cold.small_step_rate, rel=1e-5)
+    assert cold.small_step_divergence == pytest.approx(cold.divergence, rel=1e-8)
+
+
+def test_where_noise_is_weak_the_continuous_time_rate_is_unstable():
+    hot = optimal_learning_rate(PROBLEM, MomentumSGD(1.0, 0.5), 100.0)
+    assert hot.small_step_divergence is None and hot.small_step_rate > largest_stable_learning_rate(
+        5.0, MomentumSGD(1.0, 0.5)
+    )
+    target_divergence(PROBLEM, MomentumSGD(hot.learning_rate, 0.5), 100.0)  # the exact one is stable
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.3, 100.0])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS[:3], ids=repr)
+def test_the_best_preconditioner_meets_the_target_exactly(optimizer, temperature):
+    matrix = optimal_preconditioner(PROBLEM, optimizer, temperature)
+    step, inflow = preconditioned_transition(PROBLEM, optimizer, matrix)
+    found = settled(step, inflow @ PROBLEM.noise_cov @ inflow.T)[:4, :4]
+    assert relative(found, temperature * np.linalg.inv(decayed(optimizer))) < 1e-12
+
+
+def test_a_search_over_preconditioners_ends_at_the_best_one():
+    optimizer = MomentumSGD(0.05, 0.5)
+    problem = Quadratic(dense([0.5, 2.0], 1), dense([0.3, 1.0], 2))
+    best = optimal_preconditioner(problem, optimizer, T)
+
+    def cost(entries):
+        factor = np.array([[entries[0], 0.0], [entries[1], entries[2]]])
+        try:
+            covariance = preconditioned_covariance(problem, optimizer, factor @ factor.T)
+        except (UnstableError, ValueError):
+            return 1e6
+        whitened = problem.hessian @ covariance / T
+        return 0.5 * (np.trace(whitened) - 2 - np.linalg.slogdet(whitened)[1])
+
+    found = minimize(cost, [2.0, 0.1, 2.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-15})
+    factor = np.array([[found.x[0], 0.0], [found.x[1], found.x[2]]])
+    assert found.fun < 1e-12 and relative(factor @ factor.T, best) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("call", "rule"),
+    [
+        (lambda: langevin_covariance(PROBLEM, OPTIMIZERS[0], -1.0), ">= 0"),
+        (lambda: optimal_learning_rate(PROBLEM, OPTIMIZERS[0], 0.0), "> 0"),
+        (lambda: optimal_learning_rate(Quadratic([1.0, 2.0], [1.0, 0.0]), OPTIMIZERS[0], 1.0), "positive definite C"),
+        (lambda: optimal_preconditioner(PROBLEM, OPTIMIZERS[3], 1.0), "heavy ball"),
+        (lambda: target_divergence(PROBLEM, OPTIMIZERS[0], float("nan")), "finite"),
+    ],
+)
+def test_what_is_refused_is_named(call, rule):
+    with pytest.raises(ValueError, match=rule):
+        call()
