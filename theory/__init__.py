@@ -11,6 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from theory.closed_form.alignment import commutativity, commutativity_price
     from theory.closed_form.attribution import attribution
+    from theory.closed_form.averaging import averaged_covariance, ema_covariance
+    from theory.closed_form.correlation_time import integrated_autocorrelation_time
+    from theory.closed_form.langevin import (
+        exact_langevin_noise,
+        langevin_covariance,
+        optimal_learning_rate,
+        optimal_preconditioner,
+        target_divergence,
+    )
     from theory.closed_form.pac_bayes import (
         BoundedLoss,
         DataDependentPrior,
@@ -21,6 +30,11 @@ if TYPE_CHECKING:
         pac_bayes_bound,
         pac_bayes_path,
         pac_bayes_terms,
+    )
+    from theory.closed_form.preconditioned import (
+        damped_newton_covariance,
+        natural_gradient_covariance,
+        preconditioned_covariance,
     )
     from theory.closed_form.propagate import propagate
     from theory.closed_form.shuffling import epoch_shuffling_factor
@@ -39,6 +53,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "theory.closed_form.alignment": ("commutativity", "commutativity_price"),
     "theory.closed_form.attribution": ("attribution",),
+    "theory.closed_form.averaging": ("averaged_covariance", "ema_covariance"),
+    "theory.closed_form.correlation_time": ("integrated_autocorrelation_time",),
+    "theory.closed_form.langevin": (
+        "exact_langevin_noise",
+        "langevin_covariance",
+        "optimal_learning_rate",
+        "optimal_preconditioner",
+        "target_divergence",
+    ),
     "theory.closed_form.pac_bayes": (
         "BoundedLoss",
         "DataDependentPrior",
@@ -49,6 +72,11 @@ _HOMES = {
         "pac_bayes_bound",
         "pac_bayes_path",
         "pac_bayes_terms",
+    ),
+    "theory.closed_form.preconditioned": (
+        "damped_newton_covariance",
+        "natural_gradient_covariance",
+        "preconditioned_covariance",
     ),
     "theory.closed_form.propagate": ("propagate",),
     "theory.closed_form.shuffling": ("epoch_shuffling_factor",),
@@ -87,18 +115,29 @@ __all__ = [
     "UnstableError",
     "Verdict",
     "attribution",
+    "averaged_covariance",
     "commutativity",
     "commutativity_price",
+    "damped_newton_covariance",
+    "ema_covariance",
     "epoch_shuffling_factor",
+    "exact_langevin_noise",
     "impulse_response",
+    "integrated_autocorrelation_time",
+    "langevin_covariance",
     "lyapunov_covariance",
     "mean_path",
+    "natural_gradient_covariance",
+    "optimal_learning_rate",
+    "optimal_preconditioner",
     "pac_bayes_bound",
     "pac_bayes_path",
     "pac_bayes_terms",
+    "preconditioned_covariance",
     "propagate",
     "simulate",
     "stationary_covariance",
+    "target_divergence",
     "trajectory",
     "transient_covariance",
 ]
