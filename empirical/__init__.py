@@ -9,8 +9,8 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "AWP": "empirical.training.awp",
-    "PGD": "empirical.training.attack",
+    "AWP": "empirical.settings",
+    "PGD": "empirical.settings",
     "PreActResNet18": "empirical.network.preactresnet",
     "awp": "empirical.training.awp",
     "check_assumptions": "empirical.measure",

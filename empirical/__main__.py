@@ -12,7 +12,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-#: Subcommand -> module under `empirical.commands` with `add_parser(subparsers)` and `run(args) -> int`.
+#: Subcommand -> module under `empirical.commands` with `add_options(parser)` and `run(args) -> int`.
 COMMANDS = {
     "run": "run",
     "train": "train",
@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in dict.fromkeys(COMMANDS.values()):
         if importlib.util.find_spec(f"empirical.commands.{module}") is not None:
-            importlib.import_module(f"empirical.commands.{module}").add_parser(subparsers)
+            command = importlib.import_module(f"empirical.commands.{module}")
+            command.add_options(subparsers.add_parser(command.NAME, help=command.HELP, description=command.DESCRIPTION))
     return top
 
 

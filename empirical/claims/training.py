@@ -14,24 +14,25 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from empirical.claims import EmpiricalClaim, Subject
+from empirical.settings.data import DATASETS, DatasetName
+from empirical.settings.method import MethodName
+from empirical.settings.training import EXPERIMENT
 from empirical.training.reproduction import REFERENCE, Window, windows_of
 from theory.judge.claim import Claim, Comparison
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Table
 from theory.judge.verdict import Kind
 
-EXPERIMENT = "training"
-NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN"}
-
 Reference = tuple[tuple[float, float, float], ...]
 
 
-def _compare(dataset: str) -> Callable[[Mapping[str, Evidence], Reference], Comparison]:
+def _compare(dataset: DatasetName) -> Callable[[Mapping[str, Evidence], Reference], Comparison]:
     def compare(evidence: Mapping[str, Evidence], predict: Reference) -> Comparison:
         if not evidence:
             return _not_applicable(
-                f"untested on {NAMES[dataset]} by us: 200 epochs of PreActResNet-18 need a GPU for about an hour a run "
-                f"and the data; run `python -m empirical reproduce --dataset {dataset}` and contribute the folder"
+                f"untested on {DATASETS[dataset].title} by us: 200 epochs of PreActResNet-18 need a GPU for about an "
+                f"hour a run and the data; run `python -m empirical reproduce --dataset {dataset}` and contribute the "
+                "folder"
             )
         (item,) = evidence.values()
         windows = windows_of(item.arrays, predict)
@@ -85,12 +86,12 @@ def _follows(item: Evidence, dataset: str, method: str) -> bool:
     return not protocol_differences(item.setting, dataset, method)
 
 
-def _claim(dataset: str, method: str) -> EmpiricalClaim:
-    other = "awp" if method == "at" else "at"
+def _claim(dataset: DatasetName, method: MethodName) -> EmpiricalClaim:
+    other: MethodName = "awp" if method == "at" else "at"
     return EmpiricalClaim(
         claim=Claim(
             name=f"published-{dataset}-{method}",
-            statement=f"Six window means of {method.upper()} on {NAMES[dataset]} lie in the bands around the "
+            statement=f"Six window means of {method.upper()} on {DATASETS[dataset].title} lie in the bands around the "
             "published run's.",
             source="logs of Wu, Xia & Wang 2020 (PGD-20); protocol of Rice, Wong & Kolter 2020",
             kind=Kind.APPROXIMATION,

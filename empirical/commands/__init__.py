@@ -1,1 +1,1 @@
-"""The subcommands of ``python -m empirical``: one module each, with ``add_parser(subparsers)`` and ``run(args)``."""
+"""The subcommands of ``python -m empirical``: one module each, with ``add_options(parser)`` and ``run(args)``."""

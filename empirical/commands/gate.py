@@ -13,21 +13,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from empirical.settings.data import DATASETS
+from empirical.settings.network import NETWORKS
+
 if TYPE_CHECKING:
     from theory.judge.evidence import Evidence
     from theory.judge.gate import Quantity, Thresholds
     from theory.judge.verdict import Verdict
 
 NAME = "gate"
+HELP = "thresholds on a run's verdicts and assumptions, as an exit status"
+DESCRIPTION = "Exits 0 if every demand is met, 1 if one is broken, 3 if the evidence decides neither."
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Register the subcommand."""
-    parser = subparsers.add_parser(
-        NAME,
-        help="thresholds on a run's verdicts and assumptions, as an exit status",
-        description="Exits 0 if every demand is met, 1 if one is broken, 3 if the evidence decides neither.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
     parser.add_argument("paths", nargs="+", metavar="OUT|CHECKPOINT", help="results folders or checkpoints")
     parser.add_argument("--config", help="pyproject.toml with [tool.spikeshrink.gate]")
     parser.add_argument("--require", action="append", default=[], metavar="CLAIM", help="must be supported")
@@ -37,14 +37,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--summary", metavar="FILE", help="append a Markdown summary")
     parser.add_argument("--learning-rate", type=float, help="of a checkpoint that does not state it")
     parser.add_argument("--batch-size", type=int, help="of a checkpoint that does not state it")
-    parser.add_argument("--network", help="architecture of a bare state dict: preactresnet18, convnet, mlp")
-    parser.add_argument("--dataset", default="cifar10", help="data of a bare state dict (default: %(default)s)")
+    parser.add_argument("--network", choices=NETWORKS, help="architecture of a bare state dict")
+    parser.add_argument(
+        "--dataset", choices=tuple(DATASETS), default="cifar10", help="data of a bare state dict (default: %(default)s)"
+    )
     parser.add_argument("--momentum", type=float, default=0.9, help="of a bare state dict (default: %(default)s)")
     parser.add_argument("--weight-decay", type=float, default=5e-4, help="of a bare state dict")
     parser.add_argument("--k", type=int, default=10, help="eigenpairs tracked (default: %(default)s)")
     parser.add_argument("--samples", type=int, help="training samples measured (default: all, at most 4096)")
     parser.add_argument("--data-root", default="data", help="folder of downloaded archives")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -160,7 +161,7 @@ def _from_checkpoint(path: Path, args: argparse.Namespace) -> tuple[Quantity, ..
     from empirical.measure.assumptions import check_assumptions
     from empirical.measure.foreign import open_checkpoint
     from empirical.measure.objective import measured_samples, training_inputs
-    from empirical.measure.setting import Measurement
+    from empirical.settings.measuring import Measurement
 
     item = open_checkpoint(
         path,

@@ -10,16 +10,13 @@ from typing import Any
 from empirical.logs.columns import COLUMNS
 
 NAME = "import"
+HELP = "training logs (text, CSV/TSV, JSON lines, TensorBoard) as evidence"
+DESCRIPTION = "Reads per-epoch training logs, checks every line, and writes them as evidence for `verify`."
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Register the subcommand."""
-    parser = subparsers.add_parser(
-        NAME,
-        help="training logs (text, CSV/TSV, JSON lines, TensorBoard) as evidence",
-        description="Reads per-epoch training logs, checks every line, and writes them as evidence for `verify`.",
-        epilog=f"columns: {', '.join(COLUMNS)}",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
+    parser.epilog = f"columns: {', '.join(COLUMNS)}"
     parser.add_argument("paths", nargs="+", metavar="FILE|FOLDER", help="logs, or folders that hold logs")
     parser.add_argument("--out", required=True, help="evidence goes to OUT/evidence/training-log")
     parser.add_argument("--keep-going", action="store_true", help="import the other files although one cannot be read")
@@ -38,7 +35,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="a fact about the runs their logs do not state: dataset, method (at, awp, …), seed, batch_size, …",
     )
     parser.add_argument("--iterations-per-epoch", type=int, metavar="N", help="turns TensorBoard steps into epochs")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,20 +1,45 @@
-"""Command-line options of a training run, and how they become overrides of a preset.
+"""Command-line options made of the fields of Settings, and the Settings that what was typed describes.
 
-An option that was not given is absent from the namespace's overrides: the preset decides.
+Options, types, choices and help come from `empirical.settings.options`; an option that was not given is absent from
+the overrides: the preset decides.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import os
+import shlex
+import typing
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["add_run_options", "add_training_options", "device_name", "overrides", "preset_and_methods"]
+from empirical.settings.data import PUBLISHED
+from empirical.settings.measuring import Measuring
+from empirical.settings.method import METHODS, MethodName
+from empirical.settings.options import MEASURING, Option, options_of
+from empirical.settings.presets import OVERRIDES, PRESETS, PresetName, make_training
+from theory.model.setting import Setting
 
-METHODS = ("standard", "at", "awp", "trades", "trades-awp")
-PRESETS = ("cifar10", "cifar100", "svhn", "cifar10-short", "digits-cpu", "smoke")
-DATASETS = ("cifar10", "cifar100", "svhn", "digits", "generated")
+__all__ = [
+    "add_measuring_options",
+    "add_run_options",
+    "add_training_options",
+    "available_cores",
+    "device_name",
+    "measuring",
+    "measuring_of",
+    "override_of",
+    "overrides",
+    "preset_and_methods",
+]
+
+#: The preset on a CPU, and where there is a CUDA device.
+CPU_PRESET: PresetName = "digits-cpu"
+GPU_PRESET: PresetName = "cifar10"
+DEFAULT_METHODS: tuple[MethodName, ...] = ("at", "awp")
 
 
 def number(text: str) -> float:
@@ -25,97 +50,105 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number or a ratio such as 8/255; got {text!r}") from None
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """Numbers separated by commas."""
-    return tuple(number(part) for part in text.split(",") if part)
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """Whole numbers separated by commas."""
+def whole(text: str) -> int:
+    """A whole number."""
     try:
-        return tuple(int(part) for part in text.split(",") if part)
+        return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be whole numbers separated by commas; got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be a whole number; got {text!r}") from None
 
 
-#: Option, type, help. The names with underscores are the keys of `make_training(overrides=...)`.
-_VALUES: tuple[tuple[str, Any, str], ...] = (
-    ("epochs", int, "epochs; decays move in proportion"),
-    ("batch-size", int, "samples a step"),
-    ("learning-rate", number, "first learning rate"),
-    ("momentum", number, "momentum"),
-    ("dampening", number, "dampening of the momentum buffer"),
-    ("weight-decay", number, "weight decay, on every parameter"),
-    ("milestones", numbers, "epochs of the decays, such as 100,150"),
-    ("factor", number, "factor of each decay"),
-    ("peak", number, "epoch of the largest rate (cyclic)"),
-    ("train-size", int, "training images"),
-    ("validation-size", int, "training images held out for choosing a checkpoint"),
-    ("test-size", int, "test images"),
-    ("split-seed", int, "seed of subsets and noisy labels"),
-    ("label-noise", number, "share of training labels replaced by another class"),
-    ("epsilon", number, "radius of the attack in pixel units of [0, 1], such as 8/255"),
-    ("step-size", number, "step of the attack, same units"),
-    ("steps", int, "steps of the training attack"),
-    ("restarts", int, "restarts of the training attack"),
-    ("evaluation-steps", int, "steps of the evaluation attack"),
-    ("evaluation-step-size", number, "step of the evaluation attack"),
-    ("evaluation-every", int, "epochs between evaluations (every epoch around decays)"),
-    ("evaluation-batch-size", int, "images at once in evaluation"),
-    ("train-probe", int, "training images evaluated"),
-    ("masking-probe", int, "test images of the masking guard; 0 for none"),
-    ("beta", number, "weight of TRADES' divergence"),
-    ("awp-gamma", number, "radius of the weight perturbation"),
-    ("awp-warmup", int, "epochs without weight perturbation"),
-    ("awp-steps", int, "ascent steps of the weight perturbation"),
-    ("widths", integers, "layer widths of convnet and mlp, such as 16,32,64"),
-    ("ema", number, "decay of the running average of the weights"),
-    ("log-window", int, "iterations around each decay that are logged one by one"),
-    ("checkpoint-epochs", integers, "epochs after which a checkpoint is kept"),
-)
-_CHOICES: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("dataset", DATASETS, "data set; also picks the preset of that name when none is given"),
-    ("schedule", ("piecewise", "cosine", "linear", "cyclic", "constant"), "shape of the learning-rate path"),
-    ("order", ("shuffle", "replacement"), "each sample once an epoch, or independent draws"),
-    ("augmentation", ("none", "reflect-crop-flip", "zero-crop-flip", "zero-crop-flip-rotate"), "augmentation"),
-    ("norm", ("linf", "l2"), "norm of the attack"),
-    ("random-start", ("uniform", "gaussian", "none"), "start of the training attack"),
-    ("attack-batch-norm", ("train", "batch", "eval"), "batch-norm mode during the training attack"),
-    ("network", ("preactresnet18", "convnet", "mlp"), "architecture"),
-    ("normalization", ("batch", "group", "none"), "normalization layers"),
-    ("activation", ("relu", "softplus", "gelu"), "activation"),
-    ("awp-normalization", ("layer", "filter", "network"), "norm of the weight perturbation"),
-    ("awp-batch", ("same", "fresh"), "batch that perturbs the weights"),
-    ("awp-weight-decay", ("perturbed", "original"), "weights on which weight decay acts under AWP"),
-    ("autocast", ("none", "bfloat16"), "precision inside the network"),
-)
-_SWITCHES: tuple[tuple[str, str], ...] = (
-    ("nesterov", "Nesterov momentum"),
-    ("published-offset", "decay one iteration early, as the published scripts do"),
-    ("awp-recompute", "attack the inputs again at the perturbed weights"),
-    ("channels-last", "channels-last memory layout"),
-    ("compile", "torch.compile the network"),
-    ("cuda-graph", "replay the attack as one CUDA graph"),
-    ("tf32", "allow TensorFloat-32"),
-    ("deterministic", "deterministic cuDNN algorithms"),
-)
+def _several(one: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    def several(text: str) -> tuple[Any, ...]:
+        return tuple(one(part) for part in text.split(",") if part)
+
+    return several
 
 
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """What to train: preset, methods, seeds, and every part that can be overridden."""
+#: How a text becomes the value of a field, by the field's type.
+_READ: Mapping[Any, Callable[[str], Any]] = {
+    int: whole,
+    float: number,
+    tuple[int, ...]: _several(whole),
+    tuple[float, ...]: _several(number),
+}
+_PLACEHOLDER: Mapping[Any, str] = {int: "N", float: "X", tuple[int, ...]: "N,N", tuple[float, ...]: "X,X"}
+
+
+def _add(group: Any, option: Option, default: str) -> None:
+    """An option of the parser: None unless it is given."""
+    text = f"{option.meaning} (default: {default})".replace("%", "%%")
+    if option.type is bool:
+        group.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    elif option.choices:
+        group.add_argument(option.flag, choices=option.choices, default=None, help=text)
+    elif option.type in _READ:
+        group.add_argument(
+            option.flag, type=_READ[option.type], default=None, help=text, metavar=_PLACEHOLDER[option.type]
+        )
+    else:  # a tuple of names
+        names = typing.get_args(typing.get_args(option.type)[0])
+        group.add_argument(option.flag, nargs="+", choices=names, default=None, help=text)
+
+
+@functools.cache
+def _shown() -> tuple[tuple[str, Setting], ...]:
+    """Trainings whose values ``--help`` states: the two default presets, with every part there is."""
+    return tuple((name, make_training(name, "awp")) for name in (CPU_PRESET, GPU_PRESET))
+
+
+def _text(value: Any) -> str:
+    """A value as it would be typed: 8/255 rather than 0.0313725…"""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value))
+    if isinstance(value, float):
+        levels = round(value * 255)
+        return f"{levels}/255" if 0 < levels < 255 and abs(value - levels / 255) < 1e-12 else f"{value:g}"
+    return str(value)
+
+
+def _default(option: Option) -> str:
+    found = {name: _text(option.value_in(training)) for name, training in _shown()}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return "; ".join(f"{value} in {name}" for name, value in found.items())
+
+
+def add_training_options(parser: argparse.ArgumentParser, *, published: bool = False) -> None:
+    """What to train: preset, methods, seeds, and every part that can be overridden.
+
+    Args:
+        parser: gets the options.
+        published: the data set is not one but several, of those whose runs were published.
+    """
     parser.add_argument(
-        "--preset", choices=PRESETS, help="default: digits-cpu, or cifar10 where there is a CUDA device"
+        "--preset",
+        choices=tuple(PRESETS),
+        help=f"default: {CPU_PRESET}, or {GPU_PRESET} where there is a CUDA device",
     )
-    parser.add_argument("--method", nargs="+", choices=METHODS, help="default: at awp", metavar="METHOD")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each method, with distinct data orders")
-    parser.add_argument("--seed", type=int, default=0, help="first root seed (default: %(default)s)")
+    parser.add_argument(
+        "--method", nargs="+", choices=METHODS, help=f"default: {' '.join(DEFAULT_METHODS)}", metavar="METHOD"
+    )
+    parser.add_argument("--seeds", type=whole, default=1, help="runs of each method, with distinct data orders")
+    parser.add_argument("--seed", type=whole, default=0, help="first root seed (default: %(default)s)")
     group = parser.add_argument_group("overrides of the preset")
-    for name, kind, text in _VALUES:
-        group.add_argument(f"--{name}", type=kind, default=None, help=text, metavar="X")
-    for name, choices, text in _CHOICES:
-        group.add_argument(f"--{name}", choices=choices, default=None, help=text)
-    for name, text in _SWITCHES:
-        group.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=text)
+    for name, option in OVERRIDES.items():
+        if published and name == "dataset":
+            group.add_argument(option.flag, nargs="+", choices=PUBLISHED, help="data sets (default: all of them)")
+        else:
+            _add(group, option, _default(option))
+
+
+def add_measuring_options(parser: argparse.ArgumentParser) -> None:
+    """What to measure: the fields of a `Measuring`."""
+    standard = Measuring()
+    group = parser.add_argument_group("what is measured")
+    for option in options_of(MEASURING).values():
+        _add(group, option, _text(option.value_in(standard)))
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -126,16 +159,67 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-download", action="store_true", help="use the archives that are there")
     parser.add_argument("--resume", action="store_true", help="continue unfinished runs of the folder")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
-    parser.add_argument("--jobs", type=int, help="runs at once on the CPU (default: one a core)")
-    parser.add_argument("--threads", type=int, help="threads of each run (default: cores / jobs)")
+    parser.add_argument("--jobs", type=whole, help="runs at once on the CPU (default: one a core)")
+    parser.add_argument("--threads", type=whole, help="threads of each run (default: cores / jobs)")
     parser.add_argument("--quiet", action="store_true", help="no live progress")
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, by the names `make_training` knows."""
-    names = [name for name, *_ in (*_VALUES, *_CHOICES, *_SWITCHES)]
-    keys = [name.replace("-", "_") for name in names]
-    return {key: getattr(args, key) for key in keys if getattr(args, key, None) is not None}
+    return {name: getattr(args, name) for name in OVERRIDES if getattr(args, name, None) is not None}
+
+
+def override_of(name: str, text: str) -> Any:
+    """The value that a text gives an override.
+
+    Raises:
+        ValueError: if the override takes no such value.
+    """
+    option = OVERRIDES[name]
+    if option.type is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"`{option.flag}` must be true or false; got {text!r}.")
+        return text.lower() == "true"
+    if option.choices:
+        if text not in option.choices:
+            raise ValueError(f"`{option.flag}` must be one of {option.choices}; got {text!r}.")
+        return text
+    try:
+        return _READ[option.type](text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"`{option.flag}` {error}.") from None
+
+
+def measuring(args: argparse.Namespace) -> Measuring:
+    """The Setting that the options of `add_measuring_options` describe.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+    standard = Measuring()
+    changes: dict[str, dict[str, Any]] = {part.path: {} for part in MEASURING}
+    for name, option in options_of(MEASURING).items():
+        value = getattr(args, name)
+        if value is not None:
+            changes[option.part.path][option.field] = tuple(value) if isinstance(value, list) else value
+    measurement = dataclasses.replace(standard.measurement, **changes["measurement"])
+    return dataclasses.replace(standard, measurement=measurement, **changes[""])
+
+
+def measuring_of(text: str) -> Measuring:
+    """The Setting that ``--measure-options TEXT`` describes.
+
+    Raises:
+        ValueError: if the text is no list of such options, or a value is out of range.
+    """
+    parser = _OneLine(prog="--measure-options", add_help=False)
+    add_measuring_options(parser)
+    return measuring(parser.parse_args(shlex.split(text)))
+
+
+class _OneLine(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise ValueError(f"`{self.prog}`: {message}.")
 
 
 def preset_and_methods(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
@@ -151,8 +235,8 @@ def preset_and_methods(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
         if args.dataset in PRESETS:
             preset = args.dataset
         else:
-            preset = "cifar10" if device_name(args.device) != "cpu" else "digits-cpu"
-    return preset, tuple(dict.fromkeys(args.method or ("at", "awp")))
+            preset = GPU_PRESET if device_name(args.device) != "cpu" else CPU_PRESET
+    return preset, tuple(dict.fromkeys(args.method or DEFAULT_METHODS))
 
 
 def device_name(asked: str) -> str:

@@ -11,32 +11,25 @@ import sys
 
 from empirical.commands import train, validate
 from empirical.commands.options import add_run_options, add_training_options, device_name
+from empirical.settings.data import PUBLISHED
 
 NAME = "reproduce"
+HELP = "the published runs on CIFAR-10, CIFAR-100 and SVHN"
+DESCRIPTION = "Runs the published protocol for every data set, method and seed; then validates the folder."
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Register the subcommand."""
-    parser = subparsers.add_parser(
-        NAME,
-        help="the published runs on CIFAR-10, CIFAR-100 and SVHN",
-        description="Runs the published protocol for every data set, method and seed; then validates the folder.",
-    )
-    add_training_options(parser)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
+    add_training_options(parser, published=True)
     add_run_options(parser)
-    for action in parser._actions:
-        if action.dest == "dataset":
-            action.nargs, action.choices = "+", ("cifar10", "cifar100", "svhn")
-            action.help = "data sets (default: all three)"
     parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Train what is missing, then validate; exit status of the first that fails."""
     from empirical.training.reproduction import published_overrides
 
-    datasets = args.dataset or ["cifar10", "cifar100", "svhn"]
+    datasets = args.dataset or PUBLISHED
     args.resume, args.dataset = True, None
     jobs = []
     try:

@@ -7,34 +7,28 @@ that fails; otherwise that of `verify`.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
-import shlex
 import subprocess
 import sys
 import time
 
-from empirical.commands import train
-from empirical.commands.options import add_run_options, add_training_options
+from empirical.commands import measure, train, verify
+from empirical.commands.options import add_run_options, add_training_options, measuring_of
+from empirical.settings.measuring import Measuring
 
 NAME = "run"
+HELP = "train, measure, verify, report: the whole study, resumable"
+DESCRIPTION = "Trains every method with every seed, measures the checkpoints, judges the claims, reports."
 STAGES = ("train", "measure", "verify", "report")
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Register the subcommand."""
-    parser = subparsers.add_parser(
-        NAME,
-        help="train, measure, verify, report: the whole study, resumable",
-        description="Trains every method with every seed, measures the checkpoints, judges the claims, reports.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
     add_training_options(parser)
     add_run_options(parser)
     parser.add_argument("--stages", default=",".join(STAGES), help="stages to run (default: %(default)s)")
     parser.add_argument(
         "--measure-options", default="", metavar="TEXT", help="options of `measure`, such as '--k 20 --replicas 512'"
     )
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,12 +38,17 @@ def run(args: argparse.Namespace) -> int:
     if unknown or not stages:
         print(f"run: `--stages` must name some of {STAGES}; got {args.stages!r}.", file=sys.stderr)
         return 2
+    try:
+        what = measuring_of(args.measure_options)
+    except ValueError as error:
+        print(f"run: {error}", file=sys.stderr)
+        return 2
     args.resume = True
     status = 0
     for stage in stages:
         before = time.monotonic()
         print(f"== {stage}", file=sys.stderr, flush=True)
-        status = _stage(stage, args)
+        status = _stage(stage, args, what)
         print(f"== {stage}: {time.monotonic() - before:.0f} s, status {status}", file=sys.stderr, flush=True)
         # Verdicts that refute are results, and the report is about them; anything else is a stage that failed.
         if status and stage != "verify":
@@ -57,18 +56,14 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _stage(stage: str, args: argparse.Namespace) -> int:
+def _stage(stage: str, args: argparse.Namespace, what: Measuring) -> int:
     if stage == "train":
         return train.run(args)
-    if stage == "report":
-        return subprocess.run([sys.executable, "-m", "reports", "build", args.out], check=False).returncode
-    words = [stage, args.out]
     if stage == "measure":
-        words += ["--device", args.device, "--data-root", args.data_root]
-        words += ["--no-download"] if args.no_download else []
-        words += ["--quiet"] if args.quiet else []
-        words += shlex.split(args.measure_options)
-    module = importlib.import_module(f"empirical.commands.{stage}")
-    parser = argparse.ArgumentParser(prog="python -m empirical")
-    module.add_parser(parser.add_subparsers(dest="command", required=True))
-    return module.run(parser.parse_args(words))
+        place = measure.Place(
+            device=args.device, data_root=args.data_root, download=not args.no_download, quiet=args.quiet
+        )
+        return measure.measure([args.out], what, place)
+    if stage == "verify":
+        return verify.verify(args.out)
+    return subprocess.run([sys.executable, "-m", "reports", "build", args.out], check=False).returncode

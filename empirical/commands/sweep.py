@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from empirical.commands import train
-from empirical.commands.options import add_run_options, add_training_options, available_cores
+from empirical.commands import measure, train
+from empirical.commands.options import (
+    add_run_options,
+    add_training_options,
+    available_cores,
+    measuring_of,
+    override_of,
+)
+from empirical.settings.measuring import Measuring
+from empirical.settings.presets import OVERRIDES
 
 if TYPE_CHECKING:
     from empirical.training.jobs import Job
 
 NAME = "sweep"
+HELP = "a grid of runs, resumable, local or on a cluster"
+DESCRIPTION = "Trains every point of a grid with every method and seed. Any option of train can be a grid axis."
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Register the subcommand."""
-    parser = subparsers.add_parser(
-        NAME,
-        help="a grid of runs, resumable, local or on a cluster",
-        description="Trains every point of a grid with every method and seed. Any option of train can be a grid axis.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
     add_training_options(parser)
     add_run_options(parser)
     parser.add_argument(
@@ -41,7 +45,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--measure", action="store_true", help="measure each run when it is done")
     parser.add_argument("--measure-options", default="", metavar="TEXT", help="options of `measure`")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         if workers < 1:
             raise ValueError(f"`--jobs` must be >= 1; got {args.jobs}.")
         backend = _backend(args.backend)
+        what = measuring_of(args.measure_options) if args.measure else None
     except ValueError as error:
         print(f"sweep: {error}", file=sys.stderr)
         return 2
@@ -64,10 +68,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from joblib import Parallel, delayed
 
-    measure = args.measure_options if args.measure else None
-    tasks = (
-        delayed(_one)(job.setting.to_dict(), job.seed, dict(job.options), args.threads or 1, measure) for job in jobs
-    )
+    tasks = (delayed(_one)(job, args.threads or 1, what) for job in jobs)
     failed = 0
     try:
         done: Any = Parallel(n_jobs=workers, return_as="generator_unordered", **backend)(tasks)
@@ -86,8 +87,6 @@ def grid(axes: list[str]) -> Iterator[Mapping[str, Any]]:
     Raises:
         ValueError: if an axis is not of that form, names no option, or names one twice.
     """
-    from empirical.training.presets import OVERRIDES
-
     named: dict[str, list[Any]] = {}
     for axis in axes:
         option, equals, values = axis.partition("=")
@@ -100,19 +99,11 @@ def grid(axes: list[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def _value(key: str, text: str) -> Any:
-    """A grid value, parsed as the option of train parses it."""
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    add_training_options(parser)
-    option = f"--{key.replace('_', '-')}"
-    action = next(action for action in parser._actions if option in action.option_strings)
-    if isinstance(action, argparse.BooleanOptionalAction):
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"`--grid {option[2:]}=...` must be true or false; got {text!r}.")
-        return text.lower() == "true"
+    """A grid value; "+" stands between the numbers of one value, since "," stands between values."""
     try:
-        return getattr(parser.parse_args([option, text.replace("+", ",")]), key)
-    except (argparse.ArgumentError, SystemExit):
-        raise ValueError(f"`--grid {option[2:]}=...` cannot be {text!r}.") from None
+        return override_of(key, text.replace("+", ","))
+    except ValueError as error:
+        raise ValueError(f"`--grid`: {error}") from None
 
 
 def _backend(name: str) -> dict[str, Any]:
@@ -138,31 +129,19 @@ def _name(job: Job) -> str:
     return run_folder(job.setting, job.seed, job.options["out"]).path.name
 
 
-def _one(
-    plain: Mapping[str, Any], seed: int, options: dict[str, Any], threads: int, measure: str | None
-) -> tuple[str, str]:
+def _one(job: Job, threads: int, what: Measuring | None) -> tuple[str, str]:
     """Train (and measure) one point in a worker; what went wrong as a line, so that the others go on."""
-    import shlex
-
     import torch
 
     from empirical.training.run import run_folder, train
-    from empirical.training.setting import Training
-    from theory.model.setting import Setting
 
     torch.set_num_threads(threads)
-    setting = Setting.from_dict(json.loads(json.dumps(plain)))
-    assert isinstance(setting, Training)
-    folder = run_folder(setting, seed, options["out"])
+    folder = run_folder(job.setting, job.seed, job.options["out"])
     try:
-        train(setting, seed=seed, **options)
-        if measure is not None:
-            from empirical.commands import measure as command
-
-            parser = argparse.ArgumentParser()
-            command.add_parser(parser.add_subparsers())
-            words = ["measure", str(folder.path), "--quiet", "--jobs", "1", "--out", str(folder.out)]
-            if command.run(parser.parse_args([*words, *shlex.split(measure)])):
+        train(job.setting, seed=job.seed, **job.options)
+        if what is not None:
+            place = measure.Place(out=str(folder.out), device=job.options["device"], jobs=1, quiet=True)
+            if measure.measure([folder.path], what, place):
                 return folder.path.name, "trained, not wholly measured"
     except Exception as error:  # one point's failure must not lose the others
         return folder.path.name, " ".join(str(error).split()) or type(error).__name__

@@ -26,18 +26,14 @@ if TYPE_CHECKING:
     from empirical.training.jobs import Job
 
 NAME = "train"
+HELP = "adversarial training runs: checkpoints, logs and evidence"
+DESCRIPTION = "Trains every method with every seed. A folder a run, under OUT/runs; evidence under OUT/evidence."
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Register the subcommand."""
-    parser = subparsers.add_parser(
-        NAME,
-        help="adversarial training runs: checkpoints, logs and evidence",
-        description="Trains every method with every seed. A folder a run, under OUT/runs; evidence under OUT/evidence.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
     add_training_options(parser)
     add_run_options(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,8 +52,8 @@ def planned(args: argparse.Namespace, changes: Mapping[str, Any] | None = None) 
     Raises:
         ValueError: if an argument is out of range, or parts do not fit together.
     """
+    from empirical.settings.presets import make_training
     from empirical.training.jobs import Job
-    from empirical.training.presets import make_training
 
     preset, methods = preset_and_methods(args)
     given = overrides(args) | dict(changes or {})

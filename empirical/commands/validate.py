@@ -17,17 +17,13 @@ if TYPE_CHECKING:
     from theory.judge.evidence import Evidence
 
 NAME = "validate"
+HELP = "check a folder of contributed runs: schema, digests, protocol, acceptance bands"
+DESCRIPTION = "Checks every training run under FOLDER/evidence against the published protocol and its numbers."
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Register the subcommand."""
-    parser = subparsers.add_parser(
-        NAME,
-        help="check a folder of contributed runs: schema, digests, protocol, acceptance bands",
-        description="Checks every training run under FOLDER/evidence against the published protocol and its numbers.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
     parser.add_argument("folder", help="results folder")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
 def validate_folder(folder: str | Path) -> int:
     """Print what was checked, and the exit status."""
-    from empirical.training.run import EXPERIMENT
+    from empirical.settings.training import EXPERIMENT
     from theory.judge.evidence import read_evidence
 
     try:

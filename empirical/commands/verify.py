@@ -22,41 +22,48 @@ if TYPE_CHECKING:
     from theory.judge.verdict import Verdict
 
 NAME = "verify"
+HELP = "judge the evidence in a folder"
+DESCRIPTION = "Judges every empirical claim on the evidence under OUT/evidence and writes OUT/verdicts.json."
 #: Figures above which only those of whole runs are kept, and equal curves once: drawing takes longer than judging.
 MANY = 200
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Register the subcommand."""
-    parser = subparsers.add_parser(
-        NAME,
-        help="judge the evidence in a folder",
-        description="Judges every empirical claim on the evidence under OUT/evidence and writes OUT/verdicts.json.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
     parser.add_argument("out", help="folder with evidence")
     parser.add_argument("--claim", action="append", metavar="ID", help="judge only these claims (all by default)")
     parser.add_argument("--quiet", action="store_true", help="print the summary only")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge and write; 0, 1 (an identity is refuted), 2 (usage, unreadable evidence) or 3 (undecided)."""
+    """Judge; see `verify` for the exit status."""
+    return verify(args.out, claims=args.claim, quiet=args.quiet)
+
+
+def verify(out: str | Path, *, claims: Sequence[str] | None = None, quiet: bool = False) -> int:
+    """Judge and write; 0, 1 (an identity is refuted), 2 (usage, unreadable evidence) or 3 (undecided).
+
+    Args:
+        out: folder with evidence.
+        claims: judge only these; all by default.
+        quiet: print the summary only.
+    """
     from empirical.claims import collect
     from theory.judge.evidence import read_evidence
     from theory.judge.verdict import exit_status, write_verdicts
 
     try:
-        evidence = read_evidence(args.out)
+        evidence = read_evidence(out)
         register = collect()
-        if args.claim:
-            register = _chosen(register, args.claim)
+        if claims:
+            register = _chosen(register, claims)
     except ValueError as error:
         print(f"verify: {error}", file=sys.stderr)
         return 2
     for line in register.missing:
         print(f"verify: left out, {line}", file=sys.stderr)
     if not evidence:
-        print(f"verify: `{args.out}/evidence` holds no evidence", file=sys.stderr)
+        print(f"verify: `{out}/evidence` holds no evidence", file=sys.stderr)
         return 2
     verdicts = judge_all(register, evidence)
     drawn = sum(len(verdict.figures) for verdict in verdicts)
@@ -64,11 +71,11 @@ def run(args: argparse.Namespace) -> int:
         verdicts = _without_details(verdicts)
         print(f"{drawn} figures: details of runs and repeated curves are left out", file=sys.stderr)
     try:
-        write_verdicts(verdicts, Path(args.out))
+        write_verdicts(verdicts, Path(out))
     except OSError as error:
-        print(f"verify: {args.out} cannot be written: {error.strerror or error}", file=sys.stderr)
+        print(f"verify: {out} cannot be written: {error.strerror or error}", file=sys.stderr)
         return 2
-    if not args.quiet:
+    if not quiet:
         for verdict in verdicts:
             print(_line(verdict))
     print("\n".join(_table(verdicts)))

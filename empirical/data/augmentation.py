@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from empirical.data.setting import DataSetting
+from empirical.settings.data import DataSetting
 
 __all__ = ["AugmentationDraw", "augment", "draw_augmentation"]
 

@@ -6,20 +6,17 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from empirical.data.setting import DataSetting
 from empirical.data.sources import Images, load_raw
 from empirical.data.streams import derived_seed, generator
+from empirical.settings.data import DataSetting
+from empirical.settings.training import ORDERS, Order
 
-__all__ = ["ORDERS", "Data", "Order", "Split", "epoch_order", "load_data"]
-
-Order = Literal["shuffle", "replacement"]
-ORDERS = ("shuffle", "replacement")
+__all__ = ["Data", "Split", "epoch_order", "load_data"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from empirical.data.setting import DATASETS, DataSetting
 from empirical.data.streams import derived_seed
+from empirical.settings.data import DATASETS, DataSetting
 
 __all__ = ["DataError", "Images", "RawData", "load_raw"]
 

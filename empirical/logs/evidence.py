@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 from empirical.logs.columns import COLUMNS
 from empirical.logs.decays import find_decays
 from empirical.logs.table import TrainingLog
+from empirical.settings.data import PUBLISHED
+from empirical.settings.training import EXPERIMENT as OWN_EXPERIMENT
 from theory.judge.evidence import Evidence
 
-#: Experiment name of an imported training log, and of a run of ours.
-EXPERIMENT, OWN_EXPERIMENT = "training-log", "training"
+#: Experiment name of an imported training log.
+EXPERIMENT = "training-log"
 
 #: Where the train columns were measured. It decides what a train–test difference means.
 TRAIN_COLUMNS = {
@@ -36,9 +38,6 @@ TRAIN_COLUMNS = {
     "fixed": "fixed weights, eval mode, no augmentation, the attack of the test columns",
     "unknown": "the log does not say",
 }
-
-#: Data sets known by their names; training images and the reference batch size give iterations per epoch.
-DATASETS = {"cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257}
 
 #: Arguments that say how a run was kept, not what was run: pairs may differ in them.
 _BOOKKEEPING = re.compile(
@@ -165,7 +164,7 @@ def as_log(evidence: Evidence) -> Evidence | None:
     """Evidence of a training run in the layout of a log; None if it is about something else.
 
     The train columns of our own runs are evaluated at fixed weights, in eval mode, without augmentation and with the
-    attack of the test columns (`empirical.training.setting.Evaluation`), so that train–test differences are gaps.
+    attack of the test columns (`empirical.settings.evaluation.Evaluation`), so that train–test differences are gaps.
     """
     if evidence.experiment == EXPERIMENT:
         return evidence
@@ -228,7 +227,7 @@ def _dataset(
 
 def _known_dataset(text: str) -> str | None:
     # Longest first: cifar100 begins with cifar10.
-    for name in sorted(DATASETS, key=len, reverse=True):
+    for name in sorted(PUBLISHED, key=len, reverse=True):
         if name in text.lower().replace("-", "").replace("_", ""):
             return name
     return None

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from empirical.logs.effects import Run
-from empirical.logs.evidence import DATASETS
+from empirical.settings.data import DATASETS, PUBLISHED
 from theory.judge.evidence import Evidence
 
 #: Relaxation times of the modes shown, in epochs at the largest rate.
@@ -114,7 +114,8 @@ def _facts(evidence: Evidence) -> _Facts:
         assumed.append(f"momentum {MOMENTUM:g}")
     iterations = arguments.get("iterations_per_epoch")
     if not (isinstance(iterations, int) and iterations >= 1):
-        known = DATASETS.get(str(evidence.measured.get("dataset")))
+        dataset = evidence.measured.get("dataset")
+        known = next((DATASETS[name].train_size for name in PUBLISHED if name == dataset), None)
         images = float(known) if known else stated(("num_train", "train_size"), IMAGES, "training images")
         iterations = math.ceil(images / stated(("batch_size",), BATCH_SIZE, "batch size"))
     note = f" (assumed: {', '.join(assumed)})" if assumed else ""

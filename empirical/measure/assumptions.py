@@ -26,7 +26,7 @@ from empirical.measure.alignment import alignment
 from empirical.measure.expansion import expansion_error
 from empirical.measure.intervals import linear_interval
 from empirical.measure.lanczos import top_eigenpairs
-from empirical.measure.landscape import BatchNorm, Landscape, PerSampleLoss, cross_entropy
+from empirical.measure.landscape import Landscape
 from empirical.measure.noise import gradient_noise
 from empirical.measure.operators import (
     GradientCovarianceOperator,
@@ -36,6 +36,8 @@ from empirical.measure.operators import (
     probe_determinism,
 )
 from empirical.measure.posterior import price_interval
+from empirical.settings.measuring import BatchNorm
+from empirical.training.loss import PerSampleLoss, cross_entropy
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.gate import GateReport, Quantity, Thresholds, decide
 from theory.model.optimizer import MomentumSGD

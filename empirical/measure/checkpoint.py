@@ -31,12 +31,12 @@ from empirical.measure.operators import (
     probe_determinism,
     project_gradients,
 )
-from empirical.measure.setting import Measurement
 from empirical.measure.tracking import continue_directions, subspace_change
+from empirical.settings.measuring import Measurement
+from empirical.settings.schedule import decay_iterations
+from empirical.settings.training import EXPERIMENT as TRAINING
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.evaluate import SplitMetrics, evaluate
-from empirical.training.run import EXPERIMENT as TRAINING
-from empirical.training.schedule import decay_iterations
 from theory.judge.evidence import run_id
 
 EXPERIMENT = "spectrum"
@@ -279,10 +279,12 @@ def _alignment(found: Alignment) -> dict[str, Any]:
 def _gap(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> dict[str, Any]:
     """Robust losses and accuracies at fixed weights, eval mode, the same attack, no augmentation, on both sides."""
     count = min(measurement.evaluated or len(data.test), len(data.train), len(data.test))
-    attack = checkpoint.setting.evaluation.attack
+    attack, loss = checkpoint.setting.evaluation.attack, checkpoint.setting.method.loss
     sides: dict[str, SplitMetrics] = {
-        "train": evaluate(checkpoint.model, data.train.first(count), attack, seed=measurement.seed),
-        "test": evaluate(checkpoint.model, data.test.first(measurement.evaluated), attack, seed=measurement.seed),
+        "train": evaluate(checkpoint.model, data.train.first(count), attack, seed=measurement.seed, loss=loss),
+        "test": evaluate(
+            checkpoint.model, data.test.first(measurement.evaluated), attack, seed=measurement.seed, loss=loss
+        ),
     }
     found: dict[str, Any] = {name: asdict(metrics) for name, metrics in sides.items()}
     found["robust_loss_gap"] = sides["test"].robust_loss - sides["train"].robust_loss

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from empirical.data.resident import Data
 from empirical.measure.checkpoint import attack_for, run_facts
-from empirical.measure.ensemble import Order, branch
+from empirical.measure.ensemble import branch
 from empirical.measure.expansion import ExpansionError, expansion_error, random_directions
 from empirical.measure.lanczos import top_eigenpairs
 from empirical.measure.landscape import Landscape
@@ -38,50 +38,14 @@ from empirical.measure.operators import (
     finite_curvatures,
     project_gradients,
 )
-from empirical.measure.setting import Measurement
-from empirical.network.setting import build_network
+from empirical.network.build import build_network
+from empirical.settings.measuring import EnsembleSetting, Measurement
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.trainer import Trainer
 from theory.closed_form.stationary import stationary_variance
 from theory.model.quadratic import Quadratic
-from theory.model.setting import Setting, keyword_setting
 
 ENSEMBLE, TRAJECTORY, EXPANSION = "ensemble", "trajectory", "expansion"
-
-
-@keyword_setting
-class EnsembleSetting(Setting):
-    """A branching ensemble at one decay.
-
-    Args:
-        replicas: R ≥ 2.
-        before: steps at the old rate, ≥ 1.
-        after: steps at the new rate, ≥ 0.
-        factor: new rate over old.
-        order: "run" or "replacement".
-        records: how many records before and after the drop.
-        seed: first root seed of the replicas, far from those of runs.
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-
-    replicas: int = 256
-    before: int = 24
-    after: int = 24
-    factor: float = 0.1
-    order: str = "run"
-    records: int = 8
-    seed: int = 1_000_000
-
-    def __post_init__(self) -> None:
-        for field, least in (("replicas", 2), ("before", 1), ("after", 0), ("records", 1), ("seed", 0)):
-            if getattr(self, field) < least:
-                raise ValueError(f"`EnsembleSetting({field}=...)` must be >= {least}; got {getattr(self, field)}.")
-        if not 0 < self.factor <= 1:
-            raise ValueError(f"`EnsembleSetting(factor=...)` must lie in (0, 1]; got {self.factor}.")
-        if self.order not in ("run", "replacement"):
-            raise ValueError(f"`EnsembleSetting(order=...)` must be run or replacement; got {self.order!r}.")
 
 
 def batch_sizes(checkpoint: Checkpoint, num_train: int) -> list[int]:
@@ -176,7 +140,6 @@ def measure_ensemble(
             *(setting.before + s for s in _spaced(setting.after, setting.records)),
         }
     )
-    order: Order = "replacement" if setting.order == "replacement" else "run"
     branches = branch(
         checkpoint,
         data,
@@ -184,7 +147,7 @@ def measure_ensemble(
         seeds=range(setting.seed, setting.seed + setting.replicas),
         learning_rates=rates,
         record=record,
-        order=order,
+        order=setting.order,
         progress=progress,
     )
     values = {
@@ -197,7 +160,7 @@ def measure_ensemble(
         "start_position": checkpoint.iteration % checkpoint.setting.iterations_per_epoch,
         "num_samples": len(data.train),
         "num_measured": int(measurement.samples or len(data.train)),
-        "sampling": "replacement" if order == "replacement" else checkpoint.setting.order,
+        "sampling": "replacement" if setting.order == "replacement" else checkpoint.setting.order,
         "vectorized": branches.vectorized,
         "drop": setting.before,
         "curvature_step": radius,

@@ -31,13 +31,14 @@ from torch.func import functional_call, vmap
 from empirical.data.resident import Data, epoch_order
 from empirical.data.streams import generator
 from empirical.measure.landscape import has_batch_norm
-from empirical.training.attack import PGD, draw_starts
-from empirical.training.awp import AWP
+from empirical.settings.attack import PGD
+from empirical.settings.awp import AWP
+from empirical.settings.measuring import ReplicaOrder
+from empirical.settings.training import Training
+from empirical.training.attack import draw_starts
 from empirical.training.checkpoint import Checkpoint
-from empirical.training.setting import Training
+from empirical.training.loss import per_sample_loss
 from empirical.training.trainer import Trainer
-
-Order = Literal["run", "replacement"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def branch(
     seeds: Sequence[int],
     learning_rates: NDArray[np.float64],
     record: Sequence[int],
-    order: Order = "run",
+    order: ReplicaOrder = "run",
     method: Literal["auto", "vectorized", "sequential"] = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Branches:
@@ -123,7 +124,7 @@ def _pays(
     directions: Tensor,
     seeds: Sequence[int],
     rates: NDArray[np.float64],
-    order: Order,
+    order: ReplicaOrder,
 ) -> bool:
     """Whether stacking is faster: a step of a few replicas both ways (stacked convolutions become grouped ones)."""
     few = list(seeds[: min(len(seeds), 8)])
@@ -154,7 +155,7 @@ def why_not_vectorized(checkpoint: Checkpoint) -> str:
         or method.awp.normalization != "layer"
     ):
         return "this variant of adversarial weight perturbation"
-    if setting.precision.dtype is not None:
+    if setting.precision.autocast != "none":
         return "mixed precision"
     return ""
 
@@ -183,12 +184,13 @@ class _Stack:
         }
         # torch's first step has no dampening: the buffer is created from the gradient itself.
         self.fresh = not checkpoint.momentum
+        self._sample_losses = per_sample_loss(self.setting.method.loss)
         self._logits = vmap(lambda weights, x: functional_call(self.model, weights, (x,)))
 
     def losses(self, weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy of every replica's batch, shape ``(R,)``."""
+        """Mean loss of every replica's batch, shape ``(R,)``."""
         logits = self._logits(weights, x)
-        flat = nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+        flat = self._sample_losses(logits.flatten(0, 1), y.flatten())
         return flat.view(y.shape).mean(dim=1)
 
     def attacked(self, x: Tensor, y: Tensor, attack: PGD, starts: Tensor) -> Tensor:
@@ -257,7 +259,7 @@ def _vectorized(
     seeds: Sequence[int],
     rates: NDArray[np.float64],
     record: list[int],
-    order: Order,
+    order: ReplicaOrder,
     progress: Callable[[int, int], None] | None,
 ) -> Branches:
     setting = checkpoint.setting
@@ -324,7 +326,7 @@ def _sequential(
     seeds: Sequence[int],
     rates: NDArray[np.float64],
     record: list[int],
-    order: Order,
+    order: ReplicaOrder,
     progress: Callable[[int, int], None] | None,
 ) -> Branches:
     import dataclasses

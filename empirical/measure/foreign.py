@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from empirical.data.resident import load_data
-from empirical.network.setting import build_network, load_public_weights
+from empirical.network.build import build_network, load_public_weights
+from empirical.settings.data import DatasetName
+from empirical.settings.network import NetworkName
+from empirical.settings.presets import PRESETS, make_training
 from empirical.training.checkpoint import Checkpoint, load_checkpoint
-from empirical.training.presets import PRESETS, make_training
 
 
 def open_checkpoint(
     path: str | Path,
     *,
-    network: str | None = None,
-    dataset: str = "cifar10",
+    network: NetworkName | None = None,
+    dataset: DatasetName = "cifar10",
     learning_rate: float | None = None,
     batch_size: int | None = None,
     momentum: float = 0.9,

@@ -12,22 +12,15 @@ Limits    Units weigh equally and sums run over units, so uneven chunks carry no
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from empirical.measure.precision import full_precision
-
-BatchNorm = Literal["eval", "train", "frozen-batch"]
-PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each sample in nats, shape ``(B,)``: the default per-sample loss."""
-    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+from empirical.settings.measuring import BATCH_NORMS, BatchNorm
+from empirical.training.loss import PerSampleLoss, cross_entropy
 
 
 class Landscape:
@@ -73,8 +66,8 @@ class Landscape:
                 f"`Landscape(inputs=..., targets=...)` must hold equally many samples, at least one; "
                 f"got {len(inputs)} and {len(targets)}."
             )
-        if batch_norm not in ("eval", "train", "frozen-batch"):
-            raise ValueError(f"`Landscape(batch_norm=...)` must be eval, train or frozen-batch; got {batch_norm!r}.")
+        if batch_norm not in BATCH_NORMS:
+            raise ValueError(f"`Landscape(batch_norm=...)` must be one of {BATCH_NORMS}; got {batch_norm!r}.")
         if chunk < 1:
             raise ValueError(f"`Landscape(chunk=...)` must be >= 1; got {chunk}.")
         device = next(model.parameters()).device

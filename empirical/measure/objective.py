@@ -14,10 +14,12 @@ from torch.nn import functional
 from empirical.data.augmentation import augment, draw_augmentation
 from empirical.data.resident import Data
 from empirical.data.streams import generator
-from empirical.measure.landscape import Landscape, cross_entropy
-from empirical.measure.setting import Measurement
-from empirical.training.attack import PGD, pgd
+from empirical.measure.landscape import Landscape
+from empirical.settings.attack import PGD
+from empirical.settings.measuring import Measurement
+from empirical.training.attack import pgd
 from empirical.training.checkpoint import Checkpoint
+from empirical.training.loss import per_sample_loss
 
 #: Most samples measured unless asked otherwise.
 LARGEST = 4096
@@ -103,17 +105,18 @@ def training_landscape(
     trades = checkpoint.setting.method.objective == "trades"
     model = _Pairs(checkpoint.model) if trades else checkpoint.model
     beta = checkpoint.setting.method.beta
+    natural = per_sample_loss(checkpoint.setting.method.loss)
 
     def trades_loss(outputs: Tensor, targets: Tensor) -> Tensor:
         clean, robust = functional.log_softmax(outputs[:, 0], dim=1), functional.log_softmax(outputs[:, 1], dim=1)
-        return cross_entropy(outputs[:, 0], targets) + beta * (clean.exp() * (clean - robust)).sum(dim=1)
+        return natural(outputs[:, 0], targets) + beta * (clean.exp() * (clean - robust)).sum(dim=1)
 
     return Landscape(
         model,
         inputs,
         labels,
-        per_sample_loss=trades_loss if trades else cross_entropy,
-        batch_norm=measurement.batch_norm,  # pyright: ignore[reportArgumentType]
+        per_sample_loss=trades_loss if trades else natural,
+        batch_norm=measurement.batch_norm,
         batch_size=min(checkpoint.setting.batch_size, count),
         num_batches=measurement.batches,
         dtype=torch.float64 if measurement.dtype == "float64" else torch.float32,

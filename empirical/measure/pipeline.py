@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from empirical.settings.measuring import EnsembleSetting, Measurement
 from theory.judge.evidence import Evidence, provenance, run_id
 from theory.judge.files import atomic_write
 
@@ -32,13 +33,17 @@ class Chain:
         kind: "checkpoints" or "dynamics".
         paths: checkpoints in order of iteration; for "dynamics" the last of each
             stage, the first of which is where replicas branch.
-        measurements: plain forms of the `Measurement`s to make.
-        options: of `run_chain`: out, device, data_root, download, threads, and for "dynamics" ensemble and window.
+        measurements: what is made at each checkpoint.
+        ensemble: of "dynamics"; None for none.
+        window: steps of the trajectories of "dynamics"; 0 for none.
+        options: of `run_chain`: out, device, data_root, download, threads.
     """
 
     kind: str
     paths: tuple[str, ...]
-    measurements: tuple[Mapping[str, Any], ...]
+    measurements: tuple[Measurement, ...]
+    ensemble: EnsembleSetting | None = None
+    window: int = 0
     options: Mapping[str, Any]
 
     @property
@@ -135,15 +140,13 @@ def _checkpoints(chain: Chain, note: Note) -> list[str]:
     from empirical.measure import checkpoint as at
     from empirical.measure.lanczos import NotConvergedError
     from empirical.measure.operators import NonFiniteProductError
-    from empirical.measure.setting import Measurement
 
     loaded = [_load(path, chain) for path in chain.paths]
     loaded.sort(key=lambda item: item.iteration)
     data = _data(loaded[0], chain)
     start = _initial_weights(chain.paths, chain)
     failures = []
-    for plain in chain.measurements:
-        measurement = Measurement.from_dict(plain)
+    for measurement in chain.measurements:
         starts = _Starts(Path(chain.options["out"]), chain.options.get("device", "cpu"))
         previous = None
         for number, item in enumerate(loaded):
@@ -250,14 +253,12 @@ def _bound(chain: Chain, loaded: Sequence[Any], measurement: Any) -> None:
 
 def _dynamics(chain: Chain, note: Note) -> list[str]:
     from empirical.measure import dynamics
-    from empirical.measure.setting import Measurement
 
     stages = [_load(path, chain) for path in chain.paths]
     item = stages[0]
     data = _data(item, chain)
-    measurement = Measurement.from_dict(chain.measurements[0])
-    ensemble = dynamics.EnsembleSetting.from_dict(chain.options["ensemble"]) if chain.options["ensemble"] else None
-    window = chain.options["window"]
+    measurement = chain.measurements[0]
+    ensemble, window = chain.ensemble, chain.window
     base = [
         {"measurement": measurement.to_dict(), "training": stage.setting.to_dict(), "iteration": stage.iteration}
         for stage in stages

@@ -1,6 +1,6 @@
 """Normalisation and activation layers shared by the networks.
 
-`NORMALIZATIONS` and `ACTIVATIONS` are the only spellings of these choices; `NetworkSetting` is validated against them.
+Their names are those of `empirical.settings.network`.
 ReLU makes the Hessian of the loss discontinuous (curvature probes land on kinks); softplus and GELU are its smooth
 controls. Group normalisation is the control for batch normalisation: it has no running statistics and no train mode.
 """
@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ACTIVATIONS", "NORMALIZATIONS", "normalization_layer"]
-
-NORMALIZATIONS = ("batch", "group", "none")
+__all__ = ["ACTIVATIONS", "normalization_layer"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,

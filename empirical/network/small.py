@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from empirical.network.blocks import ACTIVATIONS, Normalized, normalization_layer
 
-__all__ = ["MLP", "SmallConvNet"]
+__all__ = ["MLP", "Linear", "SmallConvNet"]
 
 
 class SmallConvNet(Normalized):
@@ -92,3 +92,25 @@ class MLP(Normalized):
             # The shared norm layers act on (B, C, H, W).
             out = self.activation(norm(out[:, :, None, None])[:, :, 0, 0])
         return self.linear(out)
+
+
+class Linear(Normalized):
+    """One affine map of the standardised pixels, ``(B, C, H, W)`` to ``(B, num_classes)``: f(x) = W x + b.
+
+    Under cross-entropy it is softmax regression, a convex problem. Under the squared loss the problem is quadratic:
+    the Hessian of a class's weights is the inputs' second moment, whatever the weights.
+
+    Args:
+        num_classes: number of logits.
+        in_features: C × H × W.
+        mean: per-channel mean subtracted inside the network.
+        std: per-channel standard deviation divided by inside the network.
+    """
+
+    def __init__(self, num_classes: int, *, in_features: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__(mean, std)
+        self.linear = nn.Linear(in_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise, flatten, map."""
+        return self.linear(self.standardized(x).flatten(1))

@@ -20,66 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from theory.model.setting import Setting, keyword_setting
+from empirical.settings.attack import PGD
 
-__all__ = ["BATCH_NORM_MODES", "PGD", "batch_norm_layers", "draw_starts", "forward", "frozen", "pgd", "pgd_from"]
-
-NORMS = ("linf", "l2")
-STARTS = ("uniform", "gaussian", "none")
-BATCH_NORM_MODES = ("train", "batch", "eval")
-LOSSES = ("cross-entropy", "kl")
-
-
-@keyword_setting
-class PGD(Setting):
-    """Settings of the attack.
-
-    Args:
-        epsilon: radius ε ≥ 0 of the ball, in pixel units of [0, 1] (for L2: of the whole image).
-        step_size: α ≥ 0, same units.
-        steps: gradient steps, ≥ 0.
-        norm: "linf" or "l2".
-        restarts: independent starts, ≥ 1; the sample's largest loss wins.
-        random_start: "uniform" in the ball, "gaussian" (0.001 · N(0, 1), as TRADES), or "none".
-        batch_norm: "train": batch statistics, and every attack forward updates the running ones (Rice et al., AWP);
-            "batch": batch statistics, running ones restored afterwards; "eval": running statistics (TRADES, and every
-            evaluation).
-        loss: "cross-entropy" against y, or "kl" from the clean prediction (TRADES).
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-
-    epsilon: float
-    step_size: float
-    steps: int = 10
-    norm: str = "linf"
-    restarts: int = 1
-    random_start: str = "uniform"
-    batch_norm: str = "eval"
-    loss: str = "cross-entropy"
-
-    def __post_init__(self) -> None:
-        limit = 1 if self.norm == "linf" else float("inf")
-        if not 0 <= self.epsilon <= limit:
-            raise ValueError(
-                f"`PGD(epsilon=...)` must be in [0, {limit}], in pixel units of [0, 1] (8/255, not 8); "
-                f"got {self.epsilon}."
-            )
-        if not 0 <= self.step_size < float("inf"):
-            raise ValueError(f"`PGD(step_size=...)` must be >= 0 and finite; got {self.step_size}.")
-        if self.steps < 0:
-            raise ValueError(f"`PGD(steps=...)` must be >= 0; got {self.steps}.")
-        if self.restarts < 1:
-            raise ValueError(f"`PGD(restarts=...)` must be >= 1; got {self.restarts}.")
-        for field, allowed in (
-            ("norm", NORMS),
-            ("random_start", STARTS),
-            ("batch_norm", BATCH_NORM_MODES),
-            ("loss", LOSSES),
-        ):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"`PGD({field}=...)` must be one of {allowed}; got {getattr(self, field)!r}.")
+__all__ = ["batch_norm_layers", "draw_starts", "forward", "frozen", "pgd", "pgd_from"]
 
 
 def forward(model: nn.Module, x: Tensor, autocast: torch.dtype | None = None) -> Tensor:

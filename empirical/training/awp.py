@@ -18,53 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from empirical.settings.awp import AWP
 from empirical.training.attack import batch_norm_layers
-from theory.model.setting import Setting, keyword_setting
 
-__all__ = ["AWP", "awp", "perturbation_step", "perturbed_parameters", "perturbed_weights"]
-
-NORMALIZATIONS = ("layer", "filter", "network")
-BATCHES = ("same", "fresh")
-WEIGHT_DECAYS = ("perturbed", "original")
-
-
-@keyword_setting
-class AWP(Setting):
-    """Settings of adversarial weight perturbation; the defaults are the published ones for AT on CIFAR-10.
-
-    Args:
-        gamma: γ ≥ 0, radius relative to each tensor's norm.
-        warmup_epochs: epochs without perturbation at the start (published: 0 on CIFAR, 5 on SVHN, 10 with TRADES).
-        normalization: "layer": Frobenius norm of the whole tensor (published); "filter": of each output unit;
-            "network": one norm over all perturbed tensors.
-        batch: "same": the perturbation maximises the loss of the training batch itself (published); "fresh": of
-            another batch, drawn independently and attacked in the same way.
-        recompute_attack: attack the inputs again at w + v before the gradient is taken (published: no).
-        steps: ascent steps, ≥ 1 (published: 1).
-        weight_decay: where weight decay acts: "perturbed" (w + v, as published) or "original" (w).
-
-    Raises:
-        ValueError: if a value is out of range.
-    """
-
-    gamma: float = 0.01
-    warmup_epochs: int = 0
-    normalization: str = "layer"
-    batch: str = "same"
-    recompute_attack: bool = False
-    steps: int = 1
-    weight_decay: str = "perturbed"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.gamma < float("inf"):
-            raise ValueError(f"`AWP(gamma=...)` must be >= 0 and finite; got {self.gamma}.")
-        if self.warmup_epochs < 0:
-            raise ValueError(f"`AWP(warmup_epochs=...)` must be >= 0; got {self.warmup_epochs}.")
-        if self.steps < 1:
-            raise ValueError(f"`AWP(steps=...)` must be >= 1; got {self.steps}.")
-        for field, allowed in (("normalization", NORMALIZATIONS), ("batch", BATCHES), ("weight_decay", WEIGHT_DECAYS)):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"`AWP({field}=...)` must be one of {allowed}; got {getattr(self, field)!r}.")
+__all__ = ["awp", "perturbation_step", "perturbed_parameters", "perturbed_weights"]
 
 
 def perturbed_parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -28,12 +28,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from empirical.network.build import build_network
 from empirical.network.files import load_tensors, read_bytes
-from empirical.network.setting import build_network
-from empirical.training.setting import Training
+from empirical.settings.training import Training
 from theory.judge.files import atomic_write
 from theory.model.optimizer import MomentumSGD
-from theory.model.setting import Setting
 
 __all__ = ["FORMAT", "VERSION", "Checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -133,11 +132,9 @@ def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
     where = f"`load_checkpoint(path={str(path)!r})`"
     record = _read(where, path)
     try:
-        setting = Setting.from_dict(json.loads(record["setting"]))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        setting = Training.from_dict(json.loads(record["setting"]))
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{where} must describe a Training; it does not: {_one_line(error)}") from None
-    if not isinstance(setting, Training):
-        raise ValueError(f"{where} must describe a Training; got {type(setting).__name__}.")
     model = build_network(setting.network, seed=0)
     _check_numbers(where, record, setting)
     parameters = dict(model.named_parameters())

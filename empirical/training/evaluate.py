@@ -12,19 +12,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from empirical.data.resident import Split
 from empirical.data.streams import generator
-from empirical.training.attack import PGD, pgd
+from empirical.settings.attack import PGD
+from empirical.settings.method import Loss
+from empirical.training.attack import pgd
 from empirical.training.distributed import SINGLE, World
+from empirical.training.loss import summed_loss
 
 __all__ = ["SplitMetrics", "eval_mode", "evaluate"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitMetrics:
-    """Means over `count` images; losses in nats, accuracies in [0, 1]."""
+    """Means over `count` images; losses in the unit of the loss (nats of cross-entropy), accuracies in [0, 1]."""
 
     count: int
     clean_loss: float
@@ -46,9 +48,16 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def evaluate(
-    model: nn.Module, split: Split, attack: PGD, *, seed: int, batch_size: int = 500, world: World = SINGLE
+    model: nn.Module,
+    split: Split,
+    attack: PGD,
+    *,
+    seed: int,
+    batch_size: int = 500,
+    loss: Loss = "cross-entropy",
+    world: World = SINGLE,
 ) -> SplitMetrics:
-    """Evaluate the model as it is; processes share the batches.
+    """Evaluate the model as it is; processes share the batches. Losses are of the kind `loss`, whatever is attacked.
 
     The random starts depend on `seed` and the batch alone, so that two evaluations differ by the weights only.
 
@@ -68,9 +77,9 @@ def evaluate(
                 clean, robust = model(x), model(adversarial)
                 totals += torch.stack(
                     [
-                        functional.cross_entropy(clean.double(), y, reduction="sum"),
+                        summed_loss(loss, clean.double(), y),
                         (clean.argmax(1) == y).sum().double(),
-                        functional.cross_entropy(robust.double(), y, reduction="sum"),
+                        summed_loss(loss, robust.double(), y),
                         (robust.argmax(1) == y).sum().double(),
                     ]
                 )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from empirical.training.attack import PGD
+from empirical.settings.attack import PGD
 
 __all__ = ["GraphedAttack"]
 

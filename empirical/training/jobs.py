@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from empirical.training.setting import Training
-from theory.model.setting import Setting
+from empirical.settings.training import Training
 
 __all__ = ["Job", "JobError", "run_jobs"]
 
@@ -133,10 +132,8 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes on one SIGTERM
     torch.set_num_threads(threads)
     try:
-        described = Setting.from_dict(setting)
-        assert isinstance(described, Training)
         train(
-            described,
+            Training.from_dict(setting),
             seed=seed,
             progress=lambda state: messages.put((label, "progress", state)),
             note=lambda sentence: messages.put((label, "note", sentence)),

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from empirical.data.streams import generator
-from empirical.training.attack import PGD, pgd
+from empirical.settings.attack import PGD
+from empirical.training.attack import pgd
 from empirical.training.evaluate import eval_mode
 
 __all__ = ["MaskingReport", "MaskingWarning", "check_masking", "svhn_trap"]

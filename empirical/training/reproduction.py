@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from empirical.settings.data import DatasetName
+from empirical.settings.method import MethodName
+
 __all__ = ["REFERENCE", "WINDOWS", "Window", "execution_free", "published_overrides", "windows_of"]
 
 WINDOWS = ((89, 98), (100, 109), (190, 199))
 TRAIN_BAND, TEST_BAND = (0.4, 0.5, 0.8), (0.8, 0.7, 0.8)
 
 #: (data set, method) → for each window: train robust, test robust, test clean accuracy, in per cent.
-REFERENCE: dict[tuple[str, str], tuple[tuple[float, float, float], ...]] = {
+REFERENCE: dict[tuple[DatasetName, MethodName], tuple[tuple[float, float, float], ...]] = {
     ("cifar10", "at"): ((46.83, 46.26, 74.84), (57.57, 51.83, 81.98), (80.58, 44.46, 84.60)),
     ("cifar10", "awp"): ((40.40, 48.74, 73.28), (45.67, 52.92, 77.74), (49.84, 54.68, 81.17)),
     ("cifar100", "at"): ((23.74, 22.22, 43.78), (35.71, 27.06, 54.11), (71.07, 20.82, 54.76)),
@@ -72,7 +75,7 @@ def protocol_differences(setting: Mapping[str, Any], dataset: str, method: str) 
     """Where a run's setting departs from the published protocol, as ``path: found, not expected``."""
     import json
 
-    from empirical.training.presets import make_training
+    from empirical.settings.presets import make_training
 
     expected = json.loads(json.dumps(make_training(dataset, method, published_overrides()).to_dict()))
     return _differences(execution_free(setting), execution_free(expected), "")

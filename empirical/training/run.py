@@ -27,21 +27,19 @@ import torch
 from numpy.typing import NDArray
 
 from empirical.data.resident import Data, Split, load_data
-from empirical.network.setting import build_network, parameter_count
+from empirical.network.build import build_network, parameter_count
+from empirical.settings.training import EXPERIMENT, Training
 from empirical.training.checkpoint import load_checkpoint, save_checkpoint
 from empirical.training.distributed import SINGLE, World
 from empirical.training.evaluate import SplitMetrics, evaluate
 from empirical.training.masking import check_masking, svhn_trap
 from empirical.training.metrics import MetricsLog, read_metrics
-from empirical.training.schedule import decay_iterations
-from empirical.training.setting import Training
 from empirical.training.trainer import Step, Trainer, numerics
-from theory.judge.evidence import Evidence, provenance, run_id
+from theory.judge.evidence import Evidence, provenance
 from theory.judge.files import atomic_write, hold, remove_partials
 
-__all__ = ["EXPERIMENT", "DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
+__all__ = ["DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
 
-EXPERIMENT = "training"
 #: Seconds between saves of `last.pt`: at most this much work is lost to a kill.
 SAVE_EVERY = 15.0
 #: Iterations between looks at the losses on a GPU, where each look waits for the device.
@@ -139,9 +137,8 @@ class RunFolder:
 
 def run_folder(setting: Training, seed: int, out: str | Path) -> RunFolder:
     """The folder of this Setting and seed under `out`."""
-    identity = run_id(EXPERIMENT, setting.to_dict(), seed)
-    path = Path(out) / "runs" / f"{setting.method.name}-seed{seed}-{identity[:8]}"
-    return RunFolder(out=Path(out), path=path, run_id=identity)
+    path = Path(out) / "runs" / setting.run_name(seed)
+    return RunFolder(out=Path(out), path=path, run_id=setting.run_id(seed))
 
 
 def train(
@@ -247,7 +244,7 @@ class _Run:
             # At iteration 0 the initial network is evaluated and logged again, whatever was logged before.
             self.log = MetricsLog(folder.metrics, iteration=self.trainer.iteration or -1)
         self.board = _board(folder.path) if tensorboard and self.leads else None
-        self.decays = decay_iterations(self.trainer.rates)
+        self.decays = tuple(iteration for iteration, _, _ in setting.decays)
         self.pending: list[Step] = []
         self.last_progress = self.last_save = time.monotonic()
         self.shown: float | None = None
@@ -415,6 +412,7 @@ class _Run:
                 evaluation.attack,
                 seed=self.seed,
                 batch_size=evaluation.batch_size,
+                loss=self.setting.method.loss,
                 world=self.world,
             )
             for name, split in probes.items()
@@ -514,7 +512,14 @@ class _Run:
         model = build_network(self.setting.network, seed=0).to(trainer.device)
         model.load_state_dict(trainer.average)
         return asdict(
-            evaluate(model, self.data.test, evaluation.attack, seed=self.seed, batch_size=evaluation.batch_size)
+            evaluate(
+                model,
+                self.data.test,
+                evaluation.attack,
+                seed=self.seed,
+                batch_size=evaluation.batch_size,
+                loss=self.setting.method.loss,
+            )
         )
 
     def _masking(self) -> dict[str, Any] | None:

@@ -23,15 +23,22 @@ from torch.nn.parallel import DistributedDataParallel
 from empirical.data.augmentation import augment, draw_augmentation
 from empirical.data.resident import Data, epoch_order
 from empirical.data.streams import derived_seed, generator
-from empirical.network.setting import build_network
-from empirical.training.attack import PGD, draw_starts, forward, pgd_from
-from empirical.training.awp import AWP, awp, perturbed_weights
+from empirical.network.build import build_network
+from empirical.settings.attack import PGD
+from empirical.settings.awp import AWP
+from empirical.settings.precision import Autocast, Precision
+from empirical.settings.training import Training
+from empirical.training.attack import draw_starts, forward, pgd_from
+from empirical.training.awp import awp, perturbed_weights
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.distributed import SINGLE, World
 from empirical.training.graph import GraphedAttack
-from empirical.training.setting import Precision, Training
+from empirical.training.loss import summed_loss
 
 __all__ = ["Step", "Trainer", "numerics"]
+
+#: The type inside the network under each `Precision.autocast`; None leaves it alone.
+AUTOCAST: Mapping[Autocast, torch.dtype | None] = {"none": None, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -243,18 +250,18 @@ class Trainer:
         return self._attack_once(attack, x, y, starts)
 
     def _attack_once(self, attack: PGD, x: Tensor, y: Tensor, starts: Tensor) -> Tensor:
-        return pgd_from(self._fast, x, y, attack, starts, autocast=self.setting.precision.dtype)
+        return pgd_from(self._fast, x, y, attack, starts, autocast=AUTOCAST[self.setting.precision.autocast])
 
     def _loss(self, network: nn.Module, x: Tensor, adversarial: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The global batch's mean loss as this process sees it (scaled so that averaging processes gives the mean).
 
         The second value is the logits of the inputs trained on: adversarial where there is an attack.
         """
-        autocast = self.setting.precision.dtype
+        autocast, loss = AUTOCAST[self.setting.precision.autocast], self.setting.method.loss
         scale = self.world.size / count
         logits = forward(network, adversarial, autocast)
         if self.setting.method.objective != "trades":
-            return functional.cross_entropy(logits, y, reduction="sum") * scale, logits
+            return summed_loss(loss, logits, y) * scale, logits
         clean = forward(network, x, autocast)
         divergence = functional.kl_div(
             functional.log_softmax(logits, dim=1),
@@ -262,8 +269,7 @@ class Trainer:
             reduction="sum",
             log_target=True,
         )
-        natural = functional.cross_entropy(clean, y, reduction="sum")
-        return (natural + self.setting.method.beta * divergence) * scale, logits
+        return (summed_loss(loss, clean, y) + self.setting.method.beta * divergence) * scale, logits
 
     def _weight_perturbation(
         self, setting: AWP, x: Tensor, adversarial: Tensor, y: Tensor, count: int, iteration: int

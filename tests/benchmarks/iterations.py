@@ -22,9 +22,9 @@ import torch
 from empirical.data.resident import Data, epoch_order, load_data
 from empirical.data.streams import generator
 from empirical.network.preactresnet import FORWARD_FLOP_PER_IMAGE
+from empirical.settings.presets import make_training
+from empirical.settings.training import Training
 from empirical.training.attack import draw_starts
-from empirical.training.presets import make_training
-from empirical.training.setting import Training
 from empirical.training.trainer import Trainer, numerics
 from tests.benchmarks.textbook import textbook_step
 

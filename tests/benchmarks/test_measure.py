@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 from empirical.data.resident import load_data
-from empirical.data.setting import DataSetting
 from empirical.measure.lanczos import top_eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.operators import GradientCovarianceOperator, HessianOperator, project_gradients
-from empirical.network.setting import NetworkSetting, build_network
+from empirical.network.build import build_network
+from empirical.settings.data import DataSetting
+from empirical.settings.network import NetworkSetting
 
 IMAGES = 16
 PAIRS = 10

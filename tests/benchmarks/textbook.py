@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from empirical.training.attack import PGD
+from empirical.settings.attack import PGD
 
 __all__ = ["textbook_step"]
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from empirical.network import NetworkSetting, build_network
-from empirical.training.attack import PGD, draw_starts, pgd, pgd_from
+from empirical.network import build_network
+from empirical.settings import NetworkSetting
+from empirical.settings.attack import PGD
+from empirical.training.attack import draw_starts, pgd, pgd_from
 from empirical.training.masking import MaskingWarning, check_masking, svhn_trap
 
 torch.set_num_threads(1)

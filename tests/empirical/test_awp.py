@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from empirical.network import NetworkSetting, build_network
-from empirical.training.awp import AWP, awp, perturbation_step, perturbed_parameters, perturbed_weights
+from empirical.network import build_network
+from empirical.settings import NetworkSetting
+from empirical.settings.awp import AWP
+from empirical.training.awp import awp, perturbation_step, perturbed_parameters, perturbed_weights
 
 torch.set_num_threads(1)
 
@@ -164,7 +166,7 @@ def test_preactresnet18_has_21_perturbed_tensors():
 
 def trainer(method, **changes):
     from empirical.data import load_data
-    from empirical.training.presets import make_training
+    from empirical.settings.presets import make_training
     from empirical.training.trainer import Trainer
 
     options = {"train_size": 60, "test_size": 20, "batch_size": 20, "label_noise": 0.0, "epochs": 4} | changes

@@ -14,7 +14,6 @@ from scipy import stats
 
 from empirical.data import (
     DataError,
-    DataSetting,
     augment,
     derived_seed,
     draw_augmentation,
@@ -24,6 +23,7 @@ from empirical.data import (
 )
 from empirical.data.augmentation import AugmentationDraw, rotate
 from empirical.data.sources import load_raw
+from empirical.settings import DataSetting
 
 torch.set_num_threads(1)
 
@@ -183,7 +183,7 @@ def archives(tmp_path, monkeypatch):
 
     import scipy.io
 
-    from empirical.data import setting
+    from empirical.settings import data as setting
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (30, 3072), dtype=np.uint8)

@@ -353,7 +353,7 @@ def command(capsys, *arguments: str) -> tuple[int, str, str]:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command")
     for module in (importing, verify):
-        module.add_parser(commands)
+        module.add_options(commands.add_parser(module.NAME))
     args = parser.parse_args(arguments)
     status = {"import": importing, "verify": verify}[args.command].run(args)
     return (status, *capsys.readouterr())
@@ -369,7 +369,7 @@ def without_torch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         "sys.meta_path.insert(0, NoTorch())\n"
         "from empirical.commands import importing, verify\n"
         "parser = argparse.ArgumentParser(); commands = parser.add_subparsers(dest='command')\n"
-        "[module.add_parser(commands) for module in (importing, verify)]\n"
+        "[module.add_options(commands.add_parser(module.NAME)) for module in (importing, verify)]\n"
         "args = parser.parse_args()\n"
         "sys.exit({'import': importing, 'verify': verify}[args.command].run(args))\n"
     )

@@ -10,12 +10,12 @@ from torch import nn
 
 from empirical.network import (
     FORWARD_FLOP_PER_IMAGE,
-    NetworkSetting,
     PreActResNet18,
     build_network,
     load_public_weights,
     parameter_count,
 )
+from empirical.settings import NetworkSetting
 
 torch.set_num_threads(1)
 
@@ -211,3 +211,16 @@ def test_files_that_cannot_be_loaded_are_named_and_leave_the_model_alone(tmp_pat
 def test_a_network_setting_out_of_range_names_the_argument(changes, named):
     with pytest.raises(ValueError, match=named):
         tiny(**changes)
+
+
+def test_the_linear_network_is_one_affine_map_of_the_standardised_pixels():
+    """Softmax regression: no hidden layer, a bias, and the logits that W, b and the pixel constants give by hand."""
+    setting = tiny(name="linear", widths=(), image_shape=(1, 8, 8))
+    model = build_network(setting, seed=1)
+    assert parameter_count(model) == 64 * 10 + 10
+    x = torch.rand(5, 1, 8, 8)
+    weight, bias = model.linear.weight, model.linear.bias
+    by_hand = torch.stack([weight @ ((image - 0.3) / 0.4).reshape(-1) + bias for image in x])
+    torch.testing.assert_close(model(x), by_hand)
+    midpoint = model((x[:1] + x[1:2]) / 2)
+    torch.testing.assert_close(midpoint, (model(x[:1]) + model(x[1:2])) / 2)

@@ -17,8 +17,8 @@ from empirical.__main__ import main, parser
 from empirical.claims import training as claims
 from empirical.commands import options, sweep
 from empirical.commands import train as train_command
+from empirical.settings.presets import make_training
 from empirical.training import reproduction
-from empirical.training.presets import make_training
 from empirical.training.run import run_folder
 from theory.judge.evidence import Evidence
 from theory.judge.files import hold

@@ -24,11 +24,11 @@ class MomentumSGD(Setting):
     """Settings of momentum SGD: η, μ, dampening d, Nesterov, weight decay, form, and the discount ν of the buffer.
 
     Args:
-        learning_rate: η > 0.
-        momentum: μ in [0, 1).
-        dampening: d in [0, 1), the share of the gradient kept out of the buffer.
-        nesterov: look-ahead step; needs the PyTorch form, μ > 0 and d = 0 (torch's own rule).
-        weight_decay: coefficient ≥ 0 added to every eigenvalue of H.
+        learning_rate: learning rate η > 0; the first one, where a schedule multiplies it.
+        momentum: momentum μ in [0, 1).
+        dampening: dampening d in [0, 1), the share of the gradient kept out of the buffer.
+        nesterov: Nesterov's look-ahead step; needs the PyTorch form, μ > 0 and d = 0 (torch's own rule).
+        weight_decay: weight decay, a coefficient ≥ 0 added to every eigenvalue of H.
         form: ``"pytorch"`` or ``"position"``.
         discount: ν in [0, 1], the buffer's share of the step, 1 − ν being the gradient's; below 1 it needs the PyTorch
             form without Nesterov. Ma and Yarats's QHM sets `dampening` to `momentum`.

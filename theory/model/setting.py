@@ -1,16 +1,19 @@
 """The noun *Setting*: a frozen dataclass that survives a round trip through JSON without losing a bit.
 
 A float is written as the shortest decimal that reads back to the same double (Python's `repr`), an array as nested
-lists under the key ``"array"``, a nested Setting as a dictionary that names its own type. `Setting.from_dict` looks
-the type up among the subclasses that have been imported and calls their constructors, so that whatever is read back
-has passed validation again.
+lists under the key ``"array"``, a nested Setting as a dictionary that names its own type. ``from_dict`` is asked of the
+class that is expected, and finds the types of nested Settings in the annotations of its fields: what can be read back
+does not depend on what else was imported. It calls the constructors, so that whatever is read back has passed
+validation again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, dataclass_transform
+from typing import Any, Self, dataclass_transform
 
 import numpy as np
 
@@ -18,38 +21,32 @@ import numpy as np
 class Setting:
     """Base of every description of something that can be run. Subclasses are frozen dataclasses."""
 
-    _types: ClassVar[dict[str, type[Setting]]] = {}
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Register the subclass under its name, which is its type in JSON."""
-        super().__init_subclass__(**kwargs)
-        known = Setting._types.setdefault(cls.__name__, cls)
-        if known.__module__ != cls.__module__:
-            raise TypeError(f"a Setting's name is its type in JSON: {cls.__name__} is taken by {known.__module__}.")
-        Setting._types[cls.__name__] = cls
-
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of JSON values from which `Setting.from_dict` makes an equal Setting."""
+        """A dictionary of JSON values from which the class's ``from_dict`` makes an equal Setting."""
         fields = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
         return {"type": type(self).__name__, **fields}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
-        """The Setting that `to_dict` described.
+        """The Setting that `to_dict` described: of this class, or of a subclass of it.
 
         Raises:
-            ValueError: if the type is unknown or is not a kind of the class it is asked of, or a field is missing,
-                unknown or invalid.
+            ValueError: if the type is another than the one asked for, or a field is missing, unknown or invalid.
+            TypeError: if it is asked of `Setting` itself, which describes nothing.
         """
-        name = plain.get("type")
-        found = Setting._types.get(name) if isinstance(name, str) else None
-        if found is None or not issubclass(found, cls):
-            raise ValueError(f"`{cls.__name__}.from_dict(type=...)` must name a known {cls.__name__}; got {name!r}.")
-        fields = {key: _rich(value) for key, value in plain.items() if key != "type"}
+        if cls is Setting:
+            raise TypeError("ask `from_dict` of the Setting that is expected, such as `MomentumSGD.from_dict`.")
+        return _read(plain, (cls,), cls.__name__)
+
+    @classmethod
+    def _of(cls, plain: Mapping[str, Any]) -> Self:
+        hints = _hints(cls)
+        fields = {key: _rich(value, hints.get(key), f"{cls.__name__}.{key}") for key, value in plain.items()}
+        fields.pop("type")
         try:
-            return found(**fields)
+            return cls(**fields)
         except TypeError as error:
-            raise ValueError(f"`{name}` cannot be made from the fields {sorted(fields)}: {error}.") from None
+            raise ValueError(f"`{cls.__name__}` cannot be made from the fields {sorted(fields)}: {error}.") from None
 
     def __eq__(self, other: object) -> bool:
         """Equal type and equal fields, arrays compared bit for bit."""
@@ -76,15 +73,39 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a Setting may hold numbers, strings, arrays and Settings; got {type(value).__name__}.")
 
 
-def _rich(value: Any) -> Any:
+@functools.cache
+def _hints(cls: type[Setting]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _settings_in(hint: Any) -> tuple[type[Setting], ...]:
+    """The kinds of Setting that an annotation names, however deep: ``tuple[Segment, ...]``, ``PGD | None``."""
+    if isinstance(hint, type) and issubclass(hint, Setting):
+        return (hint,)
+    return tuple(kind for part in typing.get_args(hint) for kind in _settings_in(part))
+
+
+def _read(plain: Any, kinds: tuple[type[Any], ...], where: str) -> Any:
+    name = plain.get("type") if isinstance(plain, Mapping) else None
+    waiting = list(kinds)
+    while waiting:
+        kind = waiting.pop(0)
+        if kind.__name__ == name:
+            return kind._of(plain)
+        waiting += kind.__subclasses__()
+    wanted = " or ".join(kind.__name__ for kind in kinds) or "no Setting"
+    raise ValueError(f"`{where}` must be read from a known {wanted}; got the type {name!r}.")
+
+
+def _rich(value: Any, hint: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         if "type" in value:
-            return Setting.from_dict(value)
+            return _read(value, _settings_in(hint), where)
         if set(value) == {"array"}:
             return np.asarray(value["array"], dtype=np.float64)
-        return {key: _rich(item) for key, item in value.items()}
+        return {key: _rich(item, hint, where) for key, item in value.items()}
     if isinstance(value, list):
-        return tuple(_rich(item) for item in value)
+        return tuple(_rich(item, hint, where) for item in value)
     return value
 
 

@@ -13,8 +13,8 @@ from empirical.commands import measure
 from empirical.commands.verify import judge_all
 from empirical.measure import operators, pipeline
 from empirical.measure.foreign import open_checkpoint
-from empirical.measure.setting import Measurement
-from empirical.training.presets import make_training
+from empirical.settings.measuring import Measurement
+from empirical.settings.presets import make_training
 from empirical.training.run import train
 from theory.judge.evidence import Evidence, read_evidence
 
@@ -42,9 +42,9 @@ OPTIONS = [
 
 
 def parsed(*arguments):
-    top = argparse.ArgumentParser()
-    measure.add_parser(top.add_subparsers())
-    return top.parse_args(["measure", *map(str, arguments)])
+    parser = argparse.ArgumentParser()
+    measure.add_options(parser)
+    return parser.parse_args([str(word) for word in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, capsys):
 
 
 def test_bare_weights_are_asked_for_what_they_do_not_say(tmp_path):
-    from empirical.network.setting import build_network
+    from empirical.network.build import build_network
 
     network = build_network(make_training("smoke", "at").network, seed=0)
     torch.save(network.state_dict(), tmp_path / "weights.pt")

@@ -9,9 +9,9 @@ import torch
 from empirical.data.resident import load_data
 from empirical.measure.ensemble import branch, why_not_vectorized
 from empirical.measure.posterior import price_interval, shuffled_transient_variance, trajectory_variance
-from empirical.training.awp import AWP
+from empirical.settings.awp import AWP
+from empirical.settings.presets import make_training
 from empirical.training.checkpoint import load_checkpoint
-from empirical.training.presets import make_training
 from empirical.training.run import train
 from theory.closed_form.shuffling import epoch_shuffling_factor
 from theory.closed_form.stationary import stationary_variance

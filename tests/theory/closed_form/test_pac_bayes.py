@@ -28,7 +28,6 @@ from theory.closed_form.pac_bayes import (
 from theory.closed_form.stationary import stationary_variance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
-from theory.model.setting import Setting
 from theory.oracle.lyapunov import lyapunov_covariance
 from theory.oracle.transition import transition
 from theory.solution import UnstableError
@@ -376,7 +375,7 @@ def test_bad_hypotheses_are_refused(make, message):
     ids=lambda one: type(one).__name__,
 )
 def test_hypotheses_survive_their_plain_form(hypothesis):
-    assert Setting.from_dict(hypothesis.to_dict()) == hypothesis
+    assert type(hypothesis).from_dict(hypothesis.to_dict()) == hypothesis
 
 
 # --- over time

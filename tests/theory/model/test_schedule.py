@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from theory.model.schedule import Schedule
-from theory.model.setting import Setting
 
 EXAMPLES = {
     "constant": Schedule.constant(0.1),
@@ -53,7 +52,7 @@ def test_a_shorter_path_is_the_beginning_of_a_longer_one(name, steps):
 def test_schedules_survive_json(name):
     schedule = EXAMPLES[name]
     text = json.dumps(schedule.to_dict(), allow_nan=False)
-    again = Setting.from_dict(json.loads(text))
+    again = type(schedule).from_dict(json.loads(text))
     assert again == schedule and np.array_equal(again.rates(20), schedule.rates(20))
 
 

@@ -126,20 +126,24 @@ def test_settings_survive_json_to_the_last_bit(curvatures, noise, rate, momentum
         StudentT(degrees_of_freedom=5 + momentum),
     ):
         text = json.dumps(setting.to_dict(), allow_nan=False)
-        back = Setting.from_dict(json.loads(text))
+        back = type(setting).from_dict(json.loads(text))
         assert back == setting and hash(back) == hash(setting) and type(back) is type(setting)
 
 
 def test_what_is_read_back_is_validated_again():
     plain = MomentumSGD(0.1, 0.9).to_dict()
     with pytest.raises(ValueError, match="momentum="):
-        Setting.from_dict({**plain, "momentum": 2.0})
-    with pytest.raises(ValueError, match="must name a known Setting; got 'Nothing'"):
-        Setting.from_dict({"type": "Nothing"})
-    with pytest.raises(ValueError, match="must name a known NoiseLaw"):
+        MomentumSGD.from_dict({**plain, "momentum": 2.0})
+    for nothing in ({"type": "Nothing"}, {}, None, [1]):
+        with pytest.raises(ValueError, match=r"`MomentumSGD` must be read from a known MomentumSGD; got the type"):
+            MomentumSGD.from_dict(nothing)
+    with pytest.raises(ValueError, match="must be read from a known NoiseLaw"):
         NoiseLaw.from_dict(plain)
     with pytest.raises(ValueError, match="cannot be made from the fields"):
-        Setting.from_dict({**plain, "speed": 3})
+        MomentumSGD.from_dict({**plain, "speed": 3})
+    with pytest.raises(TypeError, match="the Setting that is expected"):
+        Setting.from_dict(plain)
+    assert type(NoiseLaw.from_dict(StudentT(degrees_of_freedom=9.0).to_dict())) is StudentT
     assert MomentumSGD(0.1) != MomentumSGD(0.2) and MomentumSGD(0.1) != Gaussian()
 
 

@@ -16,16 +16,18 @@ piecewise paths. One iteration matters to nobody's accuracy and to everybody's c
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from empirical.settings.fields import require_choices
 from theory.model.schedule import Schedule
 from theory.model.setting import Setting, keyword_setting
 
-__all__ = ["LearningRate", "decay_iterations"]
+__all__ = ["LearningRate", "PathKind", "decay_iterations"]
 
-KINDS = ("piecewise", "cosine", "linear", "cyclic", "constant")
+PathKind = Literal["piecewise", "cosine", "linear", "cyclic", "constant"]
 
 
 @keyword_setting
@@ -33,10 +35,10 @@ class LearningRate(Setting):
     """Shape of the learning-rate path; its height is `MomentumSGD.learning_rate`.
 
     Args:
-        kind: "piecewise", "cosine", "linear", "cyclic" or "constant".
-        milestones: piecewise only: epochs at which the rate is multiplied by `factor`, increasing. One milestone and
-            any factor make the one-drop schedule.
-        factor: piecewise only: > 0; published 0.1.
+        kind: shape of the learning-rate path.
+        milestones: piecewise only: epochs at which the rate is multiplied by `factor`, increasing, such as 100,150. One
+            milestone and any factor make the one-drop schedule.
+        factor: piecewise only: factor > 0 of each decay; published 0.1.
         peak: cyclic only: epoch of the largest rate.
         published_offset: piecewise only: count the iteration about to run as done, as the published scripts do.
 
@@ -44,15 +46,14 @@ class LearningRate(Setting):
         ValueError: if a value is out of range, or belongs to another kind.
     """
 
-    kind: str = "piecewise"
+    kind: PathKind = "piecewise"
     milestones: tuple[float, ...] = ()
     factor: float = 0.1
     peak: float | None = None
     published_offset: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"`LearningRate(kind=...)` must be one of {KINDS}; got {self.kind!r}.")
+        require_choices(self)
         if any(milestone <= 0 for milestone in self.milestones) or list(self.milestones) != sorted(
             set(self.milestones)
         ):

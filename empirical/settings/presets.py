@@ -28,17 +28,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from empirical.data.setting import DATASETS, DataSetting
-from empirical.network.setting import NetworkSetting
-from empirical.training.attack import PGD
-from empirical.training.awp import AWP
-from empirical.training.schedule import LearningRate
-from empirical.training.setting import METHODS, Evaluation, Method, Precision, Training
+from empirical.settings.attack import PGD
+from empirical.settings.awp import AWP
+from empirical.settings.data import DATASETS, DatasetName, DataSetting
+from empirical.settings.evaluation import Evaluation
+from empirical.settings.method import METHODS, Method
+from empirical.settings.network import LAYERED, NetworkName, NetworkSetting, Normalization
+from empirical.settings.options import TRAINING, options_of
+from empirical.settings.precision import Precision
+from empirical.settings.schedule import LearningRate
+from empirical.settings.training import Training
 from theory.model.optimizer import MomentumSGD
 
-__all__ = ["PRESETS", "Preset", "checkpoint_plan", "make_training"]
+__all__ = ["OVERRIDES", "PRESETS", "Preset", "PresetName", "checkpoint_plan", "make_training"]
+
+PresetName = Literal["cifar10", "cifar100", "svhn", "cifar10-short", "digits-cpu", "smoke"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +53,9 @@ class Preset:
 
     summary: str
     data: DataSetting
-    network: str
+    network: NetworkName
     widths: tuple[int, ...] = ()
-    normalization: str = "batch"
+    normalization: Normalization = "batch"
     epsilon: float
     step_size: float
     steps: int = 10
@@ -68,7 +74,7 @@ class Preset:
     precision: Precision = field(default_factory=Precision)
 
 
-def _photographs(name: str, **changes: Any) -> Preset:
+def _photographs(name: DatasetName, **changes: Any) -> Preset:
     fields: dict[str, Any] = {
         "summary": f"{name}, PreActResNet-18, 200 epochs as published",
         "data": DataSetting(name=name),
@@ -83,7 +89,7 @@ def _photographs(name: str, **changes: Any) -> Preset:
     return Preset(**(fields | changes))
 
 
-PRESETS = {
+PRESETS: Mapping[PresetName, Preset] = {
     "cifar10": _photographs("cifar10"),
     "cifar100": _photographs("cifar100"),
     "svhn": _photographs("svhn", step_size=1 / 255, learning_rate=0.01, awp_warmup=5),
@@ -137,41 +143,8 @@ def checkpoint_plan(epochs: int, milestones: Sequence[float]) -> tuple[int, ...]
     return tuple(sorted(epoch for epoch in plan if 0 <= epoch <= epochs))
 
 
-#: Overrides that go to one nested Setting each: option name to field name.
-_DATA = {name: name for name in ("train_size", "validation_size", "test_size", "split_seed", "label_noise")} | {
-    "augmentation": "augmentation"
-}
-_AWP = {
-    "awp_gamma": "gamma",
-    "awp_warmup": "warmup_epochs",
-    "awp_normalization": "normalization",
-    "awp_batch": "batch",
-    "awp_recompute": "recompute_attack",
-    "awp_steps": "steps",
-    "awp_weight_decay": "weight_decay",
-}
-_ATTACK = {name: name for name in ("epsilon", "step_size", "steps", "norm", "restarts", "random_start")} | {
-    "attack_batch_norm": "batch_norm"
-}
-_OPTIMIZER = {name: name for name in ("learning_rate", "momentum", "dampening", "nesterov", "weight_decay")}
-_SCHEDULE = {"schedule": "kind", "milestones": "milestones", "factor": "factor", "peak": "peak"} | {
-    "published_offset": "published_offset"
-}
-_NETWORK = {name: name for name in ("network", "widths", "normalization", "activation")}
-_EVALUATION = {
-    "evaluation_every": "every",
-    "evaluation_batch_size": "batch_size",
-    "train_probe": "train_probe",
-    "masking_probe": "masking_probe",
-}
-_PRECISION = {name: name for name in ("autocast", "channels_last", "compile", "cuda_graph", "tf32", "deterministic")}
-_TRAINING = {name: name for name in ("batch_size", "order", "log_window")} | {"ema": "ema_decay"}
-_OWN = ("epochs", "dataset", "evaluation_steps", "evaluation_step_size", "beta", "checkpoint_epochs")
-
-#: Every override that `make_training` knows.
-OVERRIDES = frozenset(
-    [*_DATA, *_AWP, *_ATTACK, *_OPTIMIZER, *_SCHEDULE, *_NETWORK, *_EVALUATION, *_PRECISION, *_TRAINING, *_OWN]
-)
+#: Every override that `make_training` knows: option to the field it fills.
+OVERRIDES = options_of(TRAINING)
 
 
 def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None = None) -> Training:
@@ -180,116 +153,115 @@ def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None 
     Args:
         preset: a key of `PRESETS`.
         method: one of `METHODS`.
-        overrides: option to value, options being those of ``python -m empirical train`` with underscores. Changing the
-            epochs moves the decays in proportion; changing the data set keeps everything else, and takes the new
+        overrides: option to value, options being those of ``spikeshrink empirical train`` with underscores. Changing
+            the epochs moves the decays in proportion; changing the data set keeps everything else, and takes the new
             set's shapes, normalisation and augmentation.
 
     Raises:
         ValueError: if a name is unknown, or the parts do not fit together.
     """
-    if preset not in PRESETS:
+    base = next((value for name, value in PRESETS.items() if name == preset), None)
+    if base is None:
         raise ValueError(f"`--preset` must be one of {tuple(PRESETS)}; got {preset!r}.")
     if method not in METHODS:
         raise ValueError(f"`--method` must be one of {METHODS}; got {method!r}.")
     given = dict(overrides or {})
-    unknown = sorted(set(given) - OVERRIDES)
+    unknown = sorted(set(given) - set(OVERRIDES))
     if unknown:
         raise ValueError(f"`make_training(overrides=...)` must name options; unknown: {unknown}.")
-    base = PRESETS[preset]
+    changes: dict[str, dict[str, Any]] = {part.path: {} for part in TRAINING}
+    for name, value in given.items():
+        changes[OVERRIDES[name].part.path][OVERRIDES[name].field] = value
 
-    def taken(names: Mapping[str, str]) -> dict[str, Any]:
-        return {field: given[option] for option, field in names.items() if option in given}
-
-    data = dataclasses.replace(base.data, **(_other_data(base, given) | taken(_DATA)))
+    data = dataclasses.replace(base.data, **(_other_data(base, changes["data"]) | changes["data"]))
     facts = DATASETS[data.name]
-    network: dict[str, Any] = {
-        "network": base.network,
-        "widths": base.widths,
-        "normalization": base.normalization,
-    } | taken(_NETWORK)
-    network["name"] = network.pop("network")
-    epochs = given.get("epochs", base.epochs)
+    epochs = changes[""].get("epochs", base.epochs)
     if epochs < 1:
         raise ValueError(f"`--epochs` must be >= 1; got {epochs}.")
-    schedule: dict[str, Any] = {"milestones": tuple(fraction * epochs for fraction in base.decays)} | taken(_SCHEDULE)
-    if schedule.get("kind", "piecewise") != "piecewise":
-        schedule["milestones"] = ()
-    if schedule.get("kind") == "cyclic":
-        schedule.setdefault("peak", 0.4 * epochs)  # the fraction of Wong, Rice & Kolter 2020's cyclic schedule
+    schedule = _schedule(base, epochs, changes["schedule"])
     attack = PGD(
         **(
             {"epsilon": base.epsilon, "step_size": base.step_size, "steps": base.steps, "batch_norm": "train"}
-            | taken(_ATTACK)
+            | changes["method.attack"]
         )
     )
     judge = PGD(
-        epsilon=attack.epsilon,
-        step_size=given.get("evaluation_step_size", attack.step_size),
-        steps=given.get("evaluation_steps", base.evaluation_steps),
-        norm=attack.norm,
+        **(
+            {"step_size": attack.step_size, "steps": base.evaluation_steps}
+            | changes["evaluation.attack"]
+            | {"epsilon": attack.epsilon, "norm": attack.norm}
+        )
     )
-    milestones = schedule["milestones"]
-    rest: dict[str, Any] = {"batch_size": base.batch_size, "log_window": base.log_window} | taken(_TRAINING)
+    evaluation: dict[str, Any] = {
+        "every": base.evaluation_every,
+        "batch_size": base.evaluation_batch_size,
+        "train_probe": base.train_probe,
+    } | changes["evaluation"]
+    rest: dict[str, Any] = {
+        "batch_size": base.batch_size,
+        "log_window": base.log_window,
+        "checkpoint_epochs": checkpoint_plan(epochs, schedule.milestones),
+    } | changes[""]
     return Training(
         data=data,
         network=NetworkSetting(
-            num_classes=facts.num_classes, image_shape=data.image_shape, mean=facts.mean, std=facts.std, **network
+            num_classes=facts.num_classes,
+            image_shape=data.image_shape,
+            mean=facts.mean,
+            std=facts.std,
+            **_network(base, changes["network"]),
         ),
-        method=_method(method, attack, base, given, taken(_AWP), taken(_ATTACK)),
+        method=_method(method, attack, base, changes),
         optimizer=dataclasses.replace(
             MomentumSGD(learning_rate=base.learning_rate, momentum=0.9, weight_decay=base.weight_decay),
-            **taken(_OPTIMIZER),
+            **changes["optimizer"],
         ),
-        schedule=LearningRate(**schedule),
-        epochs=epochs,
-        evaluation=Evaluation(
-            attack=judge,
-            **(
-                {
-                    "every": base.evaluation_every,
-                    "batch_size": base.evaluation_batch_size,
-                    "train_probe": base.train_probe,
-                }
-                | taken(_EVALUATION)
-            ),
-        ),
-        checkpoint_epochs=tuple(given.get("checkpoint_epochs", checkpoint_plan(epochs, milestones))),
-        precision=dataclasses.replace(base.precision, **taken(_PRECISION)),
-        **rest,
+        schedule=schedule,
+        evaluation=Evaluation(attack=judge, **evaluation),
+        precision=dataclasses.replace(base.precision, **changes["precision"]),
+        **(rest | {"epochs": epochs}),
     )
 
 
-def _other_data(base: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
-    if "dataset" not in given or given["dataset"] == base.data.name:
+def _other_data(base: Preset, changes: Mapping[str, Any]) -> dict[str, Any]:
+    if changes.get("name", base.data.name) == base.data.name:
         return {}
     # Sizes chosen for one data set mean nothing for another.
-    return {"name": given["dataset"], "augmentation": None, "train_size": None, "test_size": None}
+    return {"augmentation": None, "train_size": None, "test_size": None}
 
 
-def _method(
-    name: str,
-    attack: PGD,
-    base: Preset,
-    given: Mapping[str, Any],
-    awp: Mapping[str, Any],
-    attack_changes: Mapping[str, Any],
-) -> Method:
+def _network(base: Preset, changes: Mapping[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {"name": base.network, "widths": base.widths, "normalization": base.normalization}
+    if changes.get("name", base.network) not in LAYERED and base.network in LAYERED:
+        fields["widths"] = ()
+    if changes.get("name") == "linear":  # it has nothing to normalise
+        fields["normalization"] = "none"
+    return fields | dict(changes)
+
+
+def _schedule(base: Preset, epochs: int, changes: Mapping[str, Any]) -> LearningRate:
+    fields: dict[str, Any] = {"milestones": tuple(fraction * epochs for fraction in base.decays)} | dict(changes)
+    kind = fields.get("kind", "piecewise")
+    if kind != "piecewise" and "milestones" not in changes:
+        fields["milestones"] = ()
+    if kind == "cyclic":
+        fields.setdefault("peak", 0.4 * epochs)  # the fraction of Wong, Rice & Kolter 2020's cyclic schedule
+    return LearningRate(**fields)
+
+
+def _method(name: str, attack: PGD, base: Preset, changes: Mapping[str, Mapping[str, Any]]) -> Method:
+    own, awp = changes["method"], changes["method.awp"]
     if name == "standard":
-        return Method(objective="standard")
+        return Method(objective="standard", **own)
     if name.startswith("trades"):
         # Zhang et al. 2019: eval-mode attack on KL from 0.001 · N(0, 1); AWP's γ and warm-up for TRADES are 0.005, 10.
-        bundle = {"loss": "kl", "batch_norm": "eval", "random_start": "gaussian"}
-        changed = {key: value for key, value in attack_changes.items() if key in bundle}
+        bundle: dict[str, Any] = {"loss": "kl", "batch_norm": "eval", "random_start": "gaussian"}
+        changed = {key: value for key, value in changes["method.attack"].items() if key in bundle}
         weights = None
         if name == "trades-awp":
             weights = AWP(**({"gamma": 0.005, "warmup_epochs": min(10, base.epochs // 20)} | dict(awp)))
-        return Method(
-            objective="trades",
-            attack=dataclasses.replace(attack, **(bundle | changed)),
-            awp=weights,
-            beta=given.get("beta", 6.0),
-        )
+        return Method(objective="trades", attack=dataclasses.replace(attack, **(bundle | changed)), awp=weights, **own)
     weights = None
     if name == "awp":
         weights = AWP(**({"gamma": base.awp_gamma, "warmup_epochs": base.awp_warmup} | dict(awp)))
-    return Method(objective="at", attack=attack, awp=weights)
+    return Method(objective="at", attack=attack, awp=weights, **own)

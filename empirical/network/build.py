@@ -1,76 +1,20 @@
-"""Which network: a `NetworkSetting`, how it is built, and how the public repositories' weights are loaded into it."""
+"""How a `NetworkSetting` is built, and how the public repositories' weights are loaded into the network."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from empirical.network.blocks import ACTIVATIONS, NORMALIZATIONS
 from empirical.network.files import load_tensors, read_bytes
 from empirical.network.preactresnet import PreActResNet18
-from empirical.network.small import MLP, SmallConvNet
-from theory.model.setting import Setting, keyword_setting
+from empirical.network.small import MLP, Linear, SmallConvNet
+from empirical.settings.network import NetworkSetting
 
-__all__ = ["NETWORKS", "NetworkSetting", "build_network", "load_public_weights", "parameter_count"]
-
-NETWORKS = ("preactresnet18", "convnet", "mlp")
-
-
-@keyword_setting
-class NetworkSetting(Setting):
-    """Architecture and the constants it standardises its pixels with.
-
-    Args:
-        name: "preactresnet18", "convnet" or "mlp".
-        num_classes: number of logits, ≥ 2.
-        image_shape: (channels, height, width) of the input.
-        widths: channels of each convolution or units of each hidden layer; unused by preactresnet18.
-        normalization: "batch", "group" or "none".
-        activation: "relu", "softplus" or "gelu".
-        mean: per-channel mean of the pixels, in units of [0, 1].
-        std: per-channel standard deviation of the pixels, in units of [0, 1].
-
-    Raises:
-        ValueError: if a value is out of range, or the lengths of `mean` and `std` differ from the channels.
-    """
-
-    name: str
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    widths: tuple[int, ...] = ()
-    normalization: str = "batch"
-    activation: str = "relu"
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        for field, allowed in (
-            ("name", NETWORKS),
-            ("normalization", NORMALIZATIONS),
-            ("activation", tuple(ACTIVATIONS)),
-        ):
-            if getattr(self, field) not in allowed:
-                raise ValueError(
-                    f"`NetworkSetting({field}=...)` must be one of {allowed}; got {getattr(self, field)!r}."
-                )
-        if self.num_classes < 2:
-            raise ValueError(f"`NetworkSetting(num_classes=...)` must be >= 2; got {self.num_classes}.")
-        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
-            raise ValueError(
-                f"`NetworkSetting(image_shape=...)` must be (channels, height, width); got {self.image_shape}."
-            )
-        if len(self.mean) != self.image_shape[0] or len(self.std) != self.image_shape[0]:
-            raise ValueError(
-                f"`NetworkSetting(mean=..., std=...)` must have one value a channel ({self.image_shape[0]}); "
-                f"got {len(self.mean)} and {len(self.std)}."
-            )
-        if min(self.std) <= 0:
-            raise ValueError(f"`NetworkSetting(std=...)` must be > 0; got {self.std}.")
-        if self.name != "preactresnet18" and (not self.widths or min(self.widths) < 1):
-            raise ValueError(f"`NetworkSetting(widths=...)` must name at least one positive width; got {self.widths}.")
+__all__ = ["build_network", "load_public_weights", "parameter_count"]
 
 
 def build_network(setting: NetworkSetting, *, seed: int) -> nn.Module:
@@ -87,8 +31,10 @@ def build_network(setting: NetworkSetting, *, seed: int) -> nn.Module:
             return PreActResNet18(setting.num_classes, **shared)
         if setting.name == "convnet":
             return SmallConvNet(setting.num_classes, widths=setting.widths, **shared)
-        channels, height, width = setting.image_shape
-        return MLP(setting.num_classes, in_features=channels * height * width, widths=setting.widths, **shared)
+        features = math.prod(setting.image_shape)
+        if setting.name == "linear":
+            return Linear(setting.num_classes, in_features=features, mean=setting.mean, std=setting.std)
+        return MLP(setting.num_classes, in_features=features, widths=setting.widths, **shared)
 
 
 def parameter_count(model: nn.Module) -> int:

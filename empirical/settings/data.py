@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+from empirical.settings.fields import require_at_least, require_choices
 from theory.model.setting import Setting, keyword_setting
 
-__all__ = ["AUGMENTATIONS", "DATASETS", "DataSetting", "DatasetFacts"]
+__all__ = ["AUGMENTATIONS", "DATASETS", "PUBLISHED", "Augmentation", "DataSetting", "DatasetFacts", "DatasetName"]
 
-AUGMENTATIONS = ("none", "reflect-crop-flip", "zero-crop-flip", "zero-crop-flip-rotate")
+DatasetName = Literal["cifar10", "cifar100", "svhn", "digits", "generated"]
+Augmentation = Literal["none", "reflect-crop-flip", "zero-crop-flip", "zero-crop-flip-rotate"]
+AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
     """What is known of a data set before it is opened; `mean` and `std` are per channel, in units of [0, 1]."""
 
+    title: str
     num_classes: int
     image_shape: tuple[int, int, int]
     train_size: int
     test_size: int
-    augmentation: str
+    augmentation: Augmentation
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    published: bool = False  # whether adversarial training on it was published with its logs
 
 
 #: Augmentation and normalisation as trained by Rice, Wong & Kolter 2020 (their scripts for the three data sets).
 #: digits: 1,797 images without an official split; mean and deviation computed over all of them. generated: by design.
-DATASETS = {
+DATASETS: Mapping[DatasetName, DatasetFacts] = {
     "cifar10": DatasetFacts(
+        title="CIFAR-10",
         num_classes=10,
         image_shape=(3, 32, 32),
         train_size=50_000,
@@ -35,8 +43,10 @@ DATASETS = {
         augmentation="reflect-crop-flip",
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2471, 0.2435, 0.2616),
+        published=True,
     ),
     "cifar100": DatasetFacts(
+        title="CIFAR-100",
         num_classes=100,
         image_shape=(3, 32, 32),
         train_size=50_000,
@@ -44,8 +54,10 @@ DATASETS = {
         augmentation="zero-crop-flip-rotate",
         mean=(0.50708, 0.48655, 0.44092),
         std=(0.26733, 0.25644, 0.27615),
+        published=True,
     ),
     "svhn": DatasetFacts(
+        title="SVHN",
         num_classes=10,
         image_shape=(3, 32, 32),
         train_size=73_257,
@@ -53,8 +65,10 @@ DATASETS = {
         augmentation="none",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
+        published=True,
     ),
     "digits": DatasetFacts(
+        title="digits",
         num_classes=10,
         image_shape=(1, 8, 8),
         train_size=1_200,
@@ -64,6 +78,7 @@ DATASETS = {
         std=(0.3760,),
     ),
     "generated": DatasetFacts(
+        title="generated images",
         num_classes=10,
         image_shape=(3, 32, 32),
         train_size=2_000,
@@ -74,13 +89,16 @@ DATASETS = {
     ),
 }
 
+#: The data sets on which adversarial training was published with its logs.
+PUBLISHED: tuple[DatasetName, ...] = tuple(name for name, facts in DATASETS.items() if facts.published)
+
 
 @keyword_setting
 class DataSetting(Setting):
     """The training, validation and test images of a run. Every choice is deterministic in `split_seed`.
 
     Args:
-        name: a key of `DATASETS`.
+        name: data set.
         train_size: training images after the validation split is taken; None for all that are left.
         validation_size: images held out of the training set for choosing checkpoints; the test set never is used so.
         test_size: test images; None for all.
@@ -88,7 +106,7 @@ class DataSetting(Setting):
             replicates of a run share their data.
         label_noise: share in [0, 1) of the training labels replaced by a uniformly drawn *other* class; the number is
             round(share × size) exactly.
-        augmentation: one of `AUGMENTATIONS`; None for the data set's published one.
+        augmentation: crop, flip and rotation while training; None for the data set's published one.
         padding: pixels padded before the random crop (4 in the published protocols).
         image_size: side of generated images; None for the data set's own.
         nuisance: generated images only: standard deviation of the pixel noise beside the class template, in [0, 1].
@@ -97,36 +115,22 @@ class DataSetting(Setting):
         ValueError: if a value is out of range or a size exceeds what the data set has.
     """
 
-    name: str = "digits"
+    name: DatasetName = "digits"
     train_size: int | None = None
     validation_size: int = 0
     test_size: int | None = None
     split_seed: int = 0
     label_noise: float = 0.0
-    augmentation: str | None = None
+    augmentation: Augmentation | None = None
     padding: int = 4
     image_size: int | None = None
     nuisance: float = 0.15
 
     def __post_init__(self) -> None:
-        if self.name not in DATASETS:
-            raise ValueError(f"`DataSetting(name=...)` must be one of {tuple(DATASETS)}; got {self.name!r}.")
+        require_choices(self)
         if self.augmentation is None:
             object.__setattr__(self, "augmentation", self.facts.augmentation)
-        if self.augmentation not in AUGMENTATIONS:
-            raise ValueError(
-                f"`DataSetting(augmentation=...)` must be one of {AUGMENTATIONS}; got {self.augmentation!r}."
-            )
-        for field, value, least in (
-            ("train_size", self.train_size, 1),
-            ("test_size", self.test_size, 1),
-            ("validation_size", self.validation_size, 0),
-            ("split_seed", self.split_seed, 0),
-            ("padding", self.padding, 0),
-            ("image_size", self.image_size, 4),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"`DataSetting({field}=...)` must be >= {least}; got {value}.")
+        require_at_least(self, train_size=1, test_size=1, validation_size=0, split_seed=0, padding=0, image_size=4)
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"`DataSetting(label_noise=...)` must be in [0, 1); got {self.label_noise}.")
         if not 0 <= self.nuisance <= 1:

@@ -1,0 +1,147 @@
+"""What is measured of a run: at each checkpoint, around its decays, and of which checkpoints."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from empirical.settings.fields import require_at_least, require_choices
+from theory.model.setting import Setting, keyword_setting
+
+__all__ = ["BATCH_NORMS", "BatchNorm", "EnsembleSetting", "FloatType", "Measurement", "Measuring", "ReplicaOrder"]
+
+BatchNorm = Literal["eval", "train", "frozen-batch"]
+FloatType = Literal["float64", "float32"]
+ReplicaOrder = Literal["run", "replacement"]
+BATCH_NORMS: tuple[BatchNorm, ...] = get_args(BatchNorm)
+
+
+@keyword_setting
+class Measurement(Setting):
+    """How a checkpoint is measured.
+
+    Args:
+        eigenpairs: largest eigenpairs of H and of C, k.
+        smallest: most negative eigenpairs of H.
+        samples: training samples measured, the first ones; None for all, at most 4,096.
+        batch_norm: statistics that batch norm uses; without batch norm in the network all are the same.
+        batches: mini-batches that make up H and C in "train" mode.
+        probes: Rademacher probes of the trace estimators.
+        groups: groups of samples behind χ's sampling interval, ≥ 6; 0 leaves χ without one.
+        redraws: independent attack starts and augmentations behind the repeated share of the noise, ≥ 2.
+        resamples: bootstrap resamples of the intervals.
+        tolerance: residual of the eigenpairs, relative to λ₁.
+        dtype: arithmetic of the forward and backward passes.
+        chunk: samples differentiated at once: bounds the memory.
+        layers: measure every layer's block too.
+        density: Lanczos steps of the spectral densities of H and C; 0 for none.
+        evaluated: samples of the training and test sets on which the robust gap is taken; None for all test images.
+        seed: seed of attack starts, probes and bootstrap.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    eigenpairs: int = 10
+    smallest: int = 2
+    samples: int | None = None
+    batch_norm: BatchNorm = "eval"
+    batches: int = 64
+    probes: int = 6
+    groups: int = 0
+    redraws: int = 2
+    resamples: int = 499
+    tolerance: float = 1e-4
+    dtype: FloatType = "float64"
+    chunk: int = 1024
+    layers: bool = False
+    density: int = 0
+    evaluated: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(
+            self,
+            eigenpairs=1,
+            smallest=0,
+            samples=8,
+            batches=2,
+            probes=2,
+            groups=0,
+            redraws=2,
+            resamples=99,
+            chunk=1,
+            density=0,
+            evaluated=8,
+            seed=0,
+        )
+        if 0 < self.groups < 6:
+            raise ValueError(f"`Measurement(groups=...)` must be 0 or >= 6; got {self.groups}.")
+        require_choices(self)
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"`Measurement(tolerance=...)` must lie in (0, 1); got {self.tolerance}.")
+
+
+@keyword_setting
+class EnsembleSetting(Setting):
+    """A branching ensemble at one decay.
+
+    Args:
+        replicas: R ≥ 2.
+        before: steps at the old rate, ≥ 1.
+        after: steps at the new rate, ≥ 0.
+        factor: new rate over old.
+        order: "run" samples as the run does, "replacement" draws every batch independently.
+        records: how many records before and after the drop.
+        seed: first root seed of the replicas, far from those of runs.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    replicas: int = 256
+    before: int = 24
+    after: int = 24
+    factor: float = 0.1
+    order: ReplicaOrder = "run"
+    records: int = 8
+    seed: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        require_at_least(self, replicas=2, before=1, after=0, records=1, seed=0)
+        if not 0 < self.factor <= 1:
+            raise ValueError(f"`EnsembleSetting(factor=...)` must lie in (0, 1]; got {self.factor}.")
+        require_choices(self)
+
+
+@keyword_setting
+class Measuring(Setting):
+    """What is measured of the runs in a folder.
+
+    Args:
+        measurement: how each checkpoint is measured; its batch-norm mode is replaced by each of `modes`.
+        modes: batch-norm modes measured; None for eval and, where the network has batch norm, train.
+        checkpoints: most checkpoints measured of a run, first and last among them; None for all.
+        replicas: replicas of the ensemble around the first decay; 0 for none.
+        ensemble_steps: steps before and after the drop, ≥ 1.
+        ensembles: which runs get an ensemble.
+        window: steps of the trajectory before each decay; 0 for none.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    measurement: Measurement = Measurement(dtype="float32", tolerance=1e-3, groups=20)
+    modes: tuple[BatchNorm, ...] | None = None
+    checkpoints: int | None = None
+    replicas: int = 256
+    ensemble_steps: int = 16
+    ensembles: Literal["first", "all"] = "first"
+    window: int = 200
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        require_at_least(self, checkpoints=1, replicas=0, ensemble_steps=1, window=0)
+        if self.replicas == 1:
+            raise ValueError("`Measuring(replicas=...)` must be 0 or >= 2; got 1.")
+        if self.modes is not None and (not self.modes or not set(self.modes) <= set(BATCH_NORMS)):
+            raise ValueError(f"`Measuring(modes=...)` must be some of {BATCH_NORMS}; got {self.modes}.")
