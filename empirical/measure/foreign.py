@@ -83,7 +83,6 @@ def open_checkpoint(
         model=model,
         momentum={},
         average=None,
-        rng={},
         running=(0.0, 0.0, 0.0),
         data_digest=load_data(setting.data, root=data_root).digest,
         world_size=1,

@@ -177,6 +177,18 @@ def test_bare_weights_are_asked_for_what_they_do_not_say(tmp_path):
         open_checkpoint(path, network="convnet", dataset="digits", learning_rate=0.1)
 
 
+def test_bare_weights_and_what_was_said_of_them_make_a_checkpoint(tmp_path):
+    from empirical.network.build import build_network
+
+    network = build_network(make_training("smoke", "at", {"network": "linear"}).network, seed=3)
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    item = open_checkpoint(
+        tmp_path / "weights.pt", network="linear", dataset="digits", learning_rate=0.02, batch_size=50
+    )
+    assert item.learning_rate == 0.02 and item.setting.batch_size == 50 and item.setting.data.name == "digits"
+    assert torch.equal(item.model.linear.weight, network.linear.weight)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
