@@ -16,6 +16,7 @@ from typing import Any
 from empirical.logs.detect import Reading, Source, find_sources, read_log
 from empirical.logs.evidence import imported_evidence
 from empirical.logs.table import LogError
+from empirical.results import hold_results
 from theory.judge.evidence import Evidence, provenance
 
 __all__ = ["Import", "import_logs", "read_evidence_of"]
@@ -61,7 +62,8 @@ def import_logs(
         What was written and what was refused. With a refusal and without `keep_going`, nothing is written.
 
     Raises:
-        OSError: if `out` cannot be written.
+        ValueError: if `out` cannot be a folder that is written, or another process writes to it.
+        OSError: if a file cannot be written.
     """
     done = Import()
     sources: list[Source] = []
@@ -82,11 +84,12 @@ def import_logs(
             done.refused.append(f"{error.filename or source.paths[0]}: cannot be read: {error.strerror}")
     if done.refused and not keep_going:
         return done
-    for item in done.evidence:
-        try:
-            done.written.append(item.write(out))
-        except FileExistsError:
-            done.known.append(item)
+    with hold_results(out):
+        for item in done.evidence:
+            try:
+                done.written.append(item.write(out))
+            except FileExistsError:
+                done.known.append(item)
     return done
 
 

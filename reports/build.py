@@ -8,7 +8,7 @@ from pathlib import Path
 from reports import markdown
 from reports.outline import slug
 from reports.source import read_results
-from theory.judge.files import atomic_write
+from theory.judge.files import atomic_write, hold, remove_partials
 from theory.judge.verdict import read_verdicts
 
 
@@ -31,7 +31,7 @@ def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tup
 
     Raises:
         MissingMatplotlibError: if the page is asked for and cannot be drawn.
-        ValueError: if the results are missing or damaged (`read_results`).
+        ValueError: if the results are missing or damaged (`read_results`), or another process writes to the folder.
         OSError: if a file cannot be written.
     """
     results = read_results(folder)
@@ -52,9 +52,11 @@ def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tup
                     shown.setdefault(claim, []).append((name, drawing.description))
         files[folder / "index.html"] = text
     files[folder / "report.md"] = markdown.render(results, shown)
-    for path, content in files.items():
-        path.parent.mkdir(exist_ok=True)
-        atomic_write(path, content.encode(), overwrite=True)
+    with hold(folder):
+        remove_partials(folder / "figures")
+        for path, content in files.items():
+            path.parent.mkdir(exist_ok=True)
+            atomic_write(path, content.encode(), overwrite=True)
     return tuple(files)
 
 
@@ -79,7 +81,9 @@ def build_index(folder: Path) -> Path:
     from reports.html import front_page
 
     path = folder / "index.html"
-    atomic_write(path, front_page(found).encode(), overwrite=True)
+    text = front_page(found)
+    with hold(folder):
+        atomic_write(path, text.encode(), overwrite=True)
     return path
 
 

@@ -56,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
     reading = Reading(columns=columns, iterations_per_epoch=args.iterations_per_epoch)
     try:
         done = import_logs(args.paths, args.out, keep_going=args.keep_going, given=given, reading=reading)
+    except ValueError as error:
+        print(f"import: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"import: {args.out} cannot be written: {error.strerror or error}", file=sys.stderr)
         return 2

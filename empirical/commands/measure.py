@@ -8,6 +8,7 @@ written).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 import time
@@ -79,9 +80,12 @@ def run(args: argparse.Namespace) -> int:
     return measure(args.paths, what, place)
 
 
-def measure(paths: Sequence[str | Path], what: Measuring, place: Place) -> int:
-    """Measure the checkpoints under the paths, and say what failed; see the module for the exit status."""
-    from empirical.measure.pipeline import run_chains
+def measure(paths: Sequence[str | Path], what: Measuring, place: Place, *, held: bool = False) -> int:
+    """Measure the checkpoints under the paths, and say what failed; see the module for the exit status.
+
+    `held`: the caller is the one writer of the results folder.
+    """
+    from empirical.results import hold_results
 
     began = time.monotonic()
     try:
@@ -92,6 +96,19 @@ def measure(paths: Sequence[str | Path], what: Measuring, place: Place) -> int:
     except RuntimeError as error:  # a device that is asked for and absent
         print(f"measure: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    with contextlib.ExitStack() as stack:
+        if not held:
+            try:
+                stack.enter_context(hold_results(chains[0].options["out"]))
+            except ValueError as error:
+                print(f"measure: {error}", file=sys.stderr)
+                return 2
+        return _carry_out(chains, place, began)
+
+
+def _carry_out(chains: Sequence[Chain], place: Place, began: float) -> int:
+    from empirical.measure.pipeline import run_chains
+
     workers = place.jobs or (min(available_cores(), len(chains)) if device_name(place.device) == "cpu" else 1)
 
     def note(line: str) -> None:

@@ -8,9 +8,10 @@ what is missing. With ``--measure`` every finished run is measured on the spot, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from empirical.commands import measure, train
@@ -66,15 +67,32 @@ def run(args: argparse.Namespace) -> int:
         for job in jobs:
             print(_name(job))
         return 0
-    from joblib import Parallel, delayed
+    from joblib import delayed
+
+    from empirical.results import hold_results
+    from empirical.training.run import run_folder
 
     tasks = (delayed(_one)(job, args.threads or 1, what) for job in jobs)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold_results(args.out))
+            for job in jobs:
+                run_folder(job.setting, job.seed, args.out).require_free()
+        except ValueError as error:
+            print(f"sweep: {error}", file=sys.stderr)
+            return 2
+        return _carry_out(tasks, len(jobs), workers, backend)
+
+
+def _carry_out(tasks: Iterable[Any], number: int, workers: int, backend: Mapping[str, Any]) -> int:
+    from joblib import Parallel
+
     failed = 0
     try:
         done: Any = Parallel(n_jobs=workers, return_as="generator_unordered", **backend)(tasks)
         for count, (label, trouble) in enumerate(done, start=1):
             failed += bool(trouble)
-            print(f"sweep: {count}/{len(jobs)} {label}{': ' + trouble if trouble else ''}", file=sys.stderr, flush=True)
+            print(f"sweep: {count}/{number} {label}{': ' + trouble if trouble else ''}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         print("sweep: interrupted; finished runs are kept, run the same command again to go on.", file=sys.stderr)
         return 130
@@ -141,7 +159,7 @@ def _one(job: Job, threads: int, what: Measuring | None) -> tuple[str, str]:
         train(job.setting, seed=job.seed, **job.options)
         if what is not None:
             place = measure.Place(out=str(folder.out), device=job.options["device"], jobs=1, quiet=True)
-            if measure.measure([folder.path], what, place):
+            if measure.measure([folder.path], what, place, held=True):
                 return folder.path.name, "trained, not wholly measured"
     except Exception as error:  # one point's failure must not lose the others
         return folder.path.name, " ".join(str(error).split()) or type(error).__name__

@@ -9,6 +9,7 @@ named and left out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections import Counter
@@ -48,6 +49,19 @@ def verify(out: str | Path, *, claims: Sequence[str] | None = None, quiet: bool 
         claims: judge only these; all by default.
         quiet: print the summary only.
     """
+    from empirical.results import hold_results
+
+    with contextlib.ExitStack() as stack:
+        if (Path(out) / "evidence").is_dir():  # else there is nothing to judge, and nothing is made
+            try:
+                stack.enter_context(hold_results(out))
+            except ValueError as error:
+                print(f"verify: {error}", file=sys.stderr)
+                return 2
+        return _verify(out, claims, quiet)
+
+
+def _verify(out: str | Path, claims: Sequence[str] | None, quiet: bool) -> int:
     from empirical.claims import collect
     from theory.judge.evidence import read_evidence
     from theory.judge.verdict import exit_status, write_verdicts

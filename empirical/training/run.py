@@ -36,7 +36,7 @@ from empirical.training.masking import check_masking, svhn_trap
 from empirical.training.metrics import MetricsLog, read_metrics
 from empirical.training.trainer import Step, Trainer, numerics
 from theory.judge.evidence import Evidence, provenance
-from theory.judge.files import atomic_write, hold, remove_partials
+from theory.judge.files import atomic_write, hold, remove_partials, remove_stale_lock
 
 __all__ = ["DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
 
@@ -182,7 +182,8 @@ def train(
     say = note or (lambda sentence: None)
     if folder.complete:
         if world.rank == 0:
-            folder.tidy()  # a writer killed after its very last step
+            folder.tidy()  # its writer may have been killed after the evidence
+            remove_stale_lock(folder.path)
         say(f"{folder.path.name} is complete.")
         return folder
     folder.require_resume(resume)

@@ -70,6 +70,27 @@ def test_a_second_writer_of_a_run_is_told_who_holds_it_and_writes_nothing(tmp_pa
     assert f"process {os.getpid()}" in line and str(folder.path) in line
 
 
+def test_a_second_writer_of_a_results_folder_is_told_who_holds_it_and_writes_nothing(tmp_path, capsys):
+    words = [*TINY, "--out", str(tmp_path), "--method", "standard"]
+    assert main(["train", *words]) == 0
+    log = tmp_path / "at.csv"
+    log.write_text("epoch,lr,train_loss,test_loss\n" + "".join(f"{k},0.1,{1 / (k + 1)},1.0\n" for k in range(9)))
+    commands = (
+        ["verify", str(tmp_path)],
+        ["measure", str(tmp_path), "--k", "2", "--probes", "2", "--quiet"],
+        ["sweep", *words, "--grid", "epsilon=0.1"],
+        ["import", str(log), "--out", str(tmp_path)],
+    )
+    for command in commands:
+        capsys.readouterr()
+        with hold(tmp_path):
+            before = tree(tmp_path)
+            assert main(command) == 2
+            assert tree(tmp_path) == before
+        error = capsys.readouterr().err
+        assert f"process {os.getpid()}" in error and str(tmp_path) in error, command
+
+
 @pytest.mark.slow
 def test_runs_in_processes_of_their_own_are_the_same_to_the_bit(tmp_path):
     words = ["train", *TINY[:-2], "--threads", "1", "--method", "at", "awp"]

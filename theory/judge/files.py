@@ -121,7 +121,7 @@ def require_regular(path: Path, where: str) -> int:
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Be the one writer of `folder`, which exists, while the block runs.
+    """Be the one writer of `folder`, which exists, while the block runs; what a killed writer left in it goes.
 
     Raises:
         FolderInUseError: if another process, or another block of this one, holds it; says which.
@@ -145,7 +145,15 @@ def hold(folder: Path) -> Iterator[None]:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         json.dump({"pid": os.getpid(), "command": " ".join(sys.argv), "since": started}, stream)
         stream.flush()
+        remove_partials(folder)
         yield
+
+
+def remove_stale_lock(folder: Path) -> None:
+    """Delete the lock file that a killed writer left; a lock that is held stays."""
+    if (folder / LOCK).exists():
+        with contextlib.suppress(FolderInUseError), hold(folder):
+            pass
 
 
 @contextlib.contextmanager
@@ -164,7 +172,7 @@ def results_folder(out: Path) -> Iterator[None]:
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold(out))
             (out / "evidence").mkdir(exist_ok=True)
-            for place in (out, *(out / "evidence").iterdir()):
+            for place in (out / "evidence").iterdir():
                 remove_partials(place)
         except OSError as error:
             raise ValueError(f"`--out` must be writable; got {out}: {error.strerror}.") from None

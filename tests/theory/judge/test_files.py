@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from theory.__main__ import main
-from theory.judge.files import LOCK, FolderInUseError, atomic_write, hold, require_regular, results_folder
+from theory.judge.files import (
+    LOCK,
+    FolderInUseError,
+    atomic_write,
+    hold,
+    remove_stale_lock,
+    require_regular,
+    results_folder,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = "impulse-response"
@@ -150,6 +158,15 @@ def test_a_folder_with_a_lock_alone_becomes_a_results_folder(tmp_path):
     with pytest.raises(ValueError, match="holds other files"), results_folder(tmp_path / "foreign"):
         pass
     assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["thesis.tex"]
+
+
+def test_the_lock_file_of_a_killed_writer_goes_and_a_held_one_stays(tmp_path):
+    (tmp_path / LOCK).write_text("{")
+    remove_stale_lock(tmp_path)
+    assert not (tmp_path / LOCK).exists()
+    with hold(tmp_path):
+        remove_stale_lock(tmp_path)
+        assert (tmp_path / LOCK).exists()
 
 
 def test_what_a_killed_writer_left_goes_when_the_folder_is_taken_again(tmp_path):
