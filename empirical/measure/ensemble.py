@@ -9,7 +9,12 @@ Speed     R networks of a few thousand weights are one batched matrix product ea
           weights runs 256 replicas at the cost of some tens. What that cannot express (augmentation, running
           batch-norm statistics in the attack, TRADES, AWP with a fresh batch) is run replica by replica by the
           training code itself.
-Oracle    Tests: a vectorized replica agrees with `Trainer.from_checkpoint` under the same seed.
+Dynamics  Three, for a ladder from theory to network under the same seeds and data orders: *attacked* is training itself;
+          *fixed inputs* trains on the inputs that were adversarial at the checkpoint; *linearised* replaces the batch
+          gradient by its expansion g_B(w₀) + H_B δ at the checkpoint, inputs fixed (and the AWP perturbation as it is
+          at w₀): what is left of the network when every third derivative is gone.
+Oracle    Tests: a vectorized replica agrees with `Trainer.from_checkpoint` under the same seed; for a linear model with
+          squared loss the three dynamics are one.
 Error     A variance from R replicas has the relative error √(2/R): 9 % at 256, and 32 replicas only bound it within
           a factor of 0.5-2.7 after Bonferroni; intervals come from resampling replicas.
 """
@@ -26,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, grad, jvp, vmap
 
 from empirical.data.resident import Data, epoch_order
 from empirical.data.streams import generator
@@ -39,6 +44,8 @@ from empirical.training.attack import draw_starts
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.loss import per_sample_loss
 from empirical.training.trainer import Trainer
+
+Dynamics = Literal["attacked", "fixed inputs", "linearised"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +80,8 @@ def branch(
     learning_rates: NDArray[np.float64],
     record: Sequence[int],
     order: ReplicaOrder = "run",
+    dynamics: Dynamics = "attacked",
+    inputs: Tensor | None = None,
     method: Literal["auto", "vectorized", "sequential"] = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Branches:
@@ -86,7 +95,9 @@ def branch(
         learning_rates: the rate of each step, shape ``(T,)``; the run's own path is not consulted.
         record: steps (1 … T) after which to record.
         order: "run" samples as the run does; "replacement" draws every batch independently (white noise).
-        method: "vectorized" or "sequential"; "auto" vectorizes what can be.
+        dynamics: what the replicas descend, see the module.
+        inputs: with "fixed inputs" and "linearised", the inputs of every training sample, shape ``(N, …)``.
+        method: "vectorized" or "sequential"; "auto" vectorizes what can be. Only "attacked" runs sequentially.
         progress: called with (steps done, T).
 
     Raises:
@@ -109,13 +120,24 @@ def branch(
             f"`branch(data=...)` must be the data of the checkpoint ({checkpoint.data_digest}); got {data.digest}."
         )
     obstacle = why_not_vectorized(checkpoint)
+    if dynamics != "attacked":
+        if inputs is None or len(inputs) != len(data.train):
+            raise ValueError(
+                f"`branch(inputs=...)` must hold an input for each of the {len(data.train)} training samples with "
+                f"dynamics={dynamics!r}; got {None if inputs is None else len(inputs)}."
+            )
+        if obstacle:
+            raise ValueError(f"`branch(dynamics={dynamics!r})` cannot run {obstacle}.")
+        method = "vectorized"
     if method == "vectorized" and obstacle:
         raise ValueError(f"`branch(method='vectorized')` cannot run {obstacle}; use 'sequential'.")
     if method == "auto" and not obstacle and not _pays(checkpoint, data, directions, seeds, learning_rates, order):
         method = "sequential"
     if method == "sequential" or obstacle:
         return _sequential(checkpoint, data, directions, seeds, learning_rates, wanted, order, progress)
-    return _vectorized(checkpoint, data, directions, seeds, learning_rates, wanted, order, progress)
+    fixed = None if dynamics == "attacked" else inputs
+    stack = (_Linearised if dynamics == "linearised" else _Stack)(checkpoint, len(seeds))
+    return _vectorized(stack, checkpoint, data, directions, seeds, learning_rates, wanted, order, progress, fixed)
 
 
 def _pays(
@@ -128,12 +150,11 @@ def _pays(
 ) -> bool:
     """Whether stacking is faster: a step of a few replicas both ways (stacked convolutions become grouped ones)."""
     few = list(seeds[: min(len(seeds), 8)])
-    seconds = []
-    for run in (_vectorized, _sequential):
-        begun = time.perf_counter()
-        run(checkpoint, data, directions, few, rates, [1], order, None)
-        seconds.append(time.perf_counter() - begun)
-    return seconds[0] <= seconds[1]
+    begun = time.perf_counter()
+    _vectorized(_Stack(checkpoint, len(few)), checkpoint, data, directions, few, rates, [1], order, None, None)
+    stacked = time.perf_counter()
+    _sequential(checkpoint, data, directions, few, rates, [1], order, None)
+    return stacked - begun <= time.perf_counter() - stacked
 
 
 def why_not_vectorized(checkpoint: Checkpoint) -> str:
@@ -209,20 +230,28 @@ class _Stack:
             adversarial = _project(adversarial + attack.step_size * direction, x, attack)
         return adversarial.detach()
 
+    def gradients(self, x: Tensor, y: Tensor, shift: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses ``(R,)`` and their gradients at the weights moved by `shift`."""
+        leaves = {name: value.detach().requires_grad_() for name, value in _moved(self.weights, shift).items()}
+        losses = self.losses(leaves, x, y)
+        found = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        return losses.detach(), dict(zip(leaves, found, strict=True))
+
+    def perturbed_at(self) -> dict[str, Tensor]:
+        """The weights at which AWP looks for its perturbation."""
+        return self.weights
+
     def step(self, x: Tensor, y: Tensor, rate: float, epoch: int) -> Tensor:
         """One optimizer step of every replica on its batch; returns the losses ``(R,)``."""
         optimizer, awp = self.setting.optimizer, self.setting.method.awp
-        moved = self.weights
         shift: dict[str, Tensor] = {}
         if awp is not None and epoch >= awp.warmup_epochs:
             shift = self._perturbation(x, y, awp)
-            moved = {name: value + shift[name] if name in shift else value for name, value in self.weights.items()}
-        leaves = {name: value.detach().requires_grad_() for name, value in moved.items()}
-        losses = self.losses(leaves, x, y)
-        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        losses, gradients = self.gradients(x, y, shift)
         decay_at_moved = awp is not None and awp.weight_decay == "perturbed"
         mu, dampening = optimizer.momentum, optimizer.dampening
-        for (name, weight), gradient in zip(self.weights.items(), gradients, strict=True):
+        for name, weight in self.weights.items():
+            gradient = gradients[name]
             if optimizer.weight_decay:
                 anchor = weight + shift[name] if decay_at_moved and name in shift else weight
                 gradient = gradient + optimizer.weight_decay * anchor
@@ -232,13 +261,13 @@ class _Stack:
                 gradient = gradient + mu * buffer if optimizer.nesterov else buffer
             weight.sub_(gradient, alpha=rate)
         self.fresh = False
-        return losses.detach()
+        return losses
 
     def _perturbation(self, x: Tensor, y: Tensor, awp: AWP) -> dict[str, Tensor]:
-        leaves = {name: value.detach().requires_grad_() for name, value in self.weights.items()}
+        leaves = {name: value.detach().requires_grad_() for name, value in self.perturbed_at().items()}
         gradients = torch.autograd.grad(self.losses(leaves, x, y).sum(), list(leaves.values()))
         shift = {}
-        for (name, weight), gradient in zip(self.weights.items(), gradients, strict=True):
+        for (name, weight), gradient in zip(leaves.items(), gradients, strict=True):
             if weight.ndim <= 2:  # one axis and the replicas': batch norm and biases are not perturbed
                 continue
             peak = gradient.flatten(1).abs().amax(dim=1).clamp_min(1e-38)
@@ -252,7 +281,43 @@ class _Stack:
         return torch.cat([value.flatten(1) for value in tensors.values()], dim=1)
 
 
+class _Linearised(_Stack):
+    """Replicas of the expansion at the checkpoint: the batch's gradient is g_B(w₀) + H_B δ."""
+
+    def __init__(self, checkpoint: Checkpoint, count: int):
+        super().__init__(checkpoint, count)
+        self.origin = {name: value.clone() for name, value in self.weights.items()}
+
+    def perturbed_at(self) -> dict[str, Tensor]:
+        """The checkpoint: the perturbation does not follow the replica."""
+        return self.origin
+
+    def gradients(self, x: Tensor, y: Tensor, shift: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The batch's expansion, loss to second order and gradient to first."""
+        displacement = {name: value - self.origin[name] for name, value in self.weights.items()}
+
+        def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(functional_call(self.model, weights, (x,)), y)
+
+        def expansion(
+            at: dict[str, Tensor], move: dict[str, Tensor], x: Tensor, y: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            value = loss(at, x, y)
+            slope, change = jvp(lambda weights: grad(loss)(weights, x, y), (at,), (move,))
+            for name in move:
+                value = value + ((slope[name] + change[name] / 2) * move[name]).sum()
+            return value, {name: slope[name] + change[name] for name in slope}
+
+        with torch.no_grad():
+            return vmap(expansion)(_moved(self.origin, shift), displacement, x, y)
+
+
+def _moved(weights: dict[str, Tensor], shift: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value + shift[name] if name in shift else value for name, value in weights.items()}
+
+
 def _vectorized(
+    stack: _Stack,
     checkpoint: Checkpoint,
     data: Data,
     directions: Tensor,
@@ -261,12 +326,14 @@ def _vectorized(
     record: list[int],
     order: ReplicaOrder,
     progress: Callable[[int, int], None] | None,
+    fixed: Tensor | None,
 ) -> Branches:
     setting = checkpoint.setting
-    stack = _Stack(checkpoint, len(seeds))
     basis = directions.to(stack.start.device, torch.float64)
     per_epoch, size, count = setting.iterations_per_epoch, setting.batch_size, len(data.train)
     pixels, labels = data.train.pixels(data.train.images), data.train.labels
+    if fixed is not None:
+        pixels = fixed.to(pixels)
     orders: Tensor | None = None
     kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     chosen = set(record)
@@ -280,7 +347,7 @@ def _vectorized(
         rows = orders[:, position * size : (position + 1) * size].to(labels.device)
         x, y = pixels[rows], labels[rows]
         attack = setting.method.attack
-        if attack is not None:
+        if attack is not None and fixed is None:
             starts = torch.stack(
                 [
                     draw_starts(
