@@ -9,10 +9,10 @@ Speed     R networks of a few thousand weights are one batched matrix product ea
           weights runs 256 replicas at the cost of some tens. What that cannot express (augmentation, running
           batch-norm statistics in the attack, TRADES, AWP with a fresh batch) is run replica by replica by the
           training code itself.
-Dynamics  Three, for a ladder from theory to network under the same seeds and data orders: *attacked* is training itself;
-          *fixed inputs* trains on the inputs that were adversarial at the checkpoint; *linearised* replaces the batch
-          gradient by its expansion g_B(w₀) + H_B δ at the checkpoint, inputs fixed (and the AWP perturbation as it is
-          at w₀): what is left of the network when every third derivative is gone.
+Dynamics  Three, for a ladder from theory to network under the same seeds and data orders: *attacked* is training
+          itself; *fixed inputs* trains on the inputs that were adversarial at the checkpoint; *linearised* replaces
+          the batch gradient by its expansion g_B(w₀) + H_B δ at the checkpoint, inputs fixed (and the AWP perturbation
+          as it is at w₀): what is left of the network when every third derivative is gone.
 Oracle    Tests: a vectorized replica agrees with `Trainer.from_checkpoint` under the same seed; for a linear model with
           squared loss the three dynamics are one.
 Error     A variance from R replicas has the relative error √(2/R): 9 % at 256, and 32 replicas only bound it within
@@ -83,6 +83,7 @@ def branch(
     dynamics: Dynamics = "attacked",
     inputs: Tensor | None = None,
     method: Literal["auto", "vectorized", "sequential"] = "auto",
+    observe: Callable[[int, Tensor], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Branches:
     """Continue a checkpoint R times and record the replicas in a frozen basis.
@@ -98,6 +99,8 @@ def branch(
         dynamics: what the replicas descend, see the module.
         inputs: with "fixed inputs" and "linearised", the inputs of every training sample, shape ``(N, …)``.
         method: "vectorized" or "sequential"; "auto" vectorizes what can be. Only "attacked" runs sequentially.
+        observe: called at each record with (steps done, flat weights of replicas, shape ``(r, P)``): all of them at
+            once when vectorized, one at a time otherwise.
         progress: called with (steps done, T).
 
     Raises:
@@ -134,10 +137,12 @@ def branch(
     if method == "auto" and not obstacle and not _pays(checkpoint, data, directions, seeds, learning_rates, order):
         method = "sequential"
     if method == "sequential" or obstacle:
-        return _sequential(checkpoint, data, directions, seeds, learning_rates, wanted, order, progress)
+        return _sequential(checkpoint, data, directions, seeds, learning_rates, wanted, order, observe, progress)
     fixed = None if dynamics == "attacked" else inputs
     stack = (_Linearised if dynamics == "linearised" else _Stack)(checkpoint, len(seeds))
-    return _vectorized(stack, checkpoint, data, directions, seeds, learning_rates, wanted, order, progress, fixed)
+    return _vectorized(
+        stack, checkpoint, data, directions, seeds, learning_rates, wanted, order, fixed, observe, progress
+    )
 
 
 def _pays(
@@ -151,9 +156,9 @@ def _pays(
     """Whether stacking is faster: a step of a few replicas both ways (stacked convolutions become grouped ones)."""
     few = list(seeds[: min(len(seeds), 8)])
     begun = time.perf_counter()
-    _vectorized(_Stack(checkpoint, len(few)), checkpoint, data, directions, few, rates, [1], order, None, None)
+    _vectorized(_Stack(checkpoint, len(few)), checkpoint, data, directions, few, rates, [1], order, None, None, None)
     stacked = time.perf_counter()
-    _sequential(checkpoint, data, directions, few, rates, [1], order, None)
+    _sequential(checkpoint, data, directions, few, rates, [1], order, None, None)
     return stacked - begun <= time.perf_counter() - stacked
 
 
@@ -264,10 +269,11 @@ class _Stack:
         return losses
 
     def _perturbation(self, x: Tensor, y: Tensor, awp: AWP) -> dict[str, Tensor]:
-        leaves = {name: value.detach().requires_grad_() for name, value in self.perturbed_at().items()}
+        at = self.perturbed_at()
+        leaves = {name: value.detach().requires_grad_() for name, value in at.items()}
         gradients = torch.autograd.grad(self.losses(leaves, x, y).sum(), list(leaves.values()))
         shift = {}
-        for (name, weight), gradient in zip(leaves.items(), gradients, strict=True):
+        for (name, weight), gradient in zip(at.items(), gradients, strict=True):
             if weight.ndim <= 2:  # one axis and the replicas': batch norm and biases are not perturbed
                 continue
             peak = gradient.flatten(1).abs().amax(dim=1).clamp_min(1e-38)
@@ -325,8 +331,9 @@ def _vectorized(
     rates: NDArray[np.float64],
     record: list[int],
     order: ReplicaOrder,
-    progress: Callable[[int, int], None] | None,
     fixed: Tensor | None,
+    observe: Callable[[int, Tensor], None] | None,
+    progress: Callable[[int, int], None] | None,
 ) -> Branches:
     setting = checkpoint.setting
     basis = directions.to(stack.start.device, torch.float64)
@@ -364,6 +371,8 @@ def _vectorized(
         losses = stack.step(x, y, float(rates[done]), epoch)
         if done + 1 in chosen:
             weights = stack.flat(stack.weights)
+            if observe is not None:
+                observe(done + 1, weights)
             kept.append(
                 (
                     (weights - stack.start).double() @ basis,
@@ -394,6 +403,7 @@ def _sequential(
     rates: NDArray[np.float64],
     record: list[int],
     order: ReplicaOrder,
+    observe: Callable[[int, Tensor], None] | None,
     progress: Callable[[int, int], None] | None,
 ) -> Branches:
     import dataclasses
@@ -415,6 +425,8 @@ def _sequential(
             loss = trainer.step().loss
             if done + 1 in chosen:
                 weights = torch.cat([value.detach().reshape(-1) for value in trainer.model.parameters()])
+                if observe is not None:
+                    observe(done + 1, weights[None])
                 momentum = trainer.momentum()
                 velocity = torch.cat(
                     [

@@ -327,6 +327,49 @@ def bilinear_curvatures(landscape: Landscape, left: Tensor, right: Tensor) -> Te
     return torch.cat(rows)
 
 
+def projected_curvatures(landscape: Landscape, directions: Tensor) -> Tensor:
+    """Every sample's Hessian seen in k directions, Uᵀ∇²ℓ_n U: shape ``(N, k, k)``, float64, symmetric.
+
+    One forward derivative of the per-sample gradients a direction; products are projected parameter by parameter, so
+    what is held is one chunk of per-sample products and never the N Hessians.
+
+    Args:
+        landscape: the loss; its units must be samples.
+        directions: U, shape ``(P, k)``.
+
+    Raises:
+        ValueError: if the units are mini-batches, or the directions are of another architecture.
+        NonFiniteProductError: if a product is not finite.
+    """
+    if landscape.units_are_batches:
+        raise ValueError(
+            "`projected_curvatures(landscape=...)` needs samples as units; got mini-batches (batch norm in train mode)."
+        )
+    directions = _columns(directions, landscape.dimension).to(landscape.dtype)
+    gradient = grad(landscape.sample_loss)
+    weights = landscape.unflatten(landscape.weights)
+    rows = []
+    with full_precision(landscape.device), torch.no_grad():
+        for units in landscape.chunks():
+            columns = []
+            for direction in directions.unbind(dim=1):
+                tangent = landscape.unflatten(direction)
+
+                def product(x: Tensor, y: Tensor, tangent: dict[str, Tensor] = tangent) -> dict[str, Tensor]:
+                    return jvp(lambda at: gradient(at, x, y), (weights,), (tangent,))[1]
+
+                found = vmap(product)(landscape.inputs[units], landscape.targets[units])
+                total, start = torch.zeros(len(units), directions.shape[1]).to(landscape.device, torch.float64), 0
+                for piece in found.values():
+                    flat = piece.reshape(len(units), -1)
+                    total += inner_products(flat, directions[start : start + flat.shape[1]])
+                    start += flat.shape[1]
+                columns.append(total)
+            rows.append(torch.stack(columns, dim=2))
+    found = _finite(torch.cat(rows), "per-sample curvature")
+    return (found + found.transpose(1, 2)) / 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class Projections:
     """Per-unit gradients seen in a few directions.

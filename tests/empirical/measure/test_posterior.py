@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from empirical.data.resident import load_data
+from empirical.data.resident import epoch_order, load_data
 from empirical.measure.ensemble import branch, why_not_vectorized
+from empirical.measure.landscape import Landscape
+from empirical.measure.objective import training_landscape
+from empirical.measure.operators import HessianOperator
 from empirical.measure.posterior import price_interval, shuffled_transient_variance, trajectory_variance
 from empirical.settings.awp import AWP
+from empirical.settings.measuring import Measurement
 from empirical.settings.presets import make_training
 from empirical.training.checkpoint import load_checkpoint
 from empirical.training.run import train
@@ -214,6 +218,66 @@ def test_a_vectorized_replica_is_the_trainers_branch(run, method, order):
     assert np.abs(two.weights).max() > 1e-3  # they moved
     assert np.abs(two.weights[:, 0] - two.weights[:, 1]).max() > 1e-4  # and differ
     assert one.vectorized and not two.vectorized
+
+
+@pytest.mark.parametrize("method", [None, AWP(gamma=0.02)], ids=["at", "awp"])
+def test_linearised_replicas_follow_the_batch_hessian_at_the_checkpoint(run, method):
+    checkpoint, data = run
+    setting = checkpoint.setting
+    setting = dataclasses.replace(setting, method=dataclasses.replace(setting.method, awp=method))
+    checkpoint = dataclasses.replace(checkpoint, setting=setting)
+    landscape = training_landscape(checkpoint, data, Measurement(batch_norm="train"))
+    basis = torch.eye(landscape.dimension, dtype=torch.float64)
+    rates, seeds = np.array([0.1, 0.1, 0.01]), [11, 12]
+    found = branch(
+        checkpoint,
+        data,
+        basis,
+        seeds=seeds,
+        learning_rates=rates,
+        record=[1, 2, 3],
+        dynamics="linearised",
+        inputs=landscape.inputs,
+    )
+    # The literal recursion in float64, one replica and one batch at a time, by the operators' own products.
+    per_epoch, size, decay = setting.iterations_per_epoch, setting.batch_size, setting.optimizer.weight_decay
+    buffers = torch.cat([checkpoint.momentum[name].reshape(-1) for name in landscape.names]).double()
+    for replica, seed in enumerate(seeds):
+        move, velocity = torch.zeros(landscape.dimension, dtype=torch.float64), buffers.clone()
+        for step, rate in enumerate(rates):
+            epoch, position = divmod(checkpoint.iteration + step, per_epoch)
+            rows = epoch_order(len(data.train), "shuffle", seed=seed, epoch=epoch)[position * size :][:size]
+            batch = Landscape(
+                checkpoint.model, landscape.inputs[rows], landscape.targets[rows], batch_norm="train", batch_size=size
+            )
+            at, shift = batch, torch.zeros_like(move)
+            if method is not None:
+                shift = _layerwise_shift(batch, method.gamma)
+                at = batch.at(batch.weights + shift)
+            gradient = at.gradient() + HessianOperator(at).matvec(move) + decay * (landscape.weights + shift + move)
+            velocity = setting.optimizer.momentum * velocity + gradient
+            move = move - rate * velocity
+            # float32 against float64, three steps
+            assert torch.allclose(torch.as_tensor(found.weights[step, replica]), move, atol=2e-5)
+    assert np.abs(found.weights[2, 0] - found.weights[2, 1]).max() > 1e-4
+
+
+def _layerwise_shift(landscape, gamma):
+    gradients = landscape.unflatten(landscape.gradient())
+    weights = landscape.unflatten(landscape.weights)
+    pieces = []
+    for name, gradient in gradients.items():
+        scale = gamma * weights[name].norm() / gradient.norm() if gradient.ndim > 1 else 0.0
+        pieces.append((scale * gradient).reshape(-1))
+    return torch.cat(pieces)
+
+
+def test_other_dynamics_need_an_input_for_each_sample(run):
+    checkpoint, data = run
+    size = sum(p.numel() for p in checkpoint.model.parameters())
+    shared = {"seeds": [5], "learning_rates": np.full(2, 0.1), "record": [1], "dynamics": "fixed inputs"}
+    with pytest.raises(ValueError, match="an input for each of the 96 training samples"):
+        branch(checkpoint, data, torch.eye(size, 1), inputs=data.train.pixels(data.train.images)[:5], **shared)
 
 
 def test_what_cannot_be_vectorized_is_said(run):
