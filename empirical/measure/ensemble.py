@@ -303,7 +303,7 @@ class _Linearised(_Stack):
         displacement = {name: value - self.origin[name] for name, value in self.weights.items()}
 
         def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return nn.functional.cross_entropy(functional_call(self.model, weights, (x,)), y)
+            return self._sample_losses(functional_call(self.model, weights, (x,)), y).mean()
 
         def expansion(
             at: dict[str, Tensor], move: dict[str, Tensor], x: Tensor, y: Tensor
