@@ -1,0 +1,387 @@
+"""Records with a known truth, for the tests of records and of the claims that consume them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from empirical.records import BoundOverTraining, Ensemble, Expansion, LoggedRun, Spectrum, TrainingRun, Trajectory
+from empirical.records.dynamics import FiniteCurvature, Frozen, Studies, Study
+from empirical.records.log import ImportedLog, Log, LogColumns, Remark
+from empirical.records.parts import Estimate, RepeatedShare, SplitMetrics, VarianceEstimates
+from empirical.records.spectrum import Alignment, CrossFit, Density, Gap, Lanczos, Start, Turning, WeightNorms
+from empirical.records.training import EpochColumns, EpochLine, IterationColumns, MaskingReport, StoredCheckpoint
+from empirical.settings import EnsembleSetting, LearningRate, Measurement, make_training
+
+#: Directions, further pairs, samples.
+K, SMALLEST, N = 6, 2, 400
+
+
+def training(method="at", *, label_noise=0.0, learning_rate=0.1, epochs=120, decay=48.0):
+    """A run on digits of 10 iterations an epoch whose rate drops to a tenth at epoch 48 of 120."""
+    base = make_training("digits-cpu", method)
+    return dataclasses.replace(
+        base,
+        data=dataclasses.replace(base.data, train_size=320, label_noise=label_noise),
+        optimizer=dataclasses.replace(base.optimizer, learning_rate=learning_rate, weight_decay=5e-4),
+        schedule=LearningRate(milestones=(decay,) if decay else ()),
+        epochs=epochs,
+        checkpoint_epochs=(0, epochs),
+    )
+
+
+def variances(values):
+    """Estimates with these values, 10 % apart from their ends."""
+    values = np.asarray(values, dtype=np.float64)
+    return VarianceEstimates(
+        values=values,
+        standard_errors=0.05 * values,
+        kurtosis=np.full(len(values), 3.0),
+        low=0.9 * values,
+        high=1.1 * values,
+        num_samples=N,
+        level=0.95,
+    )
+
+
+def alignment(*, cosines=0.95, pairs=K + SMALLEST):
+    """A pair that nearly commutes."""
+    exact = Estimate(value=0.95, probe_error=0.01)
+    return Alignment(
+        chi=exact,
+        chi_bulk=None,
+        chi_null=0.01,
+        chi_null_quantile=0.02,
+        omega=exact,
+        omega_null=0.01,
+        cosine=Estimate(value=0.8, probe_error=0.01, sampling_error=0.02, low=0.76, high=0.84),
+        cosine_null=0.0,
+        kappa=0.01,
+        trace_hessian=10.0,
+        trace_covariance=10.0,
+        norm_hessian=5.0,
+        norm_covariance=5.0,
+        direction_cosines=np.full(pairs, float(cosines)),
+        direction_errors=np.full(pairs, 0.01),
+        direction_null=0.05,
+        leak=0.1,
+        leak_null=0.9,
+        overlap=0.9,
+        overlap_size=3,
+        slope=1.0,
+        slope_error=0.1,
+        covariance=np.eye(pairs),
+        num_probes=6,
+    )
+
+
+def spectrum(
+    epoch,
+    *,
+    lam=(8.0, 6, 4, 3, 2, 1),
+    gamma=(4.0, 3, 2, 1.5, 1, 0.5),
+    method="at",
+    seed=0,
+    wobble=0.01,
+    learned=0.9,
+    gap=0.1,
+    train_loss=0.5,
+    label_noise=0.0,
+    cosines=0.95,
+):
+    """One checkpoint: eigenvalues and noise as asked for, samples that scatter about them."""
+    rng = np.random.default_rng([epoch, seed, 7])
+    common = np.random.default_rng([seed, 8]).standard_normal((N, K))
+    spread = np.exp(wobble * rng.standard_normal())
+    lam, gamma = np.sort(lam)[::-1] * spread, np.sort(gamma)[::-1] * spread
+    projections = (common + 0.1 * rng.standard_normal((N, K))) * np.sqrt(gamma)
+    projections *= np.sqrt(gamma / projections.var(axis=0, ddof=1))
+    run = training(method, label_noise=label_noise)
+    iteration = epoch * 10
+    side = SplitMetrics(count=100, clean_loss=0.1, clean_accuracy=0.99, robust_loss=train_loss, robust_accuracy=learned)
+    pairs = np.concatenate([lam, [-0.2, -0.1]])
+    return Spectrum(
+        training=run,
+        measurement=Measurement(eigenpairs=K, smallest=SMALLEST),
+        iteration=iteration,
+        seed=seed,
+        learning_rate=0.1 if iteration <= 480 else 0.01,
+        next_learning_rate=None,
+        data_digest="d",
+        has_batch_norm=False,
+        num_parameters=1000,
+        num_samples=N,
+        num_units=N,
+        units="samples",
+        noise_factor=1 / 32,
+        lanczos=Lanczos(
+            products=40,
+            restarts=1,
+            status="converged",
+            noise_products=40,
+            product_method="double-backward",
+            product_seconds={},
+        ),
+        negative_mass=0.01,
+        eigenvalues=pairs,
+        residuals=np.full(len(pairs), 1e-6),
+        error_bounds=np.full(len(pairs), 1e-9),
+        noise_eigenvalues=gamma,
+        noise_residuals=np.full(K, 1e-6),
+        gamma=variances(projections.var(axis=0, ddof=1)),
+        noise_covariance=np.cov(projections, rowvar=False),
+        mean_slope=np.zeros(K),
+        projections=projections,
+        curvature_samples=lam * (1 + 0.3 * common[:, ::-1]),
+        losses=np.full(N, train_loss),
+        alignment=alignment(cosines=cosines),
+        gap=Gap(train=side, test=dataclasses.replace(side, robust_loss=train_loss + gap)),
+        weights=WeightNorms(norm=10.0, layers={"body.0.weight": 10.0}),
+        repeated_share=RepeatedShare(values=np.full(K, 0.9), standard_errors=np.full(K, 0.01), redraws=2),
+        cross_fit=CrossFit(eigenvalues=lam[:3], gamma=variances(gamma[:3])),
+        start=Start(prior_variance=0.01, distance=1.0, displacement=np.full(K, 0.1)),
+        eigenvectors=np.zeros((1000, K), dtype=np.float32),
+        turning=Turning(angles=np.zeros(K), overlap=1.0, null=0.01, matched_cosines=np.ones(K)),
+        layers={"body.0": alignment(pairs=3)},
+        hessian_density=Density(grid=np.arange(5.0), density=np.ones(5), standard_errors=np.zeros(5)),
+        noise_density=None,
+        seconds=1.0,
+    )
+
+
+EPOCHS = (0, 12, 24, 36, 46, 47, 48, 49, 50, 53, 60, 72, 84, 96, 108, 120)
+
+
+def spectra(spike=1.0, noise_spike=1.0, **changes):
+    """A run whose λ and γ jump by the factors given at the decay, and stay put otherwise."""
+    lam, gamma = np.array([8.0, 6, 4, 3, 2, 1]), np.array([4.0, 3, 2, 1.5, 1, 0.5])
+    return [
+        spectrum(
+            epoch, lam=lam * (spike if epoch > 48 else 1), gamma=gamma * (noise_spike if epoch > 48 else 1), **changes
+        )
+        for epoch in EPOCHS
+    ]
+
+
+def frozen(lam, gamma):
+    """What predicts, at these λ and γ."""
+    count = len(lam)
+    return Frozen(
+        curvatures=np.asarray(lam, dtype=np.float64),
+        slope_variances=np.asarray(gamma, dtype=np.float64),
+        noise_covariance=np.diag(gamma).astype(np.float64),
+        repeated_share=np.full(count, 0.9),
+        mean_slope=np.zeros(count),
+        momentum=np.zeros(count),
+    )
+
+
+def ensemble(*, factor=1.0, obeys_drop=True, replicas=256, robust=1.0, with_curvature=True):
+    """Replicas that obey (P1) at ``robust`` times the Hessian's curvature."""
+    from empirical.measure.posterior import shuffled_transient_variance
+
+    run = dataclasses.replace(training(), optimizer=dataclasses.replace(training().optimizer, weight_decay=0.0))
+    lam, gamma = np.array([3.0, 1.0, 0.5]), np.array([2.0, 1.0, 0.4])
+    rates = np.r_[np.full(24, 0.1), np.full(24, 0.01)]
+    steps = np.arange(3, 49, 3)
+    variance = shuffled_transient_variance(
+        robust * lam,
+        gamma,
+        run.optimizer,
+        rates if obeys_drop else np.full(48, 0.1),
+        [32] * 10,
+        num_samples=320,
+        repeated_share=0.9,
+        record=steps.tolist(),
+    )
+    positions = (
+        np.random.default_rng(0).standard_normal((len(steps), replicas, 3)) * np.sqrt(factor * variance)[:, None]
+    )
+    scatter = np.random.default_rng(1).standard_normal((320, 3))
+    samples = lam * (1 + 0.3 * (scatter - scatter.mean(axis=0)))
+    curvature = FiniteCurvature(step=0.05, exact=samples, fixed=samples, robust=robust * samples)
+    return Ensemble(
+        training=run,
+        measurement=Measurement(eigenpairs=3),
+        iteration=480,
+        ensemble=EnsembleSetting(replicas=replicas),
+        seed=0,
+        learning_rate=0.1,
+        frozen=frozen(lam, gamma),
+        curvature=curvature if with_curvature else None,
+        vectorized=True,
+        steps=steps.astype(np.int64),
+        learning_rates=rates,
+        positions=positions,
+        velocities=np.zeros_like(positions),
+        norms=np.ones(positions.shape[:2]),
+        losses=np.ones(positions.shape[:2]),
+        seconds=1.0,
+    )
+
+
+def trajectory(*, window=200):
+    """White noise in place of a run."""
+    positions = np.random.default_rng(2).standard_normal((window, 3))
+    return Trajectory(
+        training=training(),
+        measurement=Measurement(eigenpairs=3),
+        iteration=480,
+        window=window,
+        seed=0,
+        learning_rate=0.1,
+        frozen=frozen([3.0, 1.0, 0.5], [2.0, 1.0, 0.4]),
+        positions=positions,
+        norms=np.ones(window),
+        seconds=1.0,
+    )
+
+
+def study(pooled=0.1, half=0.05):
+    """One displacement, off by ``pooled``."""
+    one = np.array([1.0])
+    return Study(
+        radii=0.1 * one,
+        measured=(1 + pooled) * one,
+        predicted=one,
+        relative=pooled * one,
+        low=(pooled - half) * one,
+        high=(pooled + half) * one,
+        pooled=pooled,
+        pooled_low=pooled - half,
+        pooled_high=pooled + half,
+    )
+
+
+def expansion(pooled=0.1, half=0.05):
+    """A loss off its quadratic by ``pooled`` along the top directions."""
+    found = Studies(
+        random=study(), path=study(), top=study(pooled, half), top_tenth=None, top_attacked=study(pooled, half)
+    )
+    return Expansion(
+        training=training(),
+        measurement=Measurement(eigenpairs=3),
+        iteration=480,
+        seed=0,
+        learning_rate=0.1,
+        studies=found,
+        smooth=found,
+        seconds=1.0,
+    )
+
+
+def bound(values=(1.0, 2.0, 3.0), gap=(0.1, 0.2, 0.3)):
+    """A bound and a gap, checkpoint by checkpoint."""
+    values, gap = np.asarray(values, dtype=np.float64), np.asarray(gap, dtype=np.float64)
+    ones = np.ones_like(values)
+    return BoundOverTraining(
+        training=training(),
+        measurement=Measurement(),
+        iterations=tuple(range(10, 10 * len(values) + 1, 10)),
+        seed=0,
+        label="at-seed0",
+        left_out=0,
+        epochs=np.arange(1.0, len(values) + 1),
+        bound=values,
+        robust_gap=gap,
+        curvature_times_variance=ones,
+        negative_log_variance=ones,
+        mean_shift=ones,
+        kl=ones,
+        value=ones,
+        error_bound=ones,
+        directions=ones,
+    )
+
+
+def training_run(method="at", *, seed=0, run=None, columns=None, **changes):
+    """A completed run of three epochs, or with these columns of its log."""
+    run = training(method) if run is None else run
+    if columns is None:
+        columns = {name: np.array([0.5, 0.4, 0.3]) for name in EpochColumns.__annotations__}
+        columns |= {"epoch": np.arange(3.0), "running_loss": np.array([np.nan, 0.4, 0.3])}
+    count = len(columns["epoch"])
+    whole = {name: columns.get(name, np.full(count, np.nan)) for name in EpochColumns.__annotations__}
+    for name in ("iteration", "learning_rate", "weight_norm"):
+        whole[name] = columns.get(name, np.ones(count))
+    fields = {
+        "training": run,
+        "seed": seed,
+        "data_digest": "d",
+        "num_parameters": 1000,
+        "num_train": 320,
+        "num_validation": 300,
+        "num_test": 600,
+        "epochs": EpochColumns(**whole),
+        "iterations": IterationColumns(
+            **{name: np.zeros(0) for name in ("iteration", "epoch", "learning_rate", "loss", "accuracy")}
+        ),
+        "final": EpochLine(iteration=30, epoch=3, learning_rate=0.1, weight_norm=1.0, test_robust_loss=0.3),
+        "best": None,
+        "average": None,
+        "masking": MaskingReport(
+            count=10,
+            accuracy=0.5,
+            accuracy_strong=0.5,
+            accuracy_fgsm=0.6,
+            loss=1.0,
+            loss_strong=1.0,
+            loss_by_epsilon=(0.1, 0.5, 1.0, 2.0),
+            loss_transfer=None,
+            signs=(),
+        ),
+        "checkpoints": (StoredCheckpoint(file="runs/a/checkpoints/epoch-0003.pt", epoch=3, iteration=30, sha256="0"),),
+        "run_folder": f"runs/{run.run_name(seed)}",
+    }
+    return TrainingRun(**(fields | changes))
+
+
+def logged_run(
+    columns=None,
+    *,
+    label="run",
+    dataset="cifar10",
+    method="at",
+    order="cifar10, seed 0",
+    train_columns="running",
+    arguments=None,
+    sha256=None,
+    provenance=None,
+):
+    """An imported log with these columns."""
+    if columns is None:
+        columns = {"epoch": np.arange(3.0), "learning_rate": np.full(3, 0.1), "test_robust_loss": np.ones(3)}
+    return LoggedRun(
+        source=ImportedLog(sha256=(sha256 or label,), reading={}, given={}),
+        seed=0,
+        provenance=provenance or {},
+        log=Log(
+            label=label,
+            dataset=dataset,
+            method=method,
+            data_order=order,
+            train_columns=train_columns,
+            arguments={"batch_size": 128, "epsilon": 8, "seed": 0} if arguments is None else arguments,
+            columns=LogColumns(**columns),
+        ),
+        format="text",
+        inferred={},
+        remarks=(Remark(line=3, text="a notice"),),
+        restarts=(),
+        superseded_lines=(),
+        unread_columns=(),
+    )
+
+
+def one_of_each():
+    """A record of every experiment."""
+    return (
+        training_run(),
+        spectrum(48),
+        bound(),
+        ensemble(replicas=8),
+        trajectory(window=20),
+        expansion(),
+        logged_run(),
+    )
