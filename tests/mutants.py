@@ -40,6 +40,10 @@ SIMULATE = "tests/theory/oracle/test_simulate.py"
 NORMALS = "tests/theory/oracle/test_simulate_normals.py"
 STATISTICS = "tests/theory/judge/test_statistics.py"
 JUDGE = "tests/theory/judge/test_judge.py"
+FILES = "tests/theory/judge/test_files.py"
+SOURCES = "tests/theory/judge/test_sources.py"
+COMMANDS = "tests/theory/test_commands.py"
+SEQUENTIAL = "tests/theory/test_until_decided.py"
 SETTINGS = "tests/theory/model/test_settings.py"
 TRANSIENT = "tests/theory/closed_form/test_transient_accuracy.py"
 SHUFFLING = "tests/theory/closed_form/test_shuffling.py"
@@ -108,17 +112,32 @@ MUTANTS = (
     Mutant("theory/judge/statistics.py", "weight = np.where(lags == 0, 1.0, 2.0) * (num_times - lags)", "weight = np.where(lags == 0, 1.0, 1.0) * (num_times - lags)", STATISTICS),
     Mutant("theory/judge/statistics.py", 'return variance + np.einsum("h,hij,hji->ij"', 'return variance - np.einsum("h,hij,hji->ij"', STATISTICS),
     Mutant("theory/judge/statistics.py", "return excess_kurtosis * total / (replicas * float(len(times)) ** 2)", "return 2 * excess_kurtosis * total / (replicas * float(len(times)) ** 2)", STATISTICS),
-    Mutant("theory/judge/statistics.py", "missed = max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))", "missed = float(special.gammainc(half, above))", STATISTICS),
+    Mutant("theory/judge/statistics.py", "return max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))", "return float(special.gammainc(half, above))", STATISTICS),
     Mutant("theory/judge/statistics.py", "math.lgamma(k) + math.log(alpha)", "math.lgamma(k) + math.log(2 * alpha)", STATISTICS),
     Mutant("theory/judge/claim.py", "if comparison.p_value <= TEST_ALPHA:", "if comparison.p_value < TEST_ALPHA:", JUDGE),
-    Mutant("theory/judge/claim.py", "comparison.reached >= comparison.required", "comparison.reached >= 0.5 * comparison.required", JUDGE),
+    Mutant("theory/judge/claim.py", "comparison.reached >= needed_degrees(detects)", "comparison.reached >= 0.4 * needed_degrees(detects)", JUDGE),
     Mutant("theory/judge/claim.py", "if escaped and outcome is Outcome.SUPPORTED:", "if False:", JUDGE),
     Mutant("theory/judge/claim.py", "if high < -margin or low > margin:", "if high < -margin or high > margin:", JUDGE),
     Mutant("theory/judge/verdict.py", "        if verdict.kind is not Kind.HYPOTHESIS\n", "        if verdict.kind is Kind.HYPOTHESIS\n", JUDGE),
     Mutant("theory/judge/verdict.py", "return 3 if undecided or toothless else 0", "return 3 if undecided and toothless else 0", JUDGE),
-    Mutant("theory/judge/evidence.py", "os.link(temporary, path)", "os.replace(temporary, path)", JUDGE),
+    Mutant("theory/judge/claim.py", "return 1.0 - miss_chance(self.detects, comparison.reached, TEST_ALPHA)", "return 1.0 - MISS", JUDGE),
+    Mutant("theory/judge/files.py", "os.link(temporary, target)", "os.replace(temporary, target)", FILES),
+    Mutant("theory/judge/files.py", "target = Path(os.path.realpath(path))", "target = path", FILES),
+    Mutant("theory/judge/files.py", "if status is not None and _write_through(path, status, content):", "if False:", FILES),
+    Mutant("theory/judge/files.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", FILES),
+    Mutant("theory/judge/sources.py", "self.found[key] = module.source(statement)", 'self.found[key] = ""', SOURCES),
+    Mutant("theory/judge/sources.py", "elif isinstance(node, ast.Name) and node.id in module.bindings:", "elif False:", SOURCES),
+    Mutant("theory/verification.py", "stale=_staleness(old[key], out, run)", 'stale=""', COMMANDS),
+    Mutant("theory/verification.py", "for key in dict.fromkeys((*old, *new)):", "for key in new:", COMMANDS),
+    # Looking after every batch.
+    Mutant("theory/until_decided.py", "high < 1 + self.detects)).all()", "high < 1 + self.detects)).any()", SEQUENTIAL),
+    Mutant("theory/until_decided.py", "((low > 1) | (high < 1)).any()", "((low > 1) | (high < 1)).all()", SEQUENTIAL),
+    Mutant("theory/until_decided.py", "return np.concatenate([axes, axes[i] + axes[j], axes[i] - axes[j]])", "return axes", SEQUENTIAL),
+    Mutant("theory/until_decided.py", "if outcome is Outcome.SUPPORTED and escaped:", "if False:", SEQUENTIAL),
+    Mutant("theory/until_decided.py", "return confidence_sequence(float(count), float(count), alpha)", "return confidence_sequence(float(count), float(count), 20 * alpha)", SEQUENTIAL),
+    Mutant("theory/until_decided.py", "np.random.SeedSequence(seed, spawn_key=(batch, problem))", "np.random.SeedSequence(seed + batch, spawn_key=(problem,))", SEQUENTIAL),
     Mutant("theory/judge/evidence.py", "        if evidence.run_id != record[\"run_id\"]:", "        if False:", JUDGE),
-    Mutant("theory/judge/evidence.py", "            os.unlink(temporary)", "            pass", JUDGE),
+    Mutant("theory/judge/files.py", "            os.unlink(temporary)", "            pass", JUDGE),
     Mutant("theory/judge/evidence.py", "json.dumps([experiment, plain(setting), int(seed)]", "json.dumps([experiment, plain(setting), 0]", JUDGE),
     Mutant("theory/model/quadratic.py", "if asymmetry > SYMMETRY_TOLERANCE:", "if asymmetry > 1:", SETTINGS),
     Mutant("theory/model/quadratic.py", "np.load(stream, allow_pickle=False)", "np.load(stream, allow_pickle=True)", SETTINGS),

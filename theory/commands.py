@@ -43,7 +43,10 @@ def verify(options: argparse.Namespace) -> int:
     if options.until_decided:
         from theory.until_decided import verify_until_decided
 
-        verdicts = verify_until_decided(chosen, options.out, seed=options.seed, named=options.claims is not None)
+        named = options.claims is not None
+        verdicts = verify_until_decided(
+            chosen, EXPERIMENTS, options.out, seed=options.seed, named=named, show=not quiet
+        )
     else:
         verdicts = run(
             chosen,

@@ -208,7 +208,7 @@ def verdict_table(verdicts: Iterable[Verdict]) -> str:
         refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in verdict.decoys)
         rows.append(
             (
-                verdict.claim,
+                f"{verdict.claim} ({verdict.subject})" if verdict.subject else verdict.claim,
                 str(verdict.kind),
                 str(verdict.outcome),
                 _estimate(verdict),

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from theory.__main__ import main
+from theory.judge import files
 from theory.judge.files import (
     LOCK,
     FolderInUseError,
@@ -63,6 +64,19 @@ def test_a_device_is_written_to_and_stays_a_device(tmp_path):
     if os.access("/dev/full", os.W_OK):
         with pytest.raises(OSError, match="No space"):
             atomic_write("/dev/full", b"content", overwrite=True)
+
+
+def test_a_name_taken_while_one_writes_is_not_taken_over(tmp_path, monkeypatch):
+    make = files.tempfile.mkstemp
+
+    def meanwhile(**options):
+        (tmp_path / "x").write_bytes(b"theirs")
+        return make(**options)
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", meanwhile)
+    with pytest.raises(FileExistsError):
+        atomic_write(tmp_path / "x", b"ours", overwrite=False)
+    assert (tmp_path / "x").read_bytes() == b"theirs" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):
