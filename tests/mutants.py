@@ -39,6 +39,7 @@ LYAPUNOV = "tests/theory/oracle/test_lyapunov.py"
 SIMULATE = "tests/theory/oracle/test_simulate.py"
 NORMALS = "tests/theory/oracle/test_simulate_normals.py"
 STATISTICS = "tests/theory/judge/test_statistics.py"
+FLUCTUATION = "tests/theory/judge/test_fluctuation.py"
 JUDGE = "tests/theory/judge/test_judge.py"
 FILES = "tests/theory/judge/test_files.py"
 SOURCES = "tests/theory/judge/test_sources.py"
@@ -114,6 +115,11 @@ MUTANTS = (
     Mutant("theory/judge/statistics.py", "return excess_kurtosis * total / (replicas * float(len(times)) ** 2)", "return 2 * excess_kurtosis * total / (replicas * float(len(times)) ** 2)", STATISTICS),
     Mutant("theory/judge/statistics.py", "return max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))", "return float(special.gammainc(half, above))", STATISTICS),
     Mutant("theory/judge/statistics.py", "math.lgamma(k) + math.log(alpha)", "math.lgamma(k) + math.log(2 * alpha)", STATISTICS),
+    Mutant("theory/judge/fluctuation.py", "0.5 * (1.0 + momentum) * eta * right", "0.5 * eta * right", FLUCTUATION),
+    Mutant("theory/judge/fluctuation.py", "(1.0 - dampening) * left, 0.5", "left, 0.5", FLUCTUATION),
+    Mutant("theory/judge/fluctuation.py", "spread = scatter / BATCHES", "spread = scatter", FLUCTUATION),
+    Mutant("theory/judge/fluctuation.py", "error=float(means.std(ddof=1)) / math.sqrt(2 * BATCHES)", "error=float(gap.std(ddof=1)) / math.sqrt(len(gap))", FLUCTUATION),
+    Mutant("theory/judge/fluctuation.py", "length >= 2 * BATCHES * SHORTEST_BATCH * time", "True", FLUCTUATION),
     Mutant("theory/judge/claim.py", "if comparison.p_value <= TEST_ALPHA:", "if comparison.p_value < TEST_ALPHA:", JUDGE),
     Mutant("theory/judge/claim.py", "comparison.reached >= needed_degrees(detects)", "comparison.reached >= 0.4 * needed_degrees(detects)", JUDGE),
     Mutant("theory/judge/claim.py", "if escaped and outcome is Outcome.SUPPORTED:", "if False:", JUDGE),

@@ -42,6 +42,11 @@ if TYPE_CHECKING:
     from theory.closed_form.transient import mean_path, transient_covariance
     from theory.judge.claim import Claim
     from theory.judge.evidence import Evidence
+    from theory.judge.fluctuation import (
+        FluctuationDissipation,
+        first_fluctuation_dissipation,
+        second_fluctuation_dissipation,
+    )
     from theory.judge.verdict import Outcome, Verdict
     from theory.model.optimizer import MomentumSGD
     from theory.model.quadratic import Quadratic
@@ -84,6 +89,11 @@ _HOMES = {
     "theory.closed_form.transient": ("mean_path", "transient_covariance"),
     "theory.judge.claim": ("Claim",),
     "theory.judge.evidence": ("Evidence",),
+    "theory.judge.fluctuation": (
+        "FluctuationDissipation",
+        "first_fluctuation_dissipation",
+        "second_fluctuation_dissipation",
+    ),
     "theory.judge.verdict": ("Outcome", "Verdict"),
     "theory.model.optimizer": ("MomentumSGD",),
     "theory.model.quadratic": ("Quadratic",),
@@ -100,6 +110,7 @@ __all__ = [
     "DataDependentPrior",
     "Evidence",
     "FixedPrior",
+    "FluctuationDissipation",
     "Moments",
     "MomentumSGD",
     "NumericalError",
@@ -122,6 +133,7 @@ __all__ = [
     "ema_covariance",
     "epoch_shuffling_factor",
     "exact_langevin_noise",
+    "first_fluctuation_dissipation",
     "impulse_response",
     "integrated_autocorrelation_time",
     "langevin_covariance",
@@ -135,6 +147,7 @@ __all__ = [
     "pac_bayes_terms",
     "preconditioned_covariance",
     "propagate",
+    "second_fluctuation_dissipation",
     "simulate",
     "stationary_covariance",
     "target_divergence",
