@@ -53,30 +53,49 @@ AVERAGING = "tests/theory/closed_form/test_averaging.py"
 CORRELATION_TIME = "tests/theory/closed_form/test_correlation_time.py"
 LANGEVIN = "tests/theory/closed_form/test_langevin.py"
 PRECONDITIONED = "tests/theory/closed_form/test_preconditioned.py"
+STABILITY = "tests/theory/closed_form/test_stability.py"
+OPTIMUM = "tests/theory/closed_form/test_optimum.py"
+GROUPS = "tests/theory/closed_form/test_general_paths.py"
+ATTRIBUTION = "tests/theory/closed_form/test_attribution.py"
 PAC_BAYES = "tests/theory/closed_form/test_pac_bayes.py"
 DIVERGENCE = "tests/theory/closed_form/test_divergence.py"
 
 MUTANTS = (
     # The stationary law.
-    Mutant("theory/closed_form/stationary.py", "2.0 * (1.0 + mu) - (1.0 + 2.0 * ahead) * a", "2.0 * (1.0 - mu) - (1.0 + 2.0 * ahead) * a", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "- (1.0 + 2.0 * ahead) * a", "- (1.0 + ahead) * a", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "(1.0 - mu) + ahead * a, a,", "(1.0 - mu) - ahead * a, a,", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "(1.0 - mu) + ahead * a, a,", "(1.0 - mu) + ahead * a, 1.01 * a,", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "(step * step) * driven * (e", "(1.01 * step * step) * driven * (e", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "+ apart * difference * difference", "- apart * difference * difference", STATIONARY),
+    Mutant("theory/closed_form/stability.py", "dd.subtract(dd.multiply(two, full), a)", "dd.subtract(dd.multiply(two, contraction), a)", STATIONARY),
+    Mutant("theory/closed_form/stability.py", "dd.multiply(two, early)", "early", STATIONARY),
+    Mutant("theory/closed_form/stability.py", "contraction = dd.add(contraction, early)", "contraction = dd.subtract(contraction, early)", STATIONARY),
+    Mutant("theory/closed_form/stability.py", "at_plus_one=found.rate[0],", "at_plus_one=1.01 * found.rate[0],", STATIONARY),
+    Mutant("theory/closed_form/stability.py", "np.full_like(lam, optimizer.weight_decay)", "np.full_like(lam, 0.0)", STATIONARY),
+    Mutant("theory/closed_form/stability.py", "dd.multiply(on_gradient, dd.exact_sum(1.0, -mu))", "on_gradient", STATIONARY),
+    Mutant("theory/closed_form/stability.py", "ahead = dd.divide(dd.multiply(on_gradient, dd.pair(mu)), gain)", "ahead = dd.multiply(on_gradient, dd.pair(mu))", STATIONARY),
+    Mutant("theory/closed_form/stability.py", "reach = on_gradient * (1.0 + mu)", "reach = on_gradient * (1.0 + 2.0 * mu)", STATIONARY),
+    Mutant("theory/closed_form/stability.py", "keep = np.where(mu > 0, 1.0 - optimizer.dampening, 1.0)", "keep = 1.0 - optimizer.dampening", STABILITY),
+    Mutant("theory/closed_form/stability.py", "on_gradient, on_buffer = (1.0, mu) if optimizer.nesterov else optimizer.direction", "on_gradient, on_buffer = (0.0, 1.0)", STABILITY),
+    Mutant("theory/closed_form/stationary.py", "scale * contraction * (2.0 - contraction)", "1.01 * scale * contraction * (2.0 - contraction)", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "    difference *= apart\n", "    difference *= -apart\n", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "mode.momentum - mode.ahead * (1.0 - mode.momentum)", "mode.momentum", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "* lead + ahead * lead.T)", "* lead - ahead * lead.T)", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "velocity, cross = eta * eta * velocity, -eta * cross", "velocity, cross = eta * eta * velocity, eta * cross", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "    once = same - _decrement(mode)", "    once = same + _decrement(mode)", STATIONARY),
+    Mutant("theory/closed_form/stationary.py", "    once = same - _lead(mode)", "    once = same + _lead(mode)", STATIONARY),
     Mutant("theory/closed_form/stationary.py", "velocity = (keep * keep) * driven", "velocity = keep * driven", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "(curvatures + optimizer.weight_decay)", "curvatures", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "np.subtract.outer(u, u) + np.multiply.outer(mode.contraction, u)", "np.multiply.outer(mode.contraction, u)", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "gain = on_gradient * (1.0 - mu) + on_buffer", "gain = on_gradient + on_buffer", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "ahead = on_gradient * mu / gain", "ahead = on_gradient * mu", STATIONARY),
-    Mutant("theory/closed_form/stationary.py", "reach = on_gradient * (1.0 + mu)", "reach = on_gradient * (1.0 + 2.0 * mu)", STATIONARY),
-    Mutant("theory/closed_form/powers.py", "-eta * float(dd.divide(gain, keep)[0])", "-eta * float(gain[0])", TRANSIENT),
+    Mutant("theory/closed_form/stationary.py", "return apart + np.multiply.outer(mode.contraction, p)", "return np.multiply.outer(mode.contraction, p)", STATIONARY),
+    Mutant("theory/closed_form/powers.py", "-eta * found.gain / optimizer.gradient_share", "-eta * found.gain", TRANSIENT),
+    # The optimum, parameter groups, and where nothing pulls back.
+    Mutant("theory/closed_form/stationary.py", "share = seen.curvatures / (seen.curvatures + seen.optimizer.weight_decay)", "share = np.ones_like(seen.curvatures)", OPTIMUM),
+    Mutant("theory/closed_form/transient.py", "pull = seen.optimizer.weight_decay * seen.optimum", "pull = 0.0 * seen.optimum", OPTIMUM),
+    Mutant("theory/closed_form/transient.py", "np.full_like(mode.sign, 2.0)", "np.full_like(mode.sign, 1.0)", OPTIMUM),
+    Mutant("theory/closed_form/transient.py", "return replace(optimizer, dampening=0.0)", "return optimizer", OPTIMUM),
+    Mutant("theory/closed_form/propagate.py", "pushes += decay * e", "pushes += e", OPTIMUM),
+    Mutant("theory/closed_form/pac_bayes.py", 'places["prior_mean"] = anchor - optimum', 'places["prior_mean"] = anchor', OPTIMUM),
+    Mutant("theory/closed_form/pac_bayes.py", "0.5 * ((1.0 / scale - 1.0) * spread", "0.5 * ((1.0 - scale) * spread", OPTIMUM),
+    Mutant("theory/closed_form/eigenbasis.py", "optimizer.weight_decay * groups.decays()", "optimizer.weight_decay", GROUPS),
+    Mutant("theory/closed_form/eigenbasis.py", 'self.scale if self.optimizer.form == "position" else 1.0 / self.scale', "self.scale", GROUPS),
+    Mutant("theory/closed_form/propagate.py", "changes.get(first, problem)", "problem", GROUPS),
+    Mutant("theory/closed_form/propagate.py", "slope = path.curvature_factors[at][:, None, None] * curvatures + decay", "slope = path.curvature_factors[at][:, None, None] * curvatures + optimizer.weight_decay", GROUPS),
+    Mutant("theory/closed_form/attribution.py", "linear_sum_assignment(shares, maximize=True)", "linear_sum_assignment(shares)", ATTRIBUTION),
     Mutant("theory/closed_form/eigenbasis.py", "basis[:, cluster] = inside @ turn", "basis[:, cluster] = inside", STATIONARY),
-    Mutant("theory/closed_form/eigenbasis.py", "noise = basis.T @ problem.noise_cov @ basis", "noise = basis @ problem.noise_cov @ basis.T", STATIONARY),
+    Mutant("theory/closed_form/eigenbasis.py", "noise = congruence(basis.T, problem.noise_cov)", "noise = congruence(basis, problem.noise_cov)", STATIONARY),
     # The transient.
     Mutant("theory/closed_form/powers.py", "shrink = ratio * mode.slow * mode.fast", "shrink = ratio * mode.slow", TRANSIENT),
     Mutant("theory/closed_form/powers.py", "xy, yx = mode.product * ratio, -mode.gap * ratio", "xy, yx = mode.product * ratio, mode.gap * ratio", TRANSIENT),
@@ -104,8 +123,8 @@ MUTANTS = (
     Mutant("theory/closed_form/preconditioned.py", "Quadratic(curvatures / (curvatures + epsilon), scale", "Quadratic(curvatures / curvatures, scale", PRECONDITIONED),
     Mutant("theory/closed_form/preconditioned.py", "half = 0.25 * (rate / (1 + mu)", "half = 0.25 * (rate / (1 - mu)", PRECONDITIONED),
     # The oracles.
-    Mutant("theory/oracle/transition.py", "w_from_v = -eta * mu * v_from_v", "w_from_v = -eta * v_from_v", LYAPUNOV),
-    Mutant("theory/oracle/transition.py", "-keep * eta * curvature, mu * one, -keep * eta * one", "-keep * eta * curvature, mu * one, -eta * one", STATIONARY),
+    Mutant("theory/oracle/transition.py", "v_from_w, v_from_v, v_from_noise = keep * curvature, mu * one, keep * one", "v_from_w, v_from_v, v_from_noise = keep * curvature, one, keep * one", LYAPUNOV),
+    Mutant("theory/oracle/transition.py", "-keep * eta @ curvature, mu * one, -keep * eta\n", "-keep * eta @ curvature, mu * one, -eta\n", STATIONARY),
     Mutant("theory/oracle/lyapunov.py", "        power = power @ power\n", "        power = power @ step\n", LYAPUNOV),
     Mutant("theory/oracle/lyapunov.py", "    if not radius < 1:", "    if not radius < 2:", LYAPUNOV),
     # The judge.

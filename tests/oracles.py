@@ -10,6 +10,7 @@ def transition_mp(curvature, optimizer):
     """F (2×2) and G (2×1) of one mode, in mpmath numbers, read off the optimizer's documentation."""
     number = mpmath.mpf
     eta, mu, d = number(optimizer.learning_rate), number(optimizer.momentum), number(optimizer.dampening)
+    d = d if mu else number(0)  # torch keeps no buffer then, and nothing to dampen
     h = number(curvature) + number(optimizer.weight_decay)
     if optimizer.form == "position":
         row_v, kick_v = (-(1 - d) * eta * h, mu), -(1 - d) * eta

@@ -2,7 +2,8 @@ r"""``python -m theory attribute BEFORE AFTER``: what moved the posterior varian
 
 Each file is a JSON object with ``learning_rate``, ``curvatures`` and ``noise_variances`` (uᵢᵀCuᵢ of the mini-batch
 gradient along the Hessian's eigenvectors), and optionally ``momentum``, ``dampening``, ``nesterov``, ``weight_decay``
-and ``variances`` (σᵢ² as measured). Prints the exact additive split of Δ ln σᵢ², mode by mode.
+``variances`` (σᵢ² as measured) and ``eigenvectors``, by which modes are then paired (else by their place in the lists).
+Prints the exact additive split of Δ ln σᵢ², mode by mode.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     parts = {name: values.tolist() for name, values in split.parts().items()}
     parts["total"] = split.total.tolist()
+    parts["match"] = split.match.tolist()
     parts["main_cause"] = list(split.main_cause())
     if split.unsettled is not None:
         parts["unsettled"] = split.unsettled.tolist()

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from theory.closed_form.alignment import commutativity, commutativity_price
 from theory.closed_form.eigenbasis import eigenbasis
-from theory.closed_form.stationary import largest_stable_learning_rate, stationary_covariance, stationary_variance
+from theory.closed_form.stability import largest_stable_learning_rate
+from theory.closed_form.stationary import stationary_covariance, stationary_variance
 from theory.judge.evidence import Evidence, plain, provenance
 from theory.judge.files import atomic_write, results_folder
 from theory.judge.verdict import exit_status

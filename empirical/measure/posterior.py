@@ -74,7 +74,7 @@ def shuffled_transient_variance(
         raise ValueError(f"`{where}(batch_sizes=...)` must be >= 1 and add up to {num_samples}; got {sizes.tolist()}.")
     if not 0 <= start_position < len(sizes):
         raise ValueError(f"`{where}(start_position=...)` must lie in [0, {len(sizes) - 1}]; got {start_position}.")
-    mu, kick = optimizer.momentum, 1.0 - optimizer.dampening
+    mu, kick = optimizer.momentum, optimizer.gradient_share
     on_gradient, on_buffer = optimizer.direction
     wanted = np.arange(1, len(rates) + 1) if record is None else np.asarray(record, dtype=np.int64)
     steps = len(rates)

@@ -20,7 +20,8 @@ def edge(optimizer):
     mu = optimizer.momentum
     if optimizer.nesterov:
         return 2 * (1 + mu) / (1 + 2 * mu)
-    return 2 * (1 + mu) / ((1 - optimizer.discount) * (1 + mu) + optimizer.discount * (1 - optimizer.dampening))
+    kept = 1 - optimizer.dampening if mu else 1  # without momentum torch ignores dampening
+    return 2 * (1 + mu) / ((1 - optimizer.discount) * (1 + mu) + optimizer.discount * kept)
 
 
 @st.composite

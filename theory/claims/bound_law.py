@@ -27,7 +27,8 @@ from theory.closed_form.pac_bayes import (
     pac_bayes_bound,
     pac_bayes_terms,
 )
-from theory.closed_form.stationary import modes, stationary_variance
+from theory.closed_form.stability import modes
+from theory.closed_form.stationary import stationary_variance
 from theory.closed_form.transient import mean_path, transient_covariance
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence

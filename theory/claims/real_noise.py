@@ -26,7 +26,8 @@ from theory.closed_form.minibatch import (
     second_moment_stability_limit,
 )
 from theory.closed_form.shuffling import Phase, epoch_shuffling_factor
-from theory.closed_form.stationary import largest_stable_learning_rate, stationary_covariance, stationary_variance
+from theory.closed_form.stability import largest_stable_learning_rate
+from theory.closed_form.stationary import stationary_covariance, stationary_variance
 from theory.data import MissingPackageError, load_table
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Kind, Progress
 from theory.judge.evidence import Evidence

@@ -29,10 +29,10 @@ from theory.claims.moments import (
     with_problem,
 )
 from theory.closed_form.eigenbasis import eigenbasis
+from theory.closed_form.stability import largest_stable_learning_rate
 from theory.closed_form.stationary import (
     fluctuation_dissipation_constant,
     lag_one_covariance,
-    largest_stable_learning_rate,
     stationary_covariance,
     stationary_variance,
 )

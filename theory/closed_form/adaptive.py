@@ -25,34 +25,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from theory.closed_form.eigenbasis import scaled
 from theory.closed_form.stationary import stationary_covariance
 from theory.model.adaptive import Adam, Adaptive, RMSprop
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
-from theory.solution import UnstableError
+from theory.solution import Solution, Status, UnstableError
 
 #: Largest relative change of s at which the fixed point counts as reached.
 FIXED_POINT_TOLERANCE = 1e-13
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdaptiveLaw:
-    """Stationary law of an adaptive optimizer.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AdaptiveLaw(Solution):
+    """Stationary law of an adaptive optimizer; its spectral radius is that of the recursion of u.
 
     Args:
-        covariance: Cov w, shape ``(m, m)``.
-        mean: E w relative to the point decay pulls towards, shape ``(m,)``; 0 without decay or with the optimum at 0.
+        mean: E w, shape ``(m,)``; w* without decay.
         second_moment: s = E g², shape ``(m,)``, in units of g².
         preconditioner: 1/(√s + ε), shape ``(m,)``.
-        spectral_radius: of the recursion of u.
         residual: largest relative violation of equation (2).
     """
 
-    covariance: NDArray[np.float64]
     mean: NDArray[np.float64]
     second_moment: NDArray[np.float64]
     preconditioner: NDArray[np.float64]
-    spectral_radius: float
     residual: float
 
 
@@ -74,7 +71,7 @@ def preconditioned_problem(
     decoupled = isinstance(optimizer, Adam) and optimizer.decoupled_weight_decay
     if decay and not decoupled:
         hessian = hessian + (decay if hessian.ndim == 1 else decay * np.eye(len(hessian)))
-    hessian, noise = _scaled(hessian, diagonal), _scaled(noise, diagonal)
+    hessian, noise = (scaled(matrix, np.sqrt(diagonal)) for matrix in (hessian, noise))
     if isinstance(optimizer, RMSprop):
         return Quadratic(hessian, noise), MomentumSGD(optimizer.learning_rate, optimizer.momentum)
     if decay and decoupled:
@@ -97,35 +94,33 @@ def preconditioned_covariance(
     """
     diagonal = _checked_preconditioner(preconditioner, problem.dimension)
     law = stationary_covariance(*preconditioned_problem(problem, optimizer, diagonal))
-    return _scaled(law.require(), diagonal)
+    return scaled(law.require(), np.sqrt(diagonal))
 
 
-def adaptive_covariance(
-    problem: Quadratic, optimizer: Adaptive, optimum: ArrayLike | None = None, max_rounds: int = 2000
-) -> AdaptiveLaw:
+def adaptive_covariance(problem: Quadratic, optimizer: Adaptive, max_rounds: int = 2000) -> AdaptiveLaw:
     """Stationary covariance of Adam, AdamW or RMSprop by the fixed point of s = E g², equation (2).
 
     Args:
-        problem: H and C; some gradient noise is needed along every axis, or s would fall to 0.
+        problem: H, C and w*; some gradient noise is needed along every axis, or s would fall to 0.
         optimizer: the optimizer.
-        optimum: w*, shape ``(m,)``, relative to the point weight decay pulls towards; None is that point.
         max_rounds: rounds of the damped iteration.
 
     Returns:
         `AdaptiveLaw`; its `residual` says how well (2) is met (at most 1e-11).
 
     Raises:
-        ValueError: if an axis has no gradient noise, or `optimum` has the wrong shape.
+        ValueError: if an axis has no gradient noise.
         UnstableError: if no stable fixed point is found.
     """
+    coupled = 0.0 if isinstance(optimizer, Adam) and optimizer.decoupled_weight_decay else optimizer.weight_decay
+    if not np.linalg.eigvalsh(problem.dense_hessian())[0] + coupled > 0:
+        raise UnstableError(
+            "`adaptive_covariance(problem=...)` must have curvature + coupled weight decay > 0 in every direction."
+        )
     hessian, floor = problem.dense_hessian(), np.diag(problem.dense_noise_cov()).copy()
     if not np.all(floor > 0):
         raise ValueError("`adaptive_covariance(problem=...)` must have noise along every axis; got a variance of 0.")
-    target = np.zeros(problem.dimension) if optimum is None else np.asarray(optimum, dtype=np.float64)
-    if target.shape != (problem.dimension,):
-        raise ValueError(
-            f"`adaptive_covariance(optimum=...)` must have shape {(problem.dimension,)}; got {target.shape}."
-        )
+    target = problem.optimum
     decay = optimizer.weight_decay
     decoupled = isinstance(optimizer, Adam) and optimizer.decoupled_weight_decay
     seen = hessian if decoupled else hessian + decay * np.eye(len(hessian))
@@ -133,7 +128,7 @@ def adaptive_covariance(
     def image(second: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray, float]:
         scale = 1.0 / (np.sqrt(second) + optimizer.epsilon)
         law = stationary_covariance(*preconditioned_problem(problem, optimizer, scale))
-        cov = _scaled(law.require(), scale)
+        cov = scaled(law.require(), np.sqrt(scale))
         if decoupled:
             pulled = scale[:, None] * hessian
             mean = np.linalg.solve(decay * np.eye(len(hessian)) + pulled, pulled @ target)
@@ -163,7 +158,9 @@ def adaptive_covariance(
             f"η = {optimizer.learning_rate:.6g}."
         )
     return AdaptiveLaw(
-        covariance=cov,
+        value=cov,
+        status=Status.OK,
+        method="adaptive_covariance",
         mean=mean,
         second_moment=second,
         preconditioner=1.0 / (np.sqrt(second) + optimizer.epsilon),
@@ -183,12 +180,6 @@ def bias_corrected_rates(optimizer: Adam, learning_rates: ArrayLike) -> NDArray[
     if optimizer.beta1 == 0:
         return rates.copy()
     return rates / -np.expm1(np.arange(1, len(rates) + 1) * np.log(optimizer.beta1))
-
-
-def _scaled(matrix: NDArray[np.float64], diagonal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """D^{1/2} M D^{1/2}, M a matrix or a diagonal."""
-    root = np.sqrt(diagonal)
-    return matrix * diagonal if matrix.ndim == 1 else root[:, None] * matrix * root
 
 
 def _checked_preconditioner(preconditioner: ArrayLike, dimension: int) -> NDArray[np.float64]:

@@ -7,6 +7,8 @@ Result    σᵢ² = [Kη γᵢ / (2 λᵢ (1−μ))] · κᵢ,   κᵢ = 1/(1 �
           and the step size's, which is what a finite ηλ adds to the small-step law. The rate is Kη (K = 1−d for
           heavy ball), a = Kηλ, weight decay adds to λ; with φ of `stationary` (Nesterov: μ)
               κ = (1 + aφ(1+2φ)/(1+μ)) / ((1 + aφ/(1−μ)) (1 − a(1+2φ)/(2(1+μ)))).
+Pairs     A direction before is compared with the direction after that overlaps it most: the one-to-one assignment that
+          maximises Σ (uᵢᵀu'ⱼ)², not the rank of the curvature, which changes exactly when something spikes.
 Reading   If γ and λ rise by the same factor, their parts cancel and σ² falls by what the learning rate took.
 Limits    η → 0: the step size's part vanishes.
 Oracle    Differences of ln σ² from a Lyapunov solver, and from simulation.
@@ -22,19 +24,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 
-from theory.closed_form.eigenbasis import eigenbasis
-from theory.closed_form.stationary import stable_modes
+from theory.closed_form.eigenbasis import Eigenbasis, eigenbasis
+from theory.closed_form.stability import stable_modes
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
+from theory.model.setting import require_type
 
 #: The causes, in the order they are printed.
 PARTS = ("learning_rate", "noise", "curvature", "step_size", "momentum")
 
+#: How far from orthonormal the eigenvectors of a file may be.
+EIGENVECTOR_TOLERANCE = 1e-3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """Additive parts of Δ ln σᵢ², each of shape ``(m,)``, modes in rising order of curvature in both states.
+    """Additive parts of Δ ln σᵢ², each of shape ``(m,)``, modes in rising order of curvature before.
 
     Args:
         learning_rate: Δ ln(Kη), the same for all modes.
@@ -45,6 +52,8 @@ class Attribution:
         total: Δ ln σᵢ² of the two stationary laws, computed on its own.
         curvatures: λᵢ before and after, shape ``(2, m)``.
         variances: σᵢ² before and after, shape ``(2, m)``.
+        match: (uᵢᵀu'ⱼ)² of each mode with the one it was paired with, shape ``(m,)``: 1 where the direction stayed;
+            near ½ or below the pair is not one direction, and its split says little.
         unsettled: Δ ln of measured variances minus `total`, where variances were measured: what had not settled, or is
             not explained by the theory.
     """
@@ -57,6 +66,7 @@ class Attribution:
     total: NDArray[np.float64]
     curvatures: NDArray[np.float64]
     variances: NDArray[np.float64]
+    match: NDArray[np.float64]
     unsettled: NDArray[np.float64] | None = None
 
     def parts(self) -> dict[str, NDArray[np.float64]]:
@@ -73,6 +83,8 @@ class Attribution:
         shown = [name for name in PARTS if name != "momentum" or np.any(self.momentum != 0)]
         heads = ["mode", "curvature", *(name.replace("_", " ") for name in shown), "total"]
         columns = [getattr(self, name) for name in shown] + [self.total]
+        if np.any(self.match < 0.995):
+            heads, columns = [*heads, "match"], [*columns, self.match]
         if self.unsettled is not None:
             heads, columns = [*heads, "unsettled"], [*columns, self.unsettled]
         lines = ["  ".join(f"{head:>13}" for head in [*heads, "main cause"])]
@@ -93,6 +105,7 @@ def attribution(
     *,
     problem_after: Quadratic | None = None,
     measured: tuple[ArrayLike, ArrayLike] | None = None,
+    overlaps: ArrayLike | None = None,
 ) -> Attribution:
     """Exact additive split of Δ ln σᵢ² between two stationary laws, equation (B2).
 
@@ -101,13 +114,23 @@ def attribution(
         before: optimizer before.
         after: optimizer after; both heavy ball or both Nesterov.
         problem_after: H and C after; None if they stayed.
-        measured: variances along the modes as measured before and after, each ``(m,)`` > 0, in rising order of
-            curvature; their disagreement with the two laws is reported apart.
+        measured: variances along the modes as measured before and after, each ``(m,)`` > 0, in the order of each
+            state's `eigenbasis` (as given, for spectra); their disagreement with the two laws is reported apart.
+        overlaps: uᵢᵀu'ⱼ of the modes before with those after, ``(m, m)``, in the same orders, where the problems are
+            given in modes of their own; by default from the eigenvectors of the two problems.
 
     Raises:
         UnstableError: if one of the two has no stationary law.
-        ValueError: if dimensions or kinds of momentum differ, a mode has no noise, or a measured variance is not > 0.
+        ValueError: if dimensions or kinds of momentum differ, a mode has no noise, a measured variance is not > 0, or
+            overlaps are not cosines.
+        TypeError: if an argument is of another type.
     """
+    for name, value, kind in (
+        ("problem", problem, Quadratic),
+        ("before", before, MomentumSGD),
+        ("after", after, MomentumSGD),
+    ):
+        require_type(value, kind, f"attribution({name}=...)")
     changed = problem if problem_after is None else problem_after
     if changed.dimension != problem.dimension:
         raise ValueError(
@@ -118,7 +141,11 @@ def attribution(
         raise ValueError(
             f"`attribution(after=...)` must use Nesterov as `before` does; got {after.nesterov} and {before.nesterov}."
         )
-    one, two = _factors(problem, before, "before"), _factors(changed, after, "after")
+    bases = [eigenbasis(state) for state in (problem, changed)]
+    order = np.argsort(bases[0].curvatures, kind="stable")
+    partner, match = _matched(bases[0].basis, bases[1].basis, problem.dimension, overlaps)
+    one = _factors(bases[0], before, "before", order)
+    two = _factors(bases[1], after, "after", partner[order])
     change = {name: np.log(two[name] / one[name]) for name in ("learning_rate", "noise", "curvature", "momentum")}
     total = np.log(two["variance"] / one["variance"])
     return Attribution(
@@ -130,15 +157,34 @@ def attribution(
         total=total,
         curvatures=np.stack([one["plain_curvature"], two["plain_curvature"]]),
         variances=np.stack([one["variance"], two["variance"]]),
-        unsettled=None if measured is None else _measured_change(measured, problem.dimension) - total,
+        match=match[order],
+        unsettled=None if measured is None else _measured_change(measured, (order, partner[order])) - total,
     )
 
 
-def read_state(path: str | Path) -> tuple[Quadratic, MomentumSGD, NDArray[np.float64] | None]:
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """A state of a training run, mode by mode.
+
+    Args:
+        problem: curvatures and noise variances, in the order of the file.
+        optimizer: its settings.
+        variances: σᵢ² as measured, shape ``(m,)``, or None.
+        eigenvectors: uᵢ in rows, shape ``(m, n)``, or None.
+    """
+
+    problem: Quadratic
+    optimizer: MomentumSGD
+    variances: NDArray[np.float64] | None
+    eigenvectors: NDArray[np.float64] | None
+
+
+def read_state(path: str | Path) -> State:
     """A state of a training run from JSON: what `attribution` needs of it, mode by mode.
 
-    The file holds ``learning_rate``, ``curvatures`` and ``noise_variances`` (uᵢᵀCuᵢ of the batch gradient), and
-    may hold ``momentum``, ``dampening``, ``nesterov``, ``discount``, ``weight_decay`` and ``variances`` (σᵢ²).
+    The file holds ``learning_rate``, ``curvatures`` and ``noise_variances`` (uᵢᵀCuᵢ of the mini-batch gradient), and
+    may hold ``momentum``, ``dampening``, ``nesterov``, ``discount``, ``weight_decay``, ``variances`` (σᵢ² as measured)
+    and ``eigenvectors`` (uᵢ, one list a mode).
 
     Raises:
         ValueError: if the file cannot be read, or a key is missing, unknown or invalid.
@@ -153,47 +199,93 @@ def read_state(path: str | Path) -> tuple[Quadratic, MomentumSGD, NDArray[np.flo
     if not isinstance(plain, dict):
         raise ValueError(f"{where} must hold one JSON object; got {type(plain).__name__}.")
     needed = {"learning_rate", "curvatures", "noise_variances"}
-    optional = {"momentum", "dampening", "nesterov", "discount", "weight_decay", "variances"}
+    optional = {"momentum", "dampening", "nesterov", "discount", "weight_decay", "variances", "eigenvectors"}
     if not needed <= set(plain) <= needed | optional:
         wrong = sorted(needed - set(plain)) or sorted(set(plain) - needed - optional)
         raise ValueError(f"{where} must hold {sorted(needed)} and may hold {sorted(optional)}; wrong: {wrong}.")
-    settings = {key: plain[key] for key in plain if key not in ("curvatures", "noise_variances", "variances")}
+    names = ("curvatures", "noise_variances", "variances", "eigenvectors")
     try:
-        spectra = [np.asarray(plain[name], dtype=np.float64) for name in ("curvatures", "noise_variances")]
-        variances = None if "variances" not in plain else np.asarray(plain["variances"], dtype=np.float64)
+        lists = {name: np.asarray(plain[name], dtype=np.float64) for name in names if name in plain}
     except (TypeError, ValueError):
         raise ValueError(f"{where} must hold lists of numbers for the spectra; got something else.") from None
-    if any(spectrum.ndim != 1 for spectrum in spectra) or (variances is not None and variances.ndim != 1):
+    vectors = lists.pop("eigenvectors", None)
+    if any(values.ndim != 1 for values in lists.values()):
         raise ValueError(f"{where} must hold one number a mode; got nested lists or a single number.")
-    order = np.argsort(spectra[0], kind="stable")
-    if len({len(order), len(spectra[1]), len(order if variances is None else variances)}) != 1:
-        raise ValueError(f"{where} must hold lists of one length; got {len(order)} and {len(spectra[1])}.")
-    problem = Quadratic(spectra[0][order], spectra[1][order])
-    return problem, MomentumSGD(**settings), None if variances is None else variances[order]
+    if len({len(values) for values in lists.values()}) != 1:
+        raise ValueError(f"{where} must hold lists of one length; got {[len(values) for values in lists.values()]}.")
+    count = len(lists["curvatures"])
+    if vectors is not None and not (
+        vectors.ndim == 2
+        and len(vectors) == count
+        and np.abs(vectors @ vectors.T - np.eye(count)).max(initial=0.0) <= EIGENVECTOR_TOLERANCE
+    ):
+        raise ValueError(
+            f"{where} must hold {count} orthonormal lists in eigenvectors, to {EIGENVECTOR_TOLERANCE:g}; "
+            f"got shape {vectors.shape}."
+        )
+    settings = {key: plain[key] for key in plain if key not in names}
+    return State(
+        problem=Quadratic(lists["curvatures"], lists["noise_variances"]),
+        optimizer=MomentumSGD(**settings),
+        variances=lists.get("variances"),
+        eigenvectors=vectors,
+    )
 
 
 def compare_states(before: str | Path, after: str | Path) -> Attribution:
     """The split between two states read from JSON files (`read_state`); ``print(….to_text())`` shows it.
 
+    Modes are paired by their eigenvectors where both files hold them, else by their place in the lists: entry i of one
+    file is then the same direction as entry i of the other.
+
     Raises:
         ValueError: if a file is not valid, or the two do not fit together.
     """
-    problem, optimizer, variances = read_state(before)
-    changed, optimizer_after, variances_after = read_state(after)
-    measured = None if variances is None or variances_after is None else (variances, variances_after)
-    return attribution(problem, optimizer, optimizer_after, problem_after=changed, measured=measured)
+    one, two = read_state(before), read_state(after)
+    overlaps = None
+    if one.eigenvectors is not None and two.eigenvectors is not None:
+        if one.eigenvectors.shape != two.eigenvectors.shape:
+            raise ValueError(
+                "`compare_states(after=...)` must hold eigenvectors of the shape of `before`; "
+                f"got {two.eigenvectors.shape} against {one.eigenvectors.shape}."
+            )
+        overlaps = one.eigenvectors @ two.eigenvectors.T
+    measured = None if one.variances is None or two.variances is None else (one.variances, two.variances)
+    return attribution(
+        one.problem, one.optimizer, two.optimizer, problem_after=two.problem, measured=measured, overlaps=overlaps
+    )
 
 
-def _factors(problem: Quadratic, optimizer: MomentumSGD, which: str) -> dict[str, NDArray[np.float64]]:
-    frame = eigenbasis(problem)
-    order = np.argsort(frame.curvatures, kind="stable")
-    plain_curvature, gamma = frame.curvatures[order], np.diag(frame.noise)[order]
+def _matched(
+    before: NDArray[np.float64] | None, after: NDArray[np.float64] | None, dimension: int, overlaps: ArrayLike | None
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """For each mode before: the mode after that it is paired with, and (uᵢᵀu'ⱼ)² of the pair."""
+    if overlaps is not None:
+        cosines = np.asarray(overlaps, dtype=np.float64)
+        if cosines.shape != (dimension, dimension) or not (np.abs(cosines) <= 1 + 1e-6).all():
+            raise ValueError(
+                f"`attribution(overlaps=...)` must be cosines, shape {(dimension, dimension)}; got {cosines.shape}."
+            )
+    elif before is None and after is None:
+        return np.arange(dimension), np.ones(dimension)
+    else:
+        axes = np.eye(dimension)
+        cosines = (axes if before is None else before).T @ (axes if after is None else after)
+    shares = np.minimum(cosines * cosines, 1.0)
+    _, partner = linear_sum_assignment(shares, maximize=True)
+    return partner, shares[np.arange(dimension), partner]
+
+
+def _factors(
+    basis: Eigenbasis, optimizer: MomentumSGD, which: str, order: NDArray[np.intp]
+) -> dict[str, NDArray[np.float64]]:
+    plain_curvature, gamma = basis.curvatures[order], np.diag(basis.noise)[order]
     if not (gamma > 0).all():
         raise ValueError(
             f"`attribution({which}=...)` needs noise in every mode, uᵀCu > 0; got {gamma.min():.6g} in mode "
             f"{int(np.argmin(gamma))}."
         )
-    mode = stable_modes(frame.curvatures, optimizer)
+    mode = stable_modes(basis.curvatures, optimizer)
     a, mu, ahead = mode.effective_rate[order], optimizer.momentum, mode.ahead
     e, u, w = mode.contraction[order], mode.at_plus_one[order], mode.at_minus_one[order]
     rate = mode.gain * optimizer.learning_rate
@@ -212,11 +304,14 @@ def _factors(problem: Quadratic, optimizer: MomentumSGD, which: str) -> dict[str
     }
 
 
-def _measured_change(measured: tuple[ArrayLike, ArrayLike], dimension: int) -> NDArray[np.float64]:
+def _measured_change(
+    measured: tuple[ArrayLike, ArrayLike], orders: tuple[NDArray[np.intp], NDArray[np.intp]]
+) -> NDArray[np.float64]:
     first, second = (np.asarray(values, dtype=np.float64) for values in measured)
     for values in (first, second):
-        if values.shape != (dimension,) or not (values > 0).all() or not math.isfinite(float(values.sum())):
+        if values.shape != orders[0].shape or not (values > 0).all() or not math.isfinite(float(values.sum())):
             raise ValueError(
-                f"`attribution(measured=...)` must be two lists of {dimension} variances > 0; got shape {values.shape}."
+                f"`attribution(measured=...)` must be two lists of {len(orders[0])} variances > 0; "
+                f"got shape {values.shape}."
             )
-    return np.log(second / first)
+    return np.log(second[orders[1]] / first[orders[0]])

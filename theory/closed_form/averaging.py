@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from theory.closed_form.eigenbasis import Eigenbasis, eigenbasis
 from theory.closed_form.mode_response import mode_response
 from theory.closed_form.stationary import stationary_covariance
-from theory.closed_form.transient import blocks, checked_covariance
+from theory.closed_form.transient import as_blocks, checked_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.solution import UnstableError
@@ -136,7 +136,8 @@ def _accumulated(
     if not (isinstance(start, str) and start == "optimum"):
         first = np.zeros_like(spread)
         if not isinstance(start, str):
-            given = blocks(checked_covariance(start, count, "averaged_covariance"), frame)
+            given = as_blocks(checked_covariance(start, count, "averaged_covariance"))
+            given = np.array([[frame.inward(given[p, r]) for r in (0, 1)] for p in (0, 1)])
             first[:, :, :2, :2] = given.transpose(2, 3, 0, 1)
         elif cycle is None:
             law = stationary_covariance(Quadratic(frame.curvatures, frame.noise), optimizer).state()

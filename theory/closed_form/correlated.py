@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from theory.closed_form.eigenbasis import Eigenbasis, eigenbasis
 from theory.closed_form.mode_response import mode_response
-from theory.closed_form.stationary import stable_modes
+from theory.closed_form.stability import stable_modes
 from theory.closed_form.transient import checked_steps
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic

@@ -19,8 +19,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from theory.closed_form.powers import companion, power, stationary_state
-from theory.closed_form.stationary import stable_modes, stationary_covariance
+from theory.closed_form.powers import companion, power
+from theory.closed_form.stability import one_group, stable_modes
+from theory.closed_form.stationary import stationary_covariance, stationary_state
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 
@@ -72,6 +73,7 @@ def integrated_autocorrelation_time(
         UnstableError: if some mode has no stationary law.
     """
     where = "`integrated_autocorrelation_time(directions=...)`"
+    one_group(optimizer)
     m = problem.dimension
     seen = np.eye(m) if directions is None else np.asarray(directions, dtype=np.float64)
     seen = seen[:, None] if seen.ndim == 1 else seen

@@ -17,10 +17,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.closed_form.eigenbasis import Eigenbasis, eigenbasis
+from theory.closed_form.eigenbasis import eigenbasis
 from theory.closed_form.powers import companion
-from theory.closed_form.stationary import stable_modes
-from theory.closed_form.transient import checked_steps, stationary_blocks, transient_covariance
+from theory.closed_form.stability import stable_modes
+from theory.closed_form.stationary import stationary_variance
+from theory.closed_form.transient import checked_steps, transient_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 
@@ -54,15 +55,15 @@ def interpolated_variance(
     if reading not in READINGS:
         raise ValueError(f"`interpolated_variance(reading=...)` must be one of {READINGS}; got {reading!r}.")
     checked = checked_steps(steps, "interpolated_variance")
-    frame = eigenbasis(problem)
-    old, new = (np.diag(stationary_blocks(frame, optimizer)[0, 0]) for optimizer in (before, after))
+    curvatures = eigenbasis(problem).curvatures
+    old, new = (stationary_variance(problem, optimizer) for optimizer in (before, after))
     # ln|ρ| from the root's own distance to 1, so that ρ^{2k} keeps its digits at large k.
     if reading == "spectral-radius":
-        mode = companion(frame.curvatures, after)
+        mode = companion(curvatures, after)
         with np.errstate(divide="ignore"):
             log_rate = np.where(mode.discriminant < 0, 0.5 * np.log1p(-mode.contraction), np.log1p(-mode.slow))
     else:
-        rate = stable_modes(frame.curvatures, after).effective_rate / (1.0 - after.momentum)
+        rate = stable_modes(curvatures, after).effective_rate / (1.0 - after.momentum)
         with np.errstate(divide="ignore"):
             log_rate = np.where(rate < 1, np.log1p(-np.minimum(rate, 1.0)), np.log(np.abs(1.0 - rate)))
     # 0 · (−∞) at step 0 is no change; ρ > 1, which the second reading allows, is cut off before it overflows.
@@ -102,8 +103,7 @@ def settling_time(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> ND
     Raises:
         UnstableError: if some mode is unstable.
     """
-    frame = Eigenbasis(np.asarray(curvatures, dtype=np.float64), None, np.eye(len(curvatures)))
-    stable_modes(frame.curvatures, optimizer)
-    mode = companion(frame.curvatures, optimizer)
+    stable_modes(curvatures, optimizer)
+    mode = companion(curvatures, optimizer)
     remaining = np.where(mode.discriminant < 0, mode.contraction, mode.slow * (2.0 - mode.slow))
     return 1.0 / remaining

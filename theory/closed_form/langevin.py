@@ -34,16 +34,8 @@ from scipy.optimize import brentq
 
 from theory.closed_form.divergence import gaussian_kl
 from theory.closed_form.eigenbasis import Eigenbasis, eigenbasis
-from theory.closed_form.stationary import (
-    Modes,
-    largest_stable_learning_rate,
-    level,
-    modes,
-    root_product,
-    stable_modes,
-    stationary_covariance,
-    weight_covariance,
-)
+from theory.closed_form.stability import Modes, largest_stable_learning_rate, modes, stable_modes, stable_pull
+from theory.closed_form.stationary import level, root_product, stationary_covariance, weight_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.solution import Solution
@@ -147,6 +139,7 @@ def optimal_learning_rate(problem: Quadratic, optimizer: MomentumSGD, temperatur
     """
     T = _temperature(temperature, "optimal_learning_rate")
     frame = eigenbasis(problem)
+    stable_pull(frame.curvatures, optimizer)
     limit = largest_stable_learning_rate(float(frame.curvatures.max()), optimizer)
     gain = modes(np.ones(1), optimizer).gain
     small_step = 2.0 * (1.0 - optimizer.momentum) * problem.dimension * T / (gain * float(np.trace(frame.noise)))

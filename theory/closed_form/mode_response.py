@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from theory.closed_form.stability import one_group
 from theory.model.optimizer import MomentumSGD
 
 
@@ -38,8 +39,9 @@ def mode_response(curvatures: ArrayLike, optimizer: MomentumSGD) -> ModeResponse
         curvatures: eigenvalues λ of H without weight decay, shape ``(m,)``; the optimizer's decay is added here.
         optimizer: η, μ and the convention of the recursion.
     """
+    one_group(optimizer)
     curvature = np.atleast_1d(np.asarray(curvatures, dtype=np.float64)) + optimizer.weight_decay
-    eta, mu, share = optimizer.learning_rate, optimizer.momentum, 1.0 - optimizer.dampening
+    eta, mu, share = optimizer.learning_rate, optimizer.momentum, optimizer.gradient_share
     drift = np.empty((len(curvature), 2, 2))
     noise_input = np.empty((len(curvature), 2))
     drift[:, 1, 1] = mu - 1.0

@@ -1,10 +1,13 @@
 r"""PAC-Bayes bounds of a Gaussian posterior on a quadratic basin: their moving parts, and what makes them bounds.
 
 Model     Posterior Q = N(m, Σ), the law of the weights under the optimizer's randomness given the training sample;
-          prior P = N(m_P, σ_P² I). Quadratic loss with its optimum at the origin. In H's eigenbasis, direction i gives
+          prior P = N(m_P, σ_P² I). Means count from the optimum w* of the loss. In H's eigenbasis, direction i gives
               expected risk   r  = r₀ + ½ Σ_i λ_i σ_i² + ½ Σ_i λ_i m_i²                                        (B1)
               divergence      KL = ½ Σ_i [σ_i²/σ_P² − 1 − ln(σ_i²/σ_P²)] + ½ Σ_i (m_i − m_P,i)²/σ_P² − ½ ln det R  (B2)
           with σ_i² = Σ_ii there and R the correlation matrix of Σ: both paid for by −ln σ², and by λσ² and σ²/σ_P².
+          A prior N(m_P, v P) of any covariance: σ_i²/σ_P² becomes (P⁻¹Σ)_ii/v, the shift Δ_i (P⁻¹Δ)_i/v, and ln σ_P²
+          the mean of the eigenvalues' logarithms.
+Weight decay moves the posterior's mean, not the loss: SGD settles at (H+δ)⁻¹Hw*, the risk counts from w*.
 Bounds    With probability ≥ 1 − δ over the n samples, for all Q at once, the risk is at most
               McAllester–Maurer   r + b √((KL + ln(ξ(n)/δ)) / 2n)              loss in [0, b]
                                   r + s √(2 (KL + ln(√n/δ)) / (n − 1))         sub-Gaussian loss, constant s, n ≥ 2
@@ -32,6 +35,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.alignment import correlation_price
@@ -43,11 +47,12 @@ from theory.closed_form.divergence import (
     maurer_moment,
 )
 from theory.closed_form.eigenbasis import eigenbasis
-from theory.closed_form.stationary import modes
+from theory.closed_form.stability import stable_modes
+from theory.closed_form.stationary import stationary_mean
 from theory.closed_form.transient import mean_path, transient_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
-from theory.model.setting import Setting, keyword_setting
+from theory.model.setting import Setting, keyword_setting, later_field
 from theory.solution import UnstableError
 
 __all__ = [
@@ -169,15 +174,17 @@ class FixedPrior(Setting):
 
 @keyword_setting
 class PriorGrid(Setting):
-    """Isotropic priors N(m_P, v_j I) fixed beforehand, of which the best may be chosen: prior j pays ln(1/π_j).
+    """Priors N(m_P, v_j P) fixed beforehand, of which the best may be chosen: prior j pays ln(1/π_j).
 
     Args:
         variances: v_j > 0.
         weights: π_j > 0 with Σ π_j ≤ 1; None for equal weights.
+        covariance: P, ``(m, m)`` or a diagonal ``(m,)``; None for the identity.
     """
 
     variances: tuple[float, ...]
     weights: tuple[float, ...] | None = None
+    covariance: NDArray[np.float64] | None = later_field()
 
     def __post_init__(self) -> None:
         variances = tuple(float(value) for value in self.variances)
@@ -194,6 +201,14 @@ class PriorGrid(Setting):
             )
         object.__setattr__(self, "variances", variances)
         object.__setattr__(self, "weights", weights)
+        if self.covariance is not None:
+            covariance = np.array(self.covariance, dtype=np.float64)
+            if covariance.ndim not in (1, 2) or not np.isfinite(covariance).all():
+                raise ValueError(
+                    f"`PriorGrid(covariance=...)` must be finite, shape (m, m) or (m,); got shape {covariance.shape}."
+                )
+            covariance.flags.writeable = False
+            object.__setattr__(self, "covariance", covariance)
 
     @classmethod
     def geometric(cls, largest: float, *, ratio: float = 2.0, size: int = 20) -> PriorGrid:
@@ -208,7 +223,8 @@ class PriorGrid(Setting):
         self, covariance: ArrayLike, *, mean: ArrayLike | None = None, prior_mean: ArrayLike | None = None
     ) -> NDArray[np.float64]:
         """KL to each prior, shape ``(J,)``; see `gaussian_kl`."""
-        return np.array([gaussian_kl(covariance, v, mean=mean, prior_mean=prior_mean) for v in self.variances])
+        shape = 1.0 if self.covariance is None else np.asarray(self.covariance, dtype=np.float64)
+        return np.array([gaussian_kl(covariance, v * shape, mean=mean, prior_mean=prior_mean) for v in self.variances])
 
 
 @keyword_setting
@@ -224,17 +240,33 @@ Prior = FixedPrior | PriorGrid | DataDependentPrior
 
 
 @dataclass(frozen=True, kw_only=True)
+class FullPrior:
+    """What a prior of covariance P, not diagonal along H's eigenvectors, does to the divergence (at v = 1).
+
+    Args:
+        variance_ratio: (P⁻¹Σ)_ii, shape ``(m,)``.
+        mean_shift: Δ_i (P⁻¹Δ)_i, Δ = m − m_P, shape ``(m,)``.
+        kl: the divergence, nats.
+    """
+
+    variance_ratio: NDArray[np.float64]
+    mean_shift: NDArray[np.float64]
+    kl: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PacBayesTerms:
     """The moving parts of the bound, direction by direction in H's eigenbasis.
 
     Args:
         curvatures: λ, shape ``(m,)``.
         variances: σ², shape ``(m,)``: the diagonal of the posterior covariance in H's eigenbasis.
-        prior_variance: σ_P², a number or shape ``(m,)``.
+        prior_variance: σ_P², a number or shape ``(m,)``; v, a number, where there is a `full_prior`.
         mean: posterior mean minus the optimum, shape ``(m,)``, or None for 0.
         prior_mean: prior mean minus the optimum, shape ``(m,)``, or None for 0.
         correlation_price: −½ ln det R ≥ 0, nats: what the off-diagonal entries add to the KL (S3).
         residual_risk: r₀, the loss at the optimum.
+        full_prior: the prior's covariance at work, where it is not diagonal here; None else.
     """
 
     curvatures: NDArray[np.float64]
@@ -244,6 +276,7 @@ class PacBayesTerms:
     prior_mean: NDArray[np.float64] | None = None
     correlation_price: float = 0.0
     residual_risk: float = 0.0
+    full_prior: FullPrior | None = None
 
     @property
     def curvature_times_variance(self) -> NDArray[np.float64]:
@@ -257,8 +290,8 @@ class PacBayesTerms:
 
     @property
     def variance_ratio(self) -> NDArray[np.float64]:
-        """σ²/σ_P²."""
-        return self.variances / self.prior_variance
+        """σ²/σ_P²; (P⁻¹Σ)_ii/v under a full prior."""
+        return (self.variances if self.full_prior is None else self.full_prior.variance_ratio) / self.prior_variance
 
     @property
     def mean_curvature(self) -> NDArray[np.float64]:
@@ -268,6 +301,8 @@ class PacBayesTerms:
     @property
     def mean_shift(self) -> NDArray[np.float64]:
         """(m − m_P)²/σ_P², what the prior's place adds to (twice) the KL."""
+        if self.full_prior is not None:
+            return self.full_prior.mean_shift / self.prior_variance
         if self.mean is None and self.prior_mean is None:
             return np.zeros_like(self.curvatures)
         shift = (0.0 if self.mean is None else self.mean) - (0.0 if self.prior_mean is None else self.prior_mean)
@@ -280,12 +315,19 @@ class PacBayesTerms:
 
     @property
     def kl_diagonal(self) -> float:
-        """KL as if the directions were independent."""
+        """KL as if the directions were independent: the price of the correlations left out."""
+        if self.full_prior is not None:
+            return self.kl - self.correlation_price
         return gaussian_kl(self.variances, self.prior_variance, mean=self.mean, prior_mean=self.prior_mean)
 
     @property
     def kl(self) -> float:
         """KL of (B2), the price of the correlations included."""
+        full = self.full_prior
+        if full is not None:
+            scale = float(self.prior_variance)
+            spread = float(np.sum(full.variance_ratio) + np.sum(full.mean_shift))
+            return full.kl + 0.5 * ((1.0 / scale - 1.0) * spread + len(self.variances) * math.log(scale))
         return self.kl_diagonal + self.correlation_price
 
 
@@ -304,19 +346,21 @@ def pac_bayes_terms(
         problem: the quadratic, or its curvatures λ > 0 alone, shape ``(m,)``, if everything is given in H's eigenbasis.
         covariance: of the posterior: ``(m, m)`` in the coordinates of `problem`, or variances ``(m,)`` (then H must be
             diagonal). With (m,) throughout the cost is O(m) and no matrix is formed.
-        prior_variance: σ_P² > 0; a vector ``(m,)`` (diagonal prior) needs a diagonal H.
-        mean: posterior mean relative to the optimum, in the coordinates of `problem`, shape ``(m,)``; None for 0.
-        prior_mean: prior mean relative to the optimum, likewise.
+        prior_variance: σ_P² > 0 of an isotropic prior; its covariance in the coordinates of `problem` as a matrix
+            ``(m, m)``, or as a diagonal ``(m,)``.
+        mean: posterior mean, in the coordinates of `problem`, shape ``(m,)``; None for its optimum.
+        prior_mean: prior mean, likewise; None for the origin.
         residual_risk: loss at the optimum, ≥ 0.
 
     Raises:
-        ValueError: if a shape differs from the problem's, a variance is not positive, the covariance is not positive
-            definite, or vectors are given where H is not diagonal.
+        ValueError: if a shape differs from the problem's, a variance is not positive, a covariance is not positive
+            definite, or posterior variances are given as a vector where H is not diagonal.
     """
     where = "pac_bayes_terms"
+    optimum: NDArray[np.float64] | None = None
     if isinstance(problem, Quadratic):
         diagonal = problem.hessian.ndim == 1
-        curvatures = problem.hessian
+        curvatures, optimum = problem.hessian, problem.optimum if problem.optimum.any() else None
     else:
         diagonal, curvatures = True, np.asarray(problem, dtype=np.float64)
         if curvatures.ndim != 1 or curvatures.size == 0 or not ((curvatures > 0) & np.isfinite(curvatures)).all():
@@ -330,29 +374,44 @@ def pac_bayes_terms(
     if not np.isfinite(spread).all():
         raise ValueError(f"`{where}(covariance=...)` must be finite; got NaN or infinite entries.")
     prior = np.asarray(prior_variance, dtype=np.float64)
-    if prior.shape not in ((), (size,)):
-        raise ValueError(f"`{where}(prior_variance=...)` must be a number or have shape ({size},); got {prior.shape}.")
-    if not ((prior > 0) & np.isfinite(prior)).all():
+    if prior.shape not in ((), (size,), (size, size)):
+        raise ValueError(
+            f"`{where}(prior_variance=...)` must be a number or have shape ({size},) or ({size}, {size}); "
+            f"got {prior.shape}."
+        )
+    if not np.isfinite(prior).all() or (prior.ndim < 2 and not (prior > 0).all()):
         raise ValueError(f"`{where}(prior_variance=...)` must be > 0 and finite; got {prior.min():.6g}.")
     if not (residual_risk >= 0 and math.isfinite(residual_risk)):
         raise ValueError(f"`{where}(residual_risk=...)` must be >= 0 and finite; got {residual_risk}.")
-    if not diagonal and (spread.ndim == 1 or prior.ndim == 1):
+    if not diagonal and spread.ndim == 1:
         raise ValueError(f"`{where}` needs a diagonal Hessian where variances are given as a vector; H is a matrix.")
     price = 0.0
     places = {"mean": _placed(mean, "mean", size), "prior_mean": _placed(prior_mean, "prior_mean", size)}
+    if optimum is not None:
+        here, anchor = places["mean"], places["prior_mean"]
+        places = {"mean": None if here is None else here - optimum, "prior_mean": -optimum}
+        if anchor is not None:
+            places["prior_mean"] = anchor - optimum
+    if prior.ndim == 2 and spread.ndim == 1:
+        spread = np.diag(spread)
+    basis = None
     if spread.ndim == 2:
-        if isinstance(problem, Quadratic) and prior.ndim == 0:
-            basis = eigenbasis(problem)
-            curvatures, spread = basis.curvatures, basis.inward(spread)
-            if basis.basis is not None:
-                turn = basis.basis.T
-                places = {name: None if place is None else turn @ place for name, place in places.items()}
+        if isinstance(problem, Quadratic) and not (diagonal and prior.ndim == 1):
+            frame = eigenbasis(problem)
+            curvatures, spread, basis = frame.curvatures, frame.inward(spread), frame.basis
+            if basis is not None:
+                places = {name: None if place is None else place @ basis for name, place in places.items()}
         variances = np.diag(spread).copy()
         _check_variances(variances, where)
         price = correlation_price(spread)
     else:
         variances = spread
         _check_variances(variances, where)
+    full = None
+    if prior.ndim == 2 or (prior.ndim == 1 and basis is not None):
+        matrix = np.diag(prior) if prior.ndim == 1 else prior
+        full = _full_prior(matrix if basis is None else basis.T @ matrix @ basis, spread, **places)
+        prior = np.ones(())
     return PacBayesTerms(
         curvatures=curvatures,
         variances=variances,
@@ -361,6 +420,24 @@ def pac_bayes_terms(
         prior_mean=places["prior_mean"],
         correlation_price=price,
         residual_risk=float(residual_risk),
+        full_prior=full,
+    )
+
+
+def _full_prior(
+    prior: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    mean: NDArray[np.float64] | None,
+    prior_mean: NDArray[np.float64] | None,
+) -> FullPrior:
+    prior = 0.5 * (prior + prior.T)
+    kl = gaussian_kl(covariance, prior, mean=mean, prior_mean=prior_mean)  # refuses what is not a covariance
+    shift = np.zeros(len(prior)) + (0.0 if mean is None else mean) - (0.0 if prior_mean is None else prior_mean)
+    factor = scipy.linalg.cho_factor(prior)
+    return FullPrior(
+        variance_ratio=np.diag(scipy.linalg.cho_solve(factor, covariance)).copy(),
+        mean_shift=shift * scipy.linalg.cho_solve(factor, shift),
+        kl=kl,
     )
 
 
@@ -640,7 +717,7 @@ class PacBayesPath:
         expected_risk: (B1) under the curvature after the change, shape ``(K,)``.
         kl: (B2), shape ``(K,)``, or ``(K, J)`` for a grid of J priors.
         variances: σ² in the eigenbasis of H after the change, shape ``(K, m)``.
-        means: posterior mean relative to the optimum, in the problem's coordinates, shape ``(K, m)``.
+        means: posterior mean in the problem's coordinates, shape ``(K, m)``.
         correlation_price: −½ ln det R at each step, shape ``(K,)``.
     """
 
@@ -658,12 +735,13 @@ def pac_bayes_path(
     after: MomentumSGD,
     steps: int | Sequence[int] | NDArray[np.integer],
     *,
-    prior: float | PriorGrid,
+    prior: float | ArrayLike | PriorGrid,
     problem_after: Quadratic | None = None,
     initial: ArrayLike | None = None,
     mean: ArrayLike | None = None,
     prior_mean: ArrayLike | None = None,
     residual_risk: float = 0.0,
+    undampened_first_step: bool = False,
 ) -> PacBayesPath:
     """The bound's two ingredients at any time after a change, from (T1) and the mean path; no commutation needed.
 
@@ -675,12 +753,14 @@ def pac_bayes_path(
         before: optimizer whose stationary law is the state at step 0; None where `initial` is given.
         after: optimizer from step 1 on.
         steps: rising numbers of updates since the change; 0 is the old law under the new curvature.
-        prior: σ_P² of one isotropic prior, or a grid of them.
+        prior: σ_P² of one isotropic prior, its covariance as in `pac_bayes_terms`, or a grid of priors.
         problem_after: H and C after the change (a spike); None if they stay.
         initial: covariance of (w, v) or of w at step 0 instead of the stationary law.
-        mean: of (w, v), shape ``(2m,)``, or of w, shape ``(m,)``, at step 0, relative to the optimum; None for 0.
-        prior_mean: relative to the optimum, shape ``(m,)``; None for 0.
+        mean: of (w, v), shape ``(2m,)``, or of w, shape ``(m,)``, at step 0; None for where `before` settles, or
+            `after` where there is no `before` (`stationary_mean`): w* unless weight decay moves it.
+        prior_mean: shape ``(m,)``; None for the origin.
         residual_risk: loss at the optimum.
+        undampened_first_step: torch's start; needs an `initial` and a `mean` of w alone.
 
     Raises:
         UnstableError: as `transient_covariance`.
@@ -688,21 +768,30 @@ def pac_bayes_path(
             at one point, step 0) has no divergence.
     """
     changed = problem if problem_after is None else problem_after
-    size = changed.dimension
-    if not isinstance(prior, PriorGrid):
-        _positive(float(prior), "pac_bayes_path(prior=...)")
-    moved = transient_covariance(problem, before, after, steps, initial, problem_after=problem_after)
-    start = np.zeros(size) if mean is None else np.asarray(mean, dtype=np.float64)
-    means = mean_path(changed, after, start, steps)[:, :size]
-    anchor = np.zeros(size) if prior_mean is None else np.asarray(prior_mean, dtype=np.float64)
+    scales, shape = (1.0,), prior
+    if isinstance(prior, PriorGrid):
+        scales, shape = prior.variances, 1.0 if prior.covariance is None else prior.covariance
+    elif np.ndim(prior) == 0:
+        _positive(float(np.asarray(prior)), "pac_bayes_path(prior=...)")
+        scales, shape = (float(np.asarray(prior)),), 1.0
+    moved = transient_covariance(
+        problem, before, after, steps, initial, problem_after=problem_after, undampened_first_step=undampened_first_step
+    )
+    if mean is None:
+        mean = _settled(problem, before) if before is not None and initial is None else _settled(changed, after)
+    means = mean_path(changed, after, mean, steps, undampened_first_step=undampened_first_step)[:, : changed.dimension]
     rows = [
         pac_bayes_terms(
-            changed, covariance, prior_variance=1.0, mean=place, prior_mean=anchor, residual_risk=residual_risk
+            changed,
+            covariance,
+            prior_variance=shape,
+            mean=place,
+            prior_mean=prior_mean,
+            residual_risk=residual_risk,
         )
-        for covariance, place in zip(moved.value, means, strict=True)
+        for covariance, place in zip(moved.require(), means, strict=True)
     ]
-    grid = prior.variances if isinstance(prior, PriorGrid) else (float(prior),)
-    divergences = np.array([[dataclasses.replace(row, prior_variance=one).kl for one in grid] for row in rows])
+    divergences = np.array([[_with_scale(row, one).kl for one in scales] for row in rows])
     return PacBayesPath(
         steps=moved.steps,
         expected_risk=np.array([row.expected_risk for row in rows]),
@@ -711,6 +800,18 @@ def pac_bayes_path(
         means=means,
         correlation_price=np.array([row.correlation_price for row in rows]),
     )
+
+
+def _settled(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np.float64]:
+    """Where the mean rests: the shifted optimum; w* where there is no stationary law to have a mean."""
+    try:
+        return stationary_mean(problem, optimizer)
+    except UnstableError:
+        return problem.optimum
+
+
+def _with_scale(terms: PacBayesTerms, scale: float) -> PacBayesTerms:
+    return dataclasses.replace(terms, prior_variance=scale * terms.prior_variance)
 
 
 # ---------------------------------------------------------------------------------------------------- flatness
@@ -758,13 +859,7 @@ def variance_elasticities(problem: Quadratic, optimizer: MomentumSGD) -> Varianc
     else:
         basis = eigenbasis(problem)
         curvatures, gamma = basis.curvatures, np.diag(basis.noise)
-    mode = modes(curvatures, optimizer)
-    if not mode.stable.all():
-        worst = int(np.argmin(mode.stable))
-        raise UnstableError(
-            f"`variance_elasticities(optimizer=...)` must be stable; direction {worst} with curvature "
-            f"{curvatures[worst]:.6g} has spectral radius {mode.spectral_radius[worst]:.6g}."
-        )
+    mode = stable_modes(curvatures, optimizer)
     a, ahead = mode.effective_rate, mode.ahead
     reach = 1 + 2 * ahead
     numerator = 1 + mode.momentum + ahead * reach * a

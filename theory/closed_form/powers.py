@@ -5,7 +5,7 @@ Model     Along an eigenvector of H the optimizer is a two-step recursion x₊ =
               G = [[1−p, D], [−p, D]],   p = 1 − |T| + D,   δ = 1 − D.
           p is the characteristic polynomial at z = s, so the slow direction is always x̃ near 1, its increment is
           small, and what happens near the root −1 is what happens near +1.
-          D = μ − φa,   p = a  or  2(1+μ) − (1+2φ)a,   w = x + φ (x − x₋),   with a, φ and the gain K of `stationary`.
+          The coefficients are those of `stability` (T = s, D = q there), and w = x + φ (x − x₋).
 Result    With R = 1 − ε ≥ |R'| = |1 − ε'| the roots of G, ε ε' = p, ε + ε' = δ + p, and S = (Rᵏ − R'ᵏ)/(R − R'),
               Gᵏ = [[Rᵏ + S ε R', D S], [−p S, R'ᵏ − S R' ε]].
           Each entry is a sum of like signs as long as there is a slow mode: nothing cancels.
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from theory.closed_form import compensated as dd
 from theory.closed_form.compensated import Pair
+from theory.closed_form.stability import Modes, as_modes, margins
 from theory.model.optimizer import MomentumSGD
 
 #: Number of angles in a full turn of the table below.
@@ -43,11 +44,11 @@ class Companion:
     `inward` maps (w, v) to (x, y), `outward` back, both ``(2, 2, m)``; `kick` is the factor of ξ in e.
     """
 
+    modes: Modes
     sign: NDArray[np.float64]  # s
     product: NDArray[np.float64]  # D
     contraction: NDArray[np.float64]  # δ = 1 − D
     gap: NDArray[np.float64]  # p
-    gap_low: NDArray[np.float64]  # what p lost when it was rounded
     total: NDArray[np.float64]  # |T|
     discriminant: NDArray[np.float64]
     root: NDArray[np.float64]  # √|disc|
@@ -86,23 +87,15 @@ def companion(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Compan
         curvatures: eigenvalues of H, taken as exact.
         optimizer: η, μ, dampening, Nesterov or discount, weight decay, form.
     """
-    lam = np.asarray(curvatures, dtype=np.float64)
-    mu, eta = optimizer.momentum, optimizer.learning_rate
-    on_gradient, on_buffer = (dd.pair(x) for x in optimizer.direction)
-    keep = dd.exact_sum(1.0, -optimizer.dampening)
-    gain = dd.add(dd.multiply(on_gradient, dd.exact_sum(1.0, -mu)), dd.multiply(on_buffer, keep))
-    ahead = dd.divide(dd.multiply(on_gradient, dd.pair(mu)), gain)
-    shifted = dd.exact_sum(lam, np.full_like(lam, optimizer.weight_decay))
-    a = dd.multiply(dd.multiply(gain, dd.pair(eta)), shifted)
-    one, two, momentum = (dd.pair(np.full_like(lam, number)) for number in (1.0, 2.0, mu))
-    delta, product = dd.exact_sum(one[0], -momentum[0]), momentum
-    full = dd.exact_sum(one[0], momentum[0])
-    trace, at_minus_one = dd.subtract(full, a), dd.subtract(dd.multiply(two, full), a)
-    if ahead[0] != 0:
-        early = dd.multiply(ahead, a)
-        product, trace = dd.subtract(product, early), dd.subtract(trace, early)
-        delta = dd.add(delta, early)
-        at_minus_one = dd.subtract(at_minus_one, dd.multiply(two, early))
+    eta = optimizer.learning_rate
+    found = margins(curvatures, optimizer)
+    a, trace, product, delta, at_minus_one = (
+        found.rate,
+        found.total,
+        found.product,
+        found.contraction,
+        found.at_minus_one,
+    )
     upright = trace[0] >= 0
     total = dd.choose(upright, trace, (-trace[0], -trace[1]))
     p = dd.choose(upright, a, at_minus_one)
@@ -117,15 +110,15 @@ def companion(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Compan
         fast = np.where(product[0] != 0, product[0] / (0.5 * (total[0] + root[0])), 0.0)
     slow, fast = np.where(complex_roots, 0.0, slow), np.where(complex_roots, 0.0, fast)
     # The displacement of x is u = s_v v.
-    s_v = 1.0 if optimizer.form == "position" else -eta * float(dd.divide(gain, keep)[0])
+    s_v = 1.0 if optimizer.form == "position" else -eta * found.gain / optimizer.gradient_share
     sign = np.where(upright, 1.0, -1.0)
-    inward, outward = _coordinates(sign, s_v, float(ahead[0]))
+    inward, outward = _coordinates(sign, s_v, found.ahead)
     return Companion(
+        modes=as_modes(found, optimizer),
         sign=sign,
         product=product[0],
         contraction=delta[0],
         gap=p[0],
-        gap_low=p[1],
         total=total[0],
         discriminant=disc[0],
         root=root[0],
@@ -135,7 +128,7 @@ def companion(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Compan
         angle=_angle(total, root, complex_roots),
         inward=inward,
         outward=outward,
-        kick=-eta * float(gain[0]),
+        kick=-eta * found.gain,
     )
 
 
@@ -190,41 +183,6 @@ def from_left(left: NDArray[np.float64], state: NDArray[np.float64]) -> NDArray[
 def from_right(state: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
     """M_ij B_jᵀ for all pairs of modes."""
     return np.array([[state[p, 0] * right[r, 0] + state[p, 1] * right[r, 1] for r in (0, 1)] for p in (0, 1)])
-
-
-def stationary_state(mode: Companion, forcing: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fixed point of M = s_i s_j G_i M G_jᵀ + E_ij [[1, 1], [1, 1]], ``(2, 2, m, m)``, without cancellation.
-
-    For modes of the same sign, with κ = 1 − D_i D_j,
-        Den = κ (δ_j p_i + δ_i p_j) − δ_i δ_j p_i p_j + (p_i − p_j)(D_j p_i − D_i p_j),   M_xx = κ E_ij / Den,
-        M_xy = M_xx (p_i − D_i p_j)/κ,   M_yy = M_xx (δ_j p_i + δ_i p_j)/κ,
-    positive up to the sign of E_ij. For opposite signs no root product comes near 1, and the plain form
-    Den = κ² − T_i T_j (1 + D_i D_j) + T_i² D_j + T_j² D_i serves.
-
-    Args:
-        mode: stable modes.
-        forcing: E_ij, covariance of e, ``(m, m)``.
-    """
-    d, p, delta, s = mode.product, mode.gap, mode.contraction, mode.sign
-    outer = np.multiply.outer
-    kappa = delta[:, None] + delta - outer(delta, delta)
-    apart = np.subtract.outer(p, p) + np.subtract.outer(mode.gap_low, mode.gap_low)
-    pull = outer(p, delta)
-    lead = apart + outer(delta, p)  # p_i − D_i p_j
-    same = s[:, None] == s
-    # D_j p_i − D_i p_j, formed around the small difference p_i − p_j.
-    crossed = apart * (1.0 - 0.5 * (delta[:, None] + delta)) + 0.5 * np.subtract.outer(delta, delta) * (p[:, None] + p)
-    drift = pull + pull.T
-    den = kappa * drift - outer(delta, delta) * outer(p, p) + apart * crossed
-    total = s * mode.total
-    plain = kappa**2 - outer(total, total) * (1 + outer(d, d)) + outer(total**2, d) + outer(d, total**2)
-    den = np.where(same, den, plain)
-    xx = forcing * kappa / den
-    # Opposite signs: E x_i x_j₋ = (T_i − D_i T_j) M_xx / κ.
-    lag = (total[:, None] - outer(d, total)) / kappa
-    xy = xx * np.where(same, lead / kappa, 1.0 - s * lag)
-    yy = xx * np.where(same, drift / kappa, 1.0 - s * lag - s[:, None] * lag.T + outer(s, s))
-    return np.array([[xx, xy], [xy.T, yy]])
 
 
 def _coordinates(sign: NDArray, s_v: float, ahead: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

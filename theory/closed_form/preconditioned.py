@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.eigenbasis import eigenbasis
-from theory.closed_form.stationary import modes, stationary_covariance, stationary_variance
+from theory.closed_form.stability import modes, one_group, stable_pull
+from theory.closed_form.stationary import stationary_covariance, stationary_variance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.solution import UnstableError
@@ -49,6 +50,7 @@ def preconditioned_covariance(
         ValueError: if P has another shape, is not finite, not symmetric or not positive definite.
         UnstableError: if some direction has no stationary law.
     """
+    one_group(optimizer)
     root = _square_root(_checked(preconditioner, problem.dimension))
     decayed = problem.dense_hessian() + optimizer.weight_decay * np.eye(problem.dimension)
     moved = Quadratic(_symmetric(root @ decayed @ root), _symmetric(root @ problem.dense_noise_cov() @ root))
@@ -72,6 +74,7 @@ def damped_newton_covariance(problem: Quadratic, optimizer: MomentumSGD, damping
     if not (epsilon >= 0 and math.isfinite(epsilon)):
         raise ValueError(f"`damped_newton_covariance(damping=...)` must be >= 0 and finite; got {damping}.")
     frame = eigenbasis(problem)
+    stable_pull(frame.curvatures, optimizer)
     curvatures = frame.curvatures + optimizer.weight_decay
     root = np.sqrt(1.0 / (curvatures + epsilon))
     scale = np.multiply.outer(root, root)
@@ -99,6 +102,7 @@ def natural_gradient_covariance(
         raise ValueError(f"`{where}(fisher=...)` must be 'noise' or 'gradients'; got {fisher!r}.")
     decayed = problem.dense_hessian() + optimizer.weight_decay * np.eye(problem.dimension)
     curvatures, basis = np.linalg.eigh(decayed)
+    stable_pull(curvatures, replace(optimizer, weight_decay=0.0))
     inverse_root = (basis / np.sqrt(curvatures)) @ basis.T
     strengths, turn = np.linalg.eigh(_symmetric(inverse_root @ problem.dense_noise_cov() @ inverse_root))
     if not strengths[0] > 1e-14 * strengths[-1]:

@@ -1,15 +1,8 @@
 r"""Stationary law of momentum SGD on a noisy quadratic: covariance of the full state, for any H and C.
 
-Model     In H's eigenbasis mode i obeys the two-step recursion driven by ξ with Cov ξ = C̃ = UᵀCU. With
-          z² − s z + q the characteristic polynomial of mode i, write
-              e = 1 − q,   u = 1 − s + q,   w = 1 + s + q.
-          With the step w ← w − η (k g + ℓ v) and v ← μ v + (1−d) g, put
-              K = k(1−μ) + ℓ(1−d),   φ = kμ/K,   a = K η (λ + weight decay);   then
-              q = μ − φa,   e = 1 − μ + φa,   u = a,   w = 2(1+μ) − (1+2φ)a.
-          Heavy ball: K = 1−d, φ = 0.   Nesterov: K = 1, φ = μ.   Quasi-hyperbolic (d = μ): K = 1−μ, φ = (1−ν)μ/(1−μ),
-          where ν = 0 is plain SGD: a root and a zero at μ cancel.
-          The mode is stable iff u > 0, w > 0 and 0 < e < 2, that is a < 2(1+μ)/(1+2φ). Weights are
-          w_t = −ηK ((1+φ) x_t − φ x_{t−1}) with x the pure two-step process, and v_t = (1−d)(x_t − x_{t−1}).
+Model     In H's eigenbasis mode i obeys the two-step recursion of `stability` (its e, u, w, s, q, K, φ and a), driven
+          by ξ with Cov ξ = C̃ = UᵀCU. Weights are w_t = −ηK ((1+φ) x_t − φ x_{t−1}) with x the pure two-step process,
+          and v_t = (1−d)(x_t − x_{t−1}). The mean is (H + δ)⁻¹ H w*: weight decay moves it, and nothing else.
 Result    R_ij = e_i e_j (u_i w_j + u_j w_i)/2 + (q_i − q_j)² + (s_i − s_j)(q_j s_i − q_i s_j), the product of 1 − r r'
           over the roots of modes i and j. Its last two terms are (μ − φ(1−μ)) (a_i − a_j)²; μ − φ(1−μ) is μ for heavy
           ball, μ² for Nesterov and νμ for quasi-hyperbolic momentum, so every term of
@@ -20,9 +13,8 @@ Result    R_ij = e_i e_j (u_i w_j + u_j w_i)/2 + (q_i − q_j)² + (s_i − s_j)
           η (HΣ + ΣH) = (1+μ) Cov(Δw), the fluctuation–dissipation identity.
           Diagonal, commuting or not: σᵢ² = η γᵢ (1+μ) / (λᵢ (1−μ)(2(1+μ) − ηλᵢ)), γᵢ = uᵢᵀCuᵢ                 (S1, S3)
 Limits    μ = 0: HΣ + ΣH − η HΣH = η C.   η → 0: λ_i Σ_ij + Σ_ij λ_j = η C̃_ij / (1−μ).
-Accuracy  Given spectra: a few units in the last place, however near μ = 1 or a = 0. Near a = 2(1+μ) what remains is the
-          rounding of a itself, u·a/w, which is u·a/((1−μ)(1−ρ)). Dense H: the eigendecomposition costs about u·cond(H)
-          in the flattest modes.
+Accuracy  Given spectra: a few units in the last place, however near μ = 1 or either edge. Dense H: the
+          eigendecomposition costs about u·cond(H) in the flattest modes, and u·a/w near a = 2(1+μ).
 Oracle    `theory.oracle.lyapunov`, which builds the transition matrix and knows none of this.
 Source    Own derivation from the two-step recursion; agrees with Liu, Ziyin and Ueda (ICML 2021, arXiv 2012.03636),
           whose expanded form loses 11 digits at μ = 1 − 2·10⁻⁶, and for commuting matrices with Xu and Zhang
@@ -31,119 +23,149 @@ Source    Own derivation from the two-step recursion; agrees with Liu, Ziyin and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.closed_form.eigenbasis import Eigenbasis, eigenbasis
+from theory.closed_form.eigenbasis import Frame, eigenbasis, frame
+from theory.closed_form.powers import Companion
+from theory.closed_form.stability import Modes, stable_modes
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
-from theory.solution import Solution, Status, UnstableError
+from theory.model.setting import require_type
+from theory.solution import Rest, Solution, Status
 
 #: Unit roundoff of float64.
 ROUNDOFF = float(np.finfo(np.float64).eps) / 2
-#: c of the error bound c·u·(1 + max a / min w + [dense] max a / min a); the largest factor seen in tests is below 20.
+#: c of the error bound: 2c·u for spectra, c·u·(1 + max a (1/min w + 1/min a)) for dense H; the largest factor seen in
+#: tests is below 20.
 ERROR_CONSTANT = 40.0
-
-
-@dataclass(frozen=True)
-class Modes:
-    """The two-step recursions of all modes: μ, K, φ, a, e, u, w of the module's docstring."""
-
-    momentum: float
-    gain: float  # K
-    ahead: float  # φ
-    effective_rate: NDArray[np.float64]  # a = K η (λ + weight decay)
-    contraction: NDArray[np.float64]  # e = 1 − q
-    at_plus_one: NDArray[np.float64]  # u = characteristic polynomial at z = 1
-    at_minus_one: NDArray[np.float64]  # w = characteristic polynomial at z = −1
-
-    @property
-    def product(self) -> NDArray[np.float64]:
-        """q, the product of the two roots."""
-        return 1.0 - self.contraction
-
-    @property
-    def total(self) -> NDArray[np.float64]:
-        """s, the sum of the two roots."""
-        return 2.0 - self.contraction - self.at_plus_one
-
-    @property
-    def stable(self) -> NDArray[np.bool_]:
-        """Which modes forget their past."""
-        return (self.at_plus_one > 0) & (self.at_minus_one > 0) & (self.contraction > 0) & (self.contraction < 2)
-
-    @property
-    def spectral_radius(self) -> NDArray[np.float64]:
-        """Modulus of the larger root, mode by mode."""
-        s, q = self.total, self.product
-        discriminant = s * s - 4 * q
-        real = 0.5 * (np.abs(s) + np.sqrt(np.maximum(discriminant, 0.0)))
-        return np.where(discriminant < 0, np.sqrt(np.maximum(q, 0.0)), real)
-
-
-def modes(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Modes:
-    """The recursion of each mode with curvature λ, shape ``(m,)``; stability is not checked."""
-    mu = optimizer.momentum
-    on_gradient, on_buffer = optimizer.direction
-    gain = on_gradient * (1.0 - mu) + on_buffer * (1.0 - optimizer.dampening)
-    ahead = on_gradient * mu / gain
-    a = gain * optimizer.learning_rate * (curvatures + optimizer.weight_decay)
-    return Modes(mu, gain, ahead, a, (1.0 - mu) + ahead * a, a, 2.0 * (1.0 + mu) - (1.0 + 2.0 * ahead) * a)
-
-
-def largest_stable_learning_rate(largest_curvature: float, optimizer: MomentumSGD) -> float:
-    """Supremum of the learning rates that keep a mode of that curvature stable.
-
-    2(1+μ) / ((1+2φ)K(λ+δ)), δ the weight decay: heavy ball (1+2φ)K = 1−d, Nesterov 1+2μ, quasi-hyperbolic with d = μ
-    1 + μ − 2νμ (as in Gitman, Lang, Zhang and Xiao, NeurIPS 2019, arXiv 1910.13962).
-    """
-    mu = optimizer.momentum
-    on_gradient, on_buffer = optimizer.direction
-    reach = on_gradient * (1.0 + mu) + on_buffer * (1.0 - optimizer.dampening)  # (1+2φ)K
-    return 2.0 * (1.0 + mu) / (reach * (largest_curvature + optimizer.weight_decay))
 
 
 def stationary_covariance(problem: Quadratic, optimizer: MomentumSGD) -> Solution:
     """Exact covariance of (w, v) under the stationary law, equation (S2); needs no commutation.
 
+    Σ costs one eigendecomposition and four products; the other blocks, and the residual that needs them, are made when
+    they are first asked for.
+
     Args:
         problem: H and C, dimension m.
-        optimizer: η, μ, dampening, Nesterov, weight decay, form. The form decides what v is.
+        optimizer: η, μ, dampening, Nesterov, weight decay, form, parameter groups. The form decides what v is.
 
     Returns:
         `Solution` with `value` Cov(w), `velocity` Cov(v), `cross` E w vᵀ, each ``(m, m)`` float64, in the coordinates
-        of `problem`; `error_bound` is c·u·(1 + max a / min w) for spectra, to which dense H adds c·u·cond(H), c = 40.
+        of `problem` (the mean is `stationary_mean`); `error_bound` is 40u(1 + 1[dense] max a / min a).
 
     Raises:
-        UnstableError: naming the mode of the largest a that is not stable, and the largest stable learning rate.
+        UnstableError: naming the worst mode, and the largest stable learning rate where there is one.
+        TypeError: if an argument is of another type.
+        ValueError: if parameter groups do not fit the problem.
     """
-    frame = eigenbasis(problem)
-    mode = stable_modes(frame.curvatures, optimizer)
-    eta = optimizer.learning_rate
-    keep, step, ahead = 1.0 - optimizer.dampening, eta * mode.gain, mode.ahead
-    e, u = mode.contraction, mode.at_plus_one
-    driven = frame.noise / root_product(mode)
-    crossed = np.multiply.outer(u, e)
-    crossed += crossed.T  # D_ij
-    weights = (step * step) * driven * (e[:, None] + e - np.multiply.outer(e, e) + ahead * (1.0 + ahead) * crossed)
-    velocity = (keep * keep) * driven * crossed
-    lead = _decrement(mode)
-    cross = -step * keep * driven * ((1.0 + ahead) * lead + ahead * lead.T)
-    if optimizer.form == "position":
-        velocity, cross = eta * eta * velocity, -eta * cross
-    radius = float(mode.spectral_radius.max())
+    seen = _frame(problem, optimizer, "stationary_covariance")
+    mode = stable_modes(seen.curvatures, seen.optimizer)
+    weights = weight_covariance(mode, seen.noise, seen.optimizer)
+
+    def rest() -> Rest:
+        state = stationary_blocks(seen)
+        return Rest(
+            velocity=_symmetric(seen.block(state[1, 1], 1, 1)),
+            cross=seen.block(state[0, 1], 0, 1),
+            relative_residual=_residual(weights, state[1, 1], state[0, 1], seen, mode),
+        )
+
     return Solution(
-        value=_symmetric(frame.outward(weights)),
-        velocity=_symmetric(frame.outward(velocity)),
-        cross=frame.outward(cross),
+        value=seen.block_of_symmetric(weights),
+        rest=rest,
         status=Status.OK,
         method="stationary_covariance",
-        relative_residual=_residual(weights, velocity, cross, frame.noise, optimizer, mode),
-        spectral_radius=radius,
-        error_bound=_error_bound(frame, mode),
+        spectral_radius=float(mode.spectral_radius.max()),
+        error_bound=_error_bound(seen, mode),
     )
+
+
+def level(mode: Modes) -> NDArray[np.float64]:
+    """N_ij = Σ_ij R_ij / (η²K² C̃_ij), shape ``(m, m)``."""
+    e = mode.contraction
+    crossed = np.multiply.outer(mode.at_plus_one, e)
+    return e[:, None] + e - np.multiply.outer(e, e) + mode.ahead * (1.0 + mode.ahead) * (crossed + crossed.T)
+
+
+def weight_covariance(mode: Modes, noise: NDArray[np.float64], optimizer: MomentumSGD) -> NDArray[np.float64]:
+    """Σ of (S2) alone, in the eigenbasis in which C̃ = `noise` is given; stability is not checked."""
+    scale = (optimizer.learning_rate * mode.gain) ** 2
+    result = root_product(mode)
+    np.divide(noise, result, out=result)
+    if mode.ahead:
+        result *= scale * level(mode)
+    else:  # all modes contract alike: N = (1−μ)(1+μ) is a number
+        contraction = float(mode.contraction[0])
+        result *= scale * contraction * (2.0 - contraction)
+    return result
+
+
+def stationary_mean(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np.float64]:
+    """Where SGD settles: the shifted optimum (H + δ)⁻¹ H w*, shape ``(m,)``; w* itself without weight decay.
+
+    Along an eigenvector of H it is λ/(λ+δ) of w*: weight decay pulls towards the origin.
+
+    Raises:
+        UnstableError: if some mode has no stationary law.
+        TypeError: if an argument is of another type.
+        ValueError: if parameter groups do not fit the problem.
+    """
+    seen = _frame(problem, optimizer, "stationary_mean")
+    stable_modes(seen.curvatures, seen.optimizer)
+    if not problem.optimum.any() or (seen.scale is None and not optimizer.weight_decay):
+        return problem.optimum.copy()
+    share = seen.curvatures / (seen.curvatures + seen.optimizer.weight_decay)
+    return seen.outward_mean(np.stack([share * seen.optimum, np.zeros(len(share))]))[0]
+
+
+def stationary_blocks(seen: Frame) -> NDArray[np.float64]:
+    """Stationary covariance of (w, v) between the modes of a frame, as blocks ``(2, 2, m, m)``.
+
+    Raises:
+        UnstableError: naming the worst mode, and the largest stable learning rate where there is one.
+    """
+    optimizer = seen.optimizer
+    mode = stable_modes(seen.curvatures, optimizer)
+    eta, keep, ahead = optimizer.learning_rate, optimizer.gradient_share, mode.ahead
+    driven = seen.noise / root_product(mode)
+    drift = np.multiply.outer(mode.at_plus_one, mode.contraction)
+    velocity = (keep * keep) * driven * (drift + drift.T)
+    lead = _lead(mode)
+    cross = -eta * mode.gain * keep * driven * ((1.0 + ahead) * lead + ahead * lead.T)
+    if optimizer.form == "position":
+        velocity, cross = eta * eta * velocity, -eta * cross
+    return np.array([[weight_covariance(mode, seen.noise, optimizer), cross], [cross.T, velocity]])
+
+
+def stationary_state(pair: Companion, forcing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Stationary covariance of (x, y), y = x − s x₋ with s = ±1 the sign of each mode (`powers`), ``(2, 2, m, m)``.
+
+    With p the characteristic polynomial at z = s, a pair of modes of the same sign has
+        R_ij M_xx = (1 − q_i q_j) E_ij,   R_ij M_xy = (p_i − q_i p_j) E_ij,   R_ij M_yy = (e_j p_i + e_i p_j) E_ij:
+    no cancellation. For opposite signs no root product comes near 1, and plain differences serve.
+
+    Args:
+        pair: stable modes; s is 1 where the slow root is near 1, −1 where it is near −1.
+        forcing: E_ij, covariance of the noise that enters x, ``(m, m)``.
+    """
+    outer = np.multiply.outer
+    mode, sign = pair.modes, pair.sign
+    e, q, total = mode.contraction, mode.product, mode.total
+    p = np.where(sign > 0, mode.at_plus_one, mode.at_minus_one)
+    driven = forcing / root_product(mode)
+    plain = e[:, None] + e - outer(e, e)
+    same = sign[:, None] == sign
+    lead = _lead(mode, sign)
+    drift = outer(p, e)
+    drift = drift + drift.T
+    # Opposite signs: E x_i x_j₋ = (s_i − q_i s_j) E / R.
+    lag = total[:, None] - outer(q, total)
+    xy = np.where(same, lead, plain - sign * lag)
+    yy = np.where(same, drift, plain * (1.0 + outer(sign, sign)) - sign * lag - sign[:, None] * lag.T)
+    cross = driven * xy
+    return np.array([[driven * plain, cross], [cross.T, driven * yy]])
 
 
 def stationary_variance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np.float64]:
@@ -157,11 +179,12 @@ def stationary_variance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[n
     Raises:
         UnstableError: if some mode has no stationary law.
     """
+    require_type(problem, Quadratic, "stationary_variance(problem=...)")
     if problem.is_diagonal:  # O(m): spectra may have millions of directions
         curvatures, noise = problem.hessian, problem.noise_cov
     else:
-        frame = eigenbasis(problem)
-        curvatures, noise = frame.curvatures, np.diag(frame.noise)
+        basis = eigenbasis(problem)
+        curvatures, noise = basis.curvatures, np.diag(basis.noise)
     mode = stable_modes(curvatures, optimizer)
     e, u, w = mode.contraction, mode.at_plus_one, mode.at_minus_one
     numerator = (1.0 + mode.momentum) + mode.ahead * (1.0 + 2.0 * mode.ahead) * u
@@ -176,15 +199,15 @@ def lag_one_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np
     Raises:
         UnstableError: if some mode has no stationary law.
     """
-    frame = eigenbasis(problem)
-    mode = stable_modes(frame.curvatures, optimizer)
+    seen = _frame(problem, optimizer, "lag_one_covariance")
+    mode = stable_modes(seen.curvatures, seen.optimizer)
     b0, b1 = 1.0 + mode.ahead, -mode.ahead
     s, e = mode.total, mode.contraction
-    driven = mode.gain**2 * frame.noise / root_product(mode)
+    driven = mode.gain**2 * seen.noise / root_product(mode)
     same = e[:, None] + e - np.multiply.outer(e, e)  # E x_i(t) x_j(t) · R_ij
-    once = same - _decrement(mode)  # E x_i(t) x_j(t−1) · R_ij
+    once = same - _lead(mode)  # E x_i(t) x_j(t−1) · R_ij
     lag = (b0 * b0 + b1 * b1 + b0 * b1 * s[:, None]) * once + b0 * b1 * e[:, None] * same
-    return frame.outward(optimizer.learning_rate**2 * driven * lag)
+    return seen.block(optimizer.learning_rate**2 * driven * lag)
 
 
 def increment_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np.float64]:
@@ -196,11 +219,11 @@ def increment_covariance(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[
     Raises:
         UnstableError: if some mode has no stationary law.
     """
-    frame = eigenbasis(problem)
-    mode = stable_modes(frame.curvatures, optimizer)
-    driven = mode.gain**2 * frame.noise / root_product(mode)
+    seen = _frame(problem, optimizer, "increment_covariance")
+    mode = stable_modes(seen.curvatures, seen.optimizer)
+    driven = mode.gain**2 * seen.noise / root_product(mode)
     _, increments = _level_and_increment(mode)
-    return _symmetric(frame.outward(optimizer.learning_rate**2 * driven * increments))
+    return _symmetric(seen.block(optimizer.learning_rate**2 * driven * increments))
 
 
 def fluctuation_dissipation_constant(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> NDArray[np.float64]:
@@ -218,40 +241,32 @@ def fluctuation_dissipation_constant(curvatures: NDArray[np.float64], optimizer:
     return (a[:, None] + a) * levels / increments
 
 
-def stable_modes(curvatures: NDArray[np.float64], optimizer: MomentumSGD) -> Modes:
-    """`modes`, or `UnstableError` naming the worst mode and the largest stable learning rate."""
-    mode = modes(curvatures, optimizer)
-    if mode.stable.all():
-        return mode
-    worst = int(np.argmax(np.where(mode.stable, -np.inf, mode.effective_rate)))
-    limit = largest_stable_learning_rate(float(curvatures.max()), optimizer)
-    raise UnstableError(
-        f"`MomentumSGD(learning_rate=...)` must be < {limit:.6g} for this Hessian; got {optimizer.learning_rate:.6g}, "
-        f"at which mode {worst} (curvature {curvatures[worst]:.6g}) has spectral radius "
-        f"{float(mode.spectral_radius[worst]):.6g}."
-    )
-
-
 def root_product(mode: Modes) -> NDArray[np.float64]:
     """R_ij = Π (1 − r r') over the roots r of mode i and r' of mode j, shape ``(m, m)``, without cancellation."""
     e, u, w = mode.contraction, mode.at_plus_one, mode.at_minus_one
-    half = np.multiply.outer(u, w)
-    difference = np.subtract.outer(mode.effective_rate, mode.effective_rate)
+    difference = _differences(mode)
     # q_j s_i − q_i s_j = (μ − φ)(a_j − a_i), and φ² + (1+φ)(μ − φ) = μ − φ(1−μ) >= 0 with equality for plain SGD.
     apart = max(mode.momentum - mode.ahead * (1.0 - mode.momentum), 0.0)
-    return 0.5 * np.multiply.outer(e, e) * (half + half.T) + apart * difference * difference
+    difference *= difference
+    difference *= apart
+    # ½ e_i e_j (u_i w_j + u_j w_i), a product of rank two.
+    left, right = np.stack([e * u, e * w], axis=1), np.stack([0.5 * e * w, 0.5 * e * u])
+    difference += left @ right
+    return difference
 
 
-def level(mode: Modes) -> NDArray[np.float64]:
-    """N_ij = Σ_ij R_ij / (η²K² C̃_ij), shape ``(m, m)``."""
-    e = mode.contraction
-    crossed = np.multiply.outer(mode.at_plus_one, e)
-    return e[:, None] + e - np.multiply.outer(e, e) + mode.ahead * (1.0 + mode.ahead) * (crossed + crossed.T)
+def _differences(mode: Modes) -> NDArray[np.float64]:
+    """a_i − a_j, shape ``(m, m)``, to the last digit also where the two are nearly equal."""
+    result = np.subtract.outer(mode.effective_rate, mode.effective_rate)
+    if mode.rate_low.any():
+        result += np.subtract.outer(mode.rate_low, mode.rate_low)
+    return result
 
 
-def weight_covariance(mode: Modes, noise: NDArray[np.float64], optimizer: MomentumSGD) -> NDArray[np.float64]:
-    """Σ of (S2) alone, in the eigenbasis in which C̃ = `noise` is given; stability is not checked."""
-    return (optimizer.learning_rate * mode.gain) ** 2 * noise * level(mode) / root_product(mode)
+def _frame(problem: Quadratic, optimizer: MomentumSGD, caller: str) -> Frame:
+    require_type(problem, Quadratic, f"{caller}(problem=...)")
+    require_type(optimizer, MomentumSGD, f"{caller}(optimizer=...)")
+    return frame(problem, optimizer)
 
 
 def _level_and_increment(mode: Modes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -271,22 +286,29 @@ def _level_and_increment(mode: Modes) -> tuple[NDArray[np.float64], NDArray[np.f
     return level(mode), crossed + mixed * second
 
 
-def _decrement(mode: Modes) -> NDArray[np.float64]:
-    """(E x_i(t) x_j(t) − E x_i(t) x_j(t−1)) R_ij = u_i − q_i u_j, as (u_i − u_j) + e_i u_j: exact at i = j, μ → 1."""
-    u = mode.at_plus_one
-    return np.subtract.outer(u, u) + np.multiply.outer(mode.contraction, u)
+def _lead(mode: Modes, sign: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """p_i − q_i p_j as (p_i − p_j) + e_i p_j, exact at i = j and as μ → 1; p is u, or w for modes of sign −1.
+
+    With p = u it is (E x_i(t) x_j(t) − E x_i(t) x_j(t−1)) R_ij. Only pairs of one sign are meant to use it.
+    """
+    apart, p = _differences(mode), mode.at_plus_one
+    if sign is not None and (sign < 0).any():
+        # w_i − w_j = −(1+2φ)(a_i − a_j).
+        apart = apart * np.where(sign > 0, 1.0, -1.0 - 2.0 * mode.ahead)
+        p = np.where(sign > 0, p, mode.at_minus_one)
+    return apart + np.multiply.outer(mode.contraction, p)
 
 
 def _residual(
     weights: NDArray[np.float64],
     velocity: NDArray[np.float64],
     cross: NDArray[np.float64],
-    noise: NDArray[np.float64],
-    optimizer: MomentumSGD,
+    seen: Frame,
     mode: Modes,
 ) -> float:
     """‖F M Fᵀ − M + Q‖_F / ‖M‖_F, mode pair by mode pair: a check of the equation, not of the formula."""
-    mu, eta, push = optimizer.momentum, optimizer.learning_rate, 1.0 - optimizer.dampening
+    optimizer, noise = seen.optimizer, seen.noise
+    mu, eta, push = optimizer.momentum, optimizer.learning_rate, optimizer.gradient_share
     curvature = mode.effective_rate / (eta * mode.gain)  # λ+δ
     if optimizer.form == "position":
         push, vv = -eta * push, mu
@@ -309,12 +331,15 @@ def _residual(
     return float(np.sqrt(squared / size)) if size > 0 else 0.0
 
 
-def _error_bound(frame: Eigenbasis, mode: Modes) -> float:
-    """First order: a is known to u·a (spectra) or u·max a (dense), and enters through the smallest a and w."""
+def _error_bound(seen: Frame, mode: Modes) -> float:
+    """First order: a dense H knows its curvatures to u·max a, which enters through the smallest a and w."""
+    if seen.modes.basis is None:
+        return 2.0 * ERROR_CONSTANT * ROUNDOFF
     a, w = mode.effective_rate, mode.at_minus_one
-    to_edge = float(a.max() / w.min())
-    to_zero = 1.0 if frame.basis is None else float(a.max() / a.min())
-    return ERROR_CONSTANT * ROUNDOFF * (1.0 + to_edge + to_zero)
+    scale = float(np.abs(seen.curvatures).max()) * seen.optimizer.learning_rate * mode.gain
+    return (
+        ERROR_CONSTANT * ROUNDOFF * (1.0 + max(scale, float(a.max())) * (1.0 / float(w.min()) + 1.0 / float(a.min())))
+    )
 
 
 def _symmetric(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

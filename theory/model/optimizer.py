@@ -7,8 +7,9 @@ Position form (textbook heavy ball; here v is the displacement w₊ − w):
 Quasi-hyperbolic momentum (Ma and Yarats, ICLR 2019, arXiv 1810.06801) has d = μ: there ν = 1 is heavy ball with
 dampening, ν = μ Nesterov at (1−μ)η, and ν = 0 plain SGD.
 They agree on w at constant η, and differ when η changes: the position form keeps a displacement of the old size.
-Weight decay adds its coefficient to every curvature, g = (H + δI) w + ξ. torch's first step is undampened (its buffer
-starts as g, not (1−d) g); the recursions here hold from the second step on.
+Weight decay adds its pull to the gradient, g = H (w − w*) + δ w + ξ: its coefficient joins every curvature, and the
+optimum that SGD sees moves. Without momentum torch keeps no buffer and ignores dampening, and so does everything here.
+torch's first step is undampened (its buffer starts as g, not (1−d) g): see `undampened_first_step` of every path.
 """
 
 from __future__ import annotations
@@ -16,7 +17,63 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from theory.model.setting import Setting, setting
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.model.setting import Setting, keyword_setting, later_field, require_type, setting
+
+
+@keyword_setting
+class ParameterGroups(Setting):
+    """Rates and weight decays that differ between coordinates, as factors of the optimizer's own (and its schedules').
+
+    The standard case, no decay on norms and biases, has decay factors 0 there and 1 elsewhere.
+
+    Args:
+        rate_factors: η_i/η > 0, shape ``(m,)``; None for 1.
+        decay_factors: δ_i/δ ≥ 0, shape ``(m,)``; None for 1.
+
+    Raises:
+        ValueError: if there is neither, a factor is out of range, or their lengths differ.
+    """
+
+    rate_factors: NDArray[np.float64] | None = None
+    decay_factors: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = set()
+        for name, rule in (("rate_factors", "> 0"), ("decay_factors", ">= 0")):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            factors = np.array(given, dtype=np.float64)
+            good = np.isfinite(factors) & ((factors > 0) if name == "rate_factors" else (factors >= 0))
+            if factors.ndim != 1 or factors.size == 0 or not good.all():
+                raise ValueError(
+                    f"`ParameterGroups({name}=...)` must be {rule} and finite, one a coordinate, shape (m,); "
+                    f"got shape {factors.shape}{'' if good.all() else f', {factors[~good][0]:g} among them'}."
+                )
+            factors.flags.writeable = False
+            object.__setattr__(self, name, factors)
+            lengths.add(len(factors))
+        if len(lengths) != 1:
+            raise ValueError(
+                "`ParameterGroups(...)` must have rate_factors or decay_factors, of one length; "
+                f"got lengths {sorted(lengths)}."
+            )
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates m."""
+        return len(self.rate_factors if self.rate_factors is not None else self.decay_factors)  # pyright: ignore[reportArgumentType]
+
+    def rates(self) -> NDArray[np.float64]:
+        """η_i/η, shape ``(m,)``."""
+        return np.ones(self.dimension) if self.rate_factors is None else self.rate_factors
+
+    def decays(self) -> NDArray[np.float64]:
+        """δ_i/δ, shape ``(m,)``."""
+        return np.ones(self.dimension) if self.decay_factors is None else self.decay_factors
 
 
 @setting
@@ -26,12 +83,14 @@ class MomentumSGD(Setting):
     Args:
         learning_rate: learning rate η > 0; the first one, where a schedule multiplies it.
         momentum: momentum μ in [0, 1).
-        dampening: dampening d in [0, 1), the share of the gradient kept out of the buffer.
+        dampening: dampening d in [0, 1), the share of the gradient kept out of the buffer; without momentum it
+            has no effect.
         nesterov: Nesterov's look-ahead step; needs the PyTorch form, μ > 0 and d = 0 (torch's own rule).
         weight_decay: weight decay, a coefficient ≥ 0 added to every eigenvalue of H.
         form: ``"pytorch"`` or ``"position"``.
         discount: ν in [0, 1], the buffer's share of the step, 1 − ν being the gradient's; below 1 it needs the PyTorch
             form without Nesterov. Ma and Yarats's QHM sets `dampening` to `momentum`.
+        groups: factors of learning rate and weight decay, coordinate by coordinate; None for one group.
 
     Raises:
         ValueError: if a value lies outside its range, or Nesterov or a discount is combined with what it excludes.
@@ -44,6 +103,7 @@ class MomentumSGD(Setting):
     weight_decay: float = 0.0
     form: Literal["pytorch", "position"] = "pytorch"
     discount: float = 1.0
+    groups: ParameterGroups | None = later_field()
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "momentum", "dampening", "weight_decay", "discount"):
@@ -77,7 +137,14 @@ class MomentumSGD(Setting):
                 f"got {self.form!r}, {self.momentum} and {self.dampening}."
             )
 
+        require_type(self.groups, (ParameterGroups, type(None)), "MomentumSGD(groups=...)")
+
     @property
     def direction(self) -> tuple[float, float]:
         """(k, ℓ) of the PyTorch form's step w ← w − η (k g + ℓ v), v the new buffer; the position form has (0, 1)."""
         return (1.0, self.momentum) if self.nesterov else (1.0 - self.discount, self.discount)
+
+    @property
+    def gradient_share(self) -> float:
+        """The share of the gradient that enters the buffer: 1 − d, and 1 without momentum."""
+        return 1.0 - self.dampening if self.momentum else 1.0

@@ -2,6 +2,9 @@ r"""The problem: a quadratic loss seen through noisy gradients.
 
 Model     L(w) = ½ (w − w*)ᵀ H (w − w*),  gradient seen by the optimizer g = H (w − w*) + ξ, E ξ = 0, Cov ξ = C.
 Meaning   C is the covariance of the *mini-batch* gradient: per-sample covariance over the batch size.
+Optimum   w* counts in the coordinates of the weights, whose origin is the point that weight decay pulls towards.
+Hessian   Any symmetric matrix: real Hessians have zero, tiny negative and negative eigenvalues. Which directions have a
+          stationary law is for the closed forms to say (`theory.stability`), at the optimizer's rate and weight decay.
 Storage   A matrix may be given as its diagonal, shape (m,). It then stays a vector: spectral input loses no digit
           to an eigendecomposition, and simulation takes the diagonal path when both are diagonal.
 """
@@ -14,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from theory.model.setting import Setting, setting
+from theory.model.setting import Setting, later_field, setting
 
 #: Asymmetry ‖M − Mᵀ‖_F / ‖M‖_F above which a matrix is refused; below it, it is symmetrised.
 SYMMETRY_TOLERANCE = 1e-8
@@ -24,20 +27,23 @@ SEMIDEFINITE_TOLERANCE = 1e-10
 
 @setting
 class Quadratic(Setting):
-    """Hessian H and mini-batch gradient-noise covariance C of a quadratic loss with its optimum at the origin.
+    """Hessian H and mini-batch gradient-noise covariance C of a quadratic loss.
 
     Args:
-        hessian: H, shape ``(m, m)`` symmetric positive definite, or its diagonal, shape ``(m,)``.
+        hessian: H, shape ``(m, m)`` symmetric, or its diagonal, shape ``(m,)``; any eigenvalues.
         noise_cov: C, shape ``(m, m)`` symmetric positive semi-definite, or its diagonal, shape ``(m,)``.
+        optimum: w*, shape ``(m,)``; None is the origin. With weight decay, SGD settles around another point
+            (`theory.stationary_mean`).
 
     Raises:
         ValueError: if a matrix is empty, complex, non-finite, not square, not symmetric, of another dimension than the
-            other, or H is not positive definite, or C has a negative eigenvalue.
+            other, C has a negative eigenvalue, or the optimum is not m finite numbers.
         TypeError: if a matrix does not hold real numbers.
     """
 
     hessian: NDArray[np.float64]
     noise_cov: NDArray[np.float64]
+    optimum: NDArray[np.float64] = later_field()
 
     def __post_init__(self) -> None:
         hessian = _checked(self.hessian, "hessian")
@@ -47,11 +53,6 @@ class Quadratic(Setting):
                 "`Quadratic(noise_cov=...)` must have the dimension of `hessian`; "
                 f"got {len(noise_cov)} against {len(hessian)}."
             )
-        smallest = _smallest_eigenvalue(hessian)
-        if smallest <= 0:
-            raise ValueError(
-                f"`Quadratic(hessian=...)` must be positive definite; got smallest eigenvalue {smallest:.6g}."
-            )
         smallest, scale = _smallest_eigenvalue(noise_cov), float(np.abs(noise_cov).max())
         floor = 0.0 if noise_cov.ndim == 1 else -SEMIDEFINITE_TOLERANCE * scale
         if smallest < floor:
@@ -60,26 +61,32 @@ class Quadratic(Setting):
             )
         object.__setattr__(self, "hessian", hessian)
         object.__setattr__(self, "noise_cov", noise_cov)
+        object.__setattr__(self, "optimum", _checked_optimum(self.optimum, len(hessian)))
 
     @classmethod
     def from_spectra(
-        cls, curvatures: ArrayLike, noise_variances: ArrayLike, rotation: ArrayLike | float | None = None
+        cls,
+        curvatures: ArrayLike,
+        noise_variances: ArrayLike,
+        rotation: ArrayLike | float | None = None,
+        optimum: ArrayLike | None = None,
     ) -> Quadratic:
         """H = diag(λ) and C = R diag(γ) Rᵀ: given spectra, and a chosen angle between the eigenbases.
 
         Args:
-            curvatures: λ > 0, shape ``(m,)``, the eigenvalues of H.
+            curvatures: λ, shape ``(m,)``, the eigenvalues of H.
             noise_variances: γ ≥ 0, shape ``(m,)``, the eigenvalues of C.
             rotation: None for commuting matrices; an orthogonal ``(m, m)`` matrix R whose columns are the eigenvectors
                 of C; or an angle in radians, by which every pair of neighbouring directions (1, 2), (2, 3), … is
                 turned in sequence.
+            optimum: w*, shape ``(m,)``; None is the origin.
 
         Raises:
             ValueError: if R is not orthogonal to 1e-10, or the spectra are not valid.
         """
         noise = np.asarray(noise_variances, dtype=np.float64)
         if rotation is None:
-            return cls(np.asarray(curvatures, dtype=np.float64), noise)
+            return cls(np.asarray(curvatures, dtype=np.float64), noise, optimum)  # pyright: ignore[reportArgumentType]
         if np.ndim(rotation) == 0:
             matrix = _chained_rotation(len(noise), float(np.asarray(rotation)))
         else:
@@ -92,7 +99,8 @@ class Quadratic(Setting):
             if not error <= 1e-10:
                 raise ValueError(f"`from_spectra(rotation=...)` must be orthogonal; got ‖RRᵀ − I‖ = {error:.3g}.")
         rotated = (matrix * noise) @ matrix.T
-        return cls(np.asarray(curvatures, dtype=np.float64), 0.5 * (rotated + rotated.T))
+        rotated = 0.5 * (rotated + rotated.T)
+        return cls(np.asarray(curvatures, dtype=np.float64), rotated, optimum)  # pyright: ignore[reportArgumentType]
 
     @classmethod
     def load(cls, hessian: str | Path, noise_cov: str | Path) -> Quadratic:
@@ -146,6 +154,17 @@ def _checked(matrix: ArrayLike, name: str) -> NDArray[np.float64]:
         array = 0.5 * (array + array.T)
     array.flags.writeable = False
     return array
+
+
+def _checked_optimum(optimum: ArrayLike | None, dimension: int) -> NDArray[np.float64]:
+    place = np.zeros(dimension) if optimum is None else np.array(optimum, dtype=np.float64)
+    if place.shape != (dimension,) or not np.isfinite(place).all():
+        raise ValueError(
+            f"`Quadratic(optimum=...)` must be {dimension} finite numbers, shape {(dimension,)}; "
+            f"got shape {place.shape}."
+        )
+    place.flags.writeable = False
+    return place
 
 
 def _smallest_eigenvalue(matrix: NDArray[np.float64]) -> float:

@@ -8,6 +8,7 @@ Every kind agrees with its namesake in `torch.optim.lr_scheduler`, stepped once 
     cosine          η_t = end + ½ (η − end)(1 + cos(π min(t/steps, 1)))        (Loshchilov and Hutter 2017, eq. 5)
     cyclic          triangle from η to peak in `up` steps and back in `down`, for ever        (Smith 2017)
     warm restarts   cosine over periods of length period, period·growth, period·growth², …    (Loshchilov, Hutter 2017)
+    one-cycle       start to peak, then to end, over `steps` in all                              (Smith and Topin 2019)
     table           a rate for each iteration, also read from a CSV file
 A rate of 0 freezes the weights and has no stationary law: a path that reaches 0 within the steps asked for is refused.
 """
@@ -41,10 +42,7 @@ class Schedule(Setting):
             ValueError: if `steps` is not an integer in [1, 10⁸] or beyond a table's end, or a rate is not positive and
                 finite (the message says at which iteration).
         """
-        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= MAX_STEPS:
-            raise ValueError(f"`Schedule.rates(steps=...)` must be an integer in [1, {MAX_STEPS}]; got {steps!r}.")
-        ticks = -(-int(steps) // self.hold)
-        path = np.repeat(np.asarray(self._path(ticks), dtype=np.float64), self.hold)[: int(steps)]
+        path = self.values(steps)
         bad = np.flatnonzero(~(np.isfinite(path) & (path > 0)))
         if len(bad):
             raise ValueError(
@@ -52,6 +50,17 @@ class Schedule(Setting):
                 f"got {path[bad[0]]:g} at iteration {int(bad[0])} of {steps}."
             )
         return path
+
+    def values(self, steps: int) -> NDArray[np.float64]:
+        """The same without a rule on the sign: a path of momenta or weight decays, whose user says what it may hold.
+
+        Raises:
+            ValueError: if `steps` is not an integer in [1, 10⁸] or beyond a table's end.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= MAX_STEPS:
+            raise ValueError(f"`Schedule.rates(steps=...)` must be an integer in [1, {MAX_STEPS}]; got {steps!r}.")
+        ticks = -(-int(steps) // self.hold)
+        return np.repeat(np.asarray(self._path(ticks), dtype=np.float64), self.hold)[: int(steps)]
 
     def _path(self, ticks: int) -> NDArray[np.float64]:
         raise NotImplementedError
@@ -87,6 +96,17 @@ class Schedule(Setting):
     ) -> WarmRestartsSchedule:
         """Cosines from `rate` towards `end`, each period `growth` times the one before."""
         return WarmRestartsSchedule(rate=rate, period=period, growth=growth, end=end, hold=hold)
+
+    @staticmethod
+    def one_cycle(
+        start: float, peak: float, end: float, steps: int, *, rising: float = 0.3, linear: bool = False, hold: int = 1
+    ) -> OneCycleSchedule:
+        """From `start` to `peak` over the share `rising` of the steps, then to `end`; half cosines, or straight lines.
+
+        torch's OneCycleLR at `max_lr` is (max_lr/25, max_lr, max_lr/250000) for the rate, and (0.95, 0.85, 0.95) for
+        the momentum that it cycles the other way.
+        """
+        return OneCycleSchedule(start=start, peak=peak, end=end, steps=steps, rising=rising, linear=linear, hold=hold)
 
     @staticmethod
     def table(rates: ArrayLike, *, hold: int = 1) -> TableSchedule:
@@ -230,6 +250,50 @@ class WarmRestartsSchedule(Schedule):
             done[start:stop] = np.arange(stop - start) / length
             start, length = start + length, length * self.growth
         return _half_cosine(self.rate, self.end, done)
+
+
+@setting
+class OneCycleSchedule(Schedule):
+    """One rise (or fall) to `peak` and one way on to `end`, which is reached at the last of `steps`."""
+
+    start: float
+    peak: float
+    end: float
+    steps: int
+    rising: float = 0.3
+    linear: bool = False
+    hold: int = 1
+
+    def __post_init__(self) -> None:
+        _check_rates(self, "start", "peak")
+        _check_rates(self, "end", zero=True)
+        _check_counts(self, "steps", "hold")
+        if not 0 < self.rising < 1:
+            raise ValueError(f"`OneCycleSchedule(rising=...)` must be in (0, 1); got {self.rising}.")
+        if not (self.rising * self.steps > 1 and self.steps >= 2):
+            raise ValueError(
+                f"`OneCycleSchedule(steps=...)` must leave more than one step to the rise; got {self.steps} · "
+                f"{self.rising:g}."
+            )
+
+    def _path(self, ticks: int) -> NDArray[np.float64]:
+        if ticks > self.steps:
+            raise ValueError(
+                f"`OneCycleSchedule.rates(steps=...)` must be at most {self.steps * self.hold}, where the cycle ends; "
+                f"got more than {(ticks - 1) * self.hold}."
+            )
+        top, now = self.rising * self.steps - 1.0, np.arange(ticks)  # torch's: the top may lie between two steps
+        up, down = now / top, (now - top) / (self.steps - 1.0 - top)
+        if self.linear:
+            first, second = (np.clip(done, 0.0, 1.0) for done in (up, down))
+            return np.where(
+                now <= top, self.start + (self.peak - self.start) * first, self.peak + (self.end - self.peak) * second
+            )
+        return np.where(
+            now <= top,
+            _half_cosine(self.start, self.peak, np.clip(up, 0.0, 1.0)),
+            _half_cosine(self.peak, self.end, np.clip(down, 0.0, 1.0)),
+        )
 
 
 @setting

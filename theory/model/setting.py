@@ -23,7 +23,11 @@ class Setting:
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON values from which the class's ``from_dict`` makes an equal Setting."""
-        fields = {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
+        fields = {
+            item.name: _plain(getattr(self, item.name))
+            for item in dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+            if not (item.metadata.get("later") and _is_nothing(getattr(self, item.name)))
+        }
         return {"type": type(self).__name__, **fields}
 
     @classmethod
@@ -55,6 +59,37 @@ class Setting:
     def __hash__(self) -> int:
         """Hash of the type and the field names' plain values."""
         return hash(repr(self.to_dict()))
+
+
+def later_field() -> Any:
+    """A field of default None that a Setting gained later: left out of JSON while it says nothing (None, or zeros).
+
+    What was written before the field existed is then still equal to what is written today, digest included.
+    """
+    return dataclasses.field(default=None, metadata={"later": True})
+
+
+def require_type(value: object, kind: type | tuple[type, ...], where: str, hint: str = "") -> None:
+    """Refuse an argument of the wrong type by its name.
+
+    Args:
+        value: what was given.
+        kind: the class or classes it must be of.
+        where: call and argument, as ``"propagate(schedule=...)"``.
+        hint: how to make one, for instance from a list.
+
+    Raises:
+        TypeError: if it is of none of them.
+    """
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds):
+        names = " or ".join("None" if one is type(None) else f"a {one.__name__}" for one in kinds)
+        advice = f" ({hint})" if hint else ""
+        raise TypeError(f"`{where}` must be {names}{advice}; got {type(value).__name__}.")
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, np.ndarray) and not value.any())
 
 
 def _plain(value: Any) -> Any:

@@ -27,13 +27,12 @@ class AdaptiveRun(Setting):
     """What is simulated.
 
     Args:
-        problem: H and C; the noise is Gaussian.
+        problem: H, C and w*, where runs start; the noise is Gaussian.
         optimizer: Adam or RMSprop.
         replicas: R ≥ 2.
         burn_in: steps before the first record.
         records: records a replica.
         stride: steps between records.
-        optimum: w*, shape ``(m,)``; None is the origin. Runs start there.
         preconditioner: frozen 1/(√s+ε), shape ``(m,)``; None lets the optimizer adapt.
         learning_rates: η_t for t = 1, 2, …, shape ``(≥ steps,)``; None keeps the optimizer's.
         record_times: steps after which to record instead of `burn_in`, `records` and `stride`; then each is recorded
@@ -49,7 +48,6 @@ class AdaptiveRun(Setting):
     burn_in: int = 0
     records: int = 1
     stride: int = 1
-    optimum: NDArray[np.float64] | None = None
     preconditioner: NDArray[np.float64] | None = None
     learning_rates: NDArray[np.float64] | None = None
     record_times: tuple[int, ...] = ()
@@ -59,12 +57,12 @@ class AdaptiveRun(Setting):
             value = getattr(self, name)
             if isinstance(value, bool) or int(value) != value or value < least:
                 raise ValueError(f"`AdaptiveRun({name}=...)` must be an integer >= {least}; got {value!r}.")
-        for name in ("optimum", "preconditioner"):
-            value = getattr(self, name)
-            if value is not None and np.shape(value) != (self.problem.dimension,):
-                raise ValueError(
-                    f"`AdaptiveRun({name}=...)` must have shape {(self.problem.dimension,)}; got {np.shape(value)}."
-                )
+        frozen = self.preconditioner
+        if frozen is not None and np.shape(frozen) != (self.problem.dimension,):
+            raise ValueError(
+                f"`AdaptiveRun(preconditioner=...)` must have shape {(self.problem.dimension,)}; "
+                f"got {np.shape(frozen)}."
+            )
         object.__setattr__(self, "record_times", tuple(int(time) for time in self.record_times))
         if any(time < 1 for time in self.record_times):
             raise ValueError(f"`AdaptiveRun(record_times=...)` must be >= 1; got {self.record_times}.")
@@ -123,7 +121,7 @@ def _run_block(
     problem, count = run.problem, run.problem.dimension
     hessian, noise = problem.hessian, problem.noise_cov
     root = np.sqrt(noise) if noise.ndim == 1 else _root(noise)
-    optimum = np.zeros(count) if run.optimum is None else np.asarray(run.optimum)
+    optimum = problem.optimum
     slots = {time: index for index, time in enumerate(run.record_times)}
     shape = (max(1, len(slots)), size, count)
     mean, square, second = np.zeros(shape), np.zeros(shape), np.zeros((shape[0], count, count))

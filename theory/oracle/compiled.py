@@ -229,18 +229,18 @@ def _next(state, words, values, position, law, degrees, memory, correlation, inn
 
 
 @_compile
-def _diagonal_row(w, v, x, curvature, scale, mu, alpha, beta, delta):
+def _diagonal_row(w, v, x, curvature, scale, constant, mu, alpha, beta, delta):
     for r in range(w.size):
-        gradient = curvature * w[r] + scale * x[r]
+        gradient = curvature * w[r] + scale * x[r] + constant
         velocity = mu * v[r] + alpha * gradient
         v[r] = velocity
         w[r] = w[r] + beta * velocity + delta * gradient
 
 
 @_compile
-def _dense_row(w, v, x, slope, scale, mu, alpha, beta, delta):
+def _dense_row(w, v, x, slope, scale, constant, mu, alpha, beta, delta):
     for r in range(w.size):
-        gradient = slope[r] + scale * x[r]
+        gradient = slope[r] + scale * x[r] + constant
         velocity = mu * v[r] + alpha * gradient
         v[r] = velocity
         w[r] = w[r] + beta * velocity + delta * gradient
@@ -267,7 +267,7 @@ def _row_sums(w, v, before, sums, i):
 @_compile
 def _advance_diagonal(
     z, before, state, words, values, position, law, degrees, memory, correlation, innovation,
-    curvature, scale, table, slots, sums,
+    curvature, scale, rows, table, slots, sums,
 ):  # fmt: skip
     m, width = before.shape
     last = len(table) - 1
@@ -281,17 +281,19 @@ def _advance_diagonal(
             if slot >= 0 or step == last:
                 before[i, :] = w
             x = noise[i * width : (i + 1) * width]
-            _diagonal_row(w, v, x, curvature[i], scale[i], mu, alpha, beta, delta)
+            kick, move, jump = alpha * rows[i, 1], beta * rows[i, 2], delta * rows[i, 2]
+            _diagonal_row(w, v, x, curvature[i], scale[i], rows[i, 0], mu, kick, move, jump)
             if slot >= 0:
                 _row_sums(w, v, before[i], sums[slot], i)
 
 
 @_compile
-def _apply_gradient(z, slope, noise, scale, coefficients):
+def _apply_gradient(z, slope, noise, scale, rows, coefficients):
     m = len(slope)
     mu, alpha, beta, delta = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
     for i in range(m):
-        _dense_row(z[i], z[m + i], noise[i], slope[i], scale[i], mu, alpha, beta, delta)
+        kick, move, jump = alpha * rows[i, 1], beta * rows[i, 2], delta * rows[i, 2]
+        _dense_row(z[i], z[m + i], noise[i], slope[i], scale[i], rows[i, 0], mu, kick, move, jump)
 
 
 class Noise:
@@ -357,6 +359,7 @@ def advance_diagonal(
     noise: Noise,
     curvature: NDArray[np.float64],
     scale: NDArray[np.float64],
+    rows: NDArray[np.float64],
     table: NDArray[np.float64],
     slots: NDArray[np.int64],
     sums: NDArray[np.float64],
@@ -367,13 +370,14 @@ def advance_diagonal(
         z: state (w, v), shape ``(2m, width)``.
         before: on return, the weights before the last step, shape ``(m, width)``.
         noise: source of x.
-        curvature: λ of g = λ w + s x, shape ``(m,)``.
+        curvature: λ of g = λ w + s x + c, shape ``(m,)``.
         scale: s, shape ``(m,)``.
+        rows: c, the factor of α, and that of β and δ, shape ``(m, 3)``.
         table: rows (μ, α, β, δ), shape ``(n, 4)``.
         slots: row of `sums` that a step's sums are added to, or −1, shape ``(n,)``.
         sums: sums over replicas of w, v, w², v², w v and w w₋, shape ``(S, 6, m)``, added to.
     """
-    _advance_diagonal(z, before, *noise.arguments(), curvature, scale, table, slots, sums)
+    _advance_diagonal(z, before, *noise.arguments(), curvature, scale, rows, table, slots, sums)
 
 
 def apply_gradient(
@@ -381,15 +385,17 @@ def apply_gradient(
     slope: NDArray[np.float64],
     noise: NDArray[np.float64],
     scale: NDArray[np.float64],
+    rows: NDArray[np.float64],
     coefficients: NDArray[np.float64],
 ) -> None:
-    """Take one step in place with the gradient g = slope + scale · noise.
+    """Take one step in place with the gradient g = slope + constant + scale · noise.
 
     Args:
         z: state (w, v), shape ``(2m, width)``.
         slope: H w, shape ``(m, width)``.
         noise: shape ``(m, width)``.
         scale: factor of each noise row, shape ``(m,)``.
+        rows: the constant, the factor of α, and that of β and δ, shape ``(m, 3)``.
         coefficients: μ, α, β, δ.
     """
-    _apply_gradient(z, slope, noise, scale, coefficients)
+    _apply_gradient(z, slope, noise, scale, rows, coefficients)

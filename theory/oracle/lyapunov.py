@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.oracle.transition import transition
-from theory.solution import Solution, Status
+from theory.solution import Rest, Solution, Status
 
 Method = Literal["direct", "bilinear", "slycot", "doubling"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -92,11 +92,13 @@ def lyapunov_covariance(problem: Quadratic, optimizer: MomentumSGD, method: Meth
     state = state.astype(np.float64)
     return Solution(
         value=0.5 * (state[:m, :m] + state[:m, :m].T),
-        velocity=0.5 * (state[m:, m:] + state[m:, m:].T),
-        cross=0.5 * (state[:m, m:] + state[m:, :m].T),
         status=Status.OK if good else Status.INACCURATE,
         method=method,
-        relative_residual=residual,
+        rest=Rest(
+            velocity=0.5 * (state[m:, m:] + state[m:, m:].T),
+            cross=0.5 * (state[:m, m:] + state[m:, :m].T),
+            relative_residual=residual,
+        ),
         spectral_radius=radius,
         error_bound=bound,
         message=message,

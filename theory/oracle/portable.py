@@ -75,6 +75,7 @@ def advance_diagonal(
     noise: Noise,
     curvature: NDArray[np.float64],
     scale: NDArray[np.float64],
+    rows: NDArray[np.float64],
     table: NDArray[np.float64],
     slots: NDArray[np.int64],
     sums: NDArray[np.float64],
@@ -89,7 +90,7 @@ def advance_diagonal(
         np.multiply(column, w, out=slope)
         if slots[step] >= 0 or step == len(table) - 1:
             before[...] = w
-        apply_gradient(z, slope, x, scale, coefficients)
+        apply_gradient(z, slope, x, scale, rows, coefficients)
         if slots[step] >= 0:
             sums[slots[step]] += row_sums(z, before)
 
@@ -99,18 +100,20 @@ def apply_gradient(
     slope: NDArray[np.float64],
     noise: NDArray[np.float64],
     scale: NDArray[np.float64],
+    rows: NDArray[np.float64],
     coefficients: NDArray[np.float64],
 ) -> None:
-    """Take one step in place with g = slope + scale · noise; `slope` is overwritten."""
+    """Take one step in place with g = slope + constant + scale · noise; `slope` is overwritten."""
     m = len(slope)
     w, v = z[:m], z[m:]
     mu, alpha, beta, delta = (float(x) for x in coefficients)
     slope += noise * scale[:, None]
+    slope += rows[:, :1]
     v *= mu
-    v += alpha * slope
-    w += beta * v
+    v += (alpha * rows[:, 1:2]) * slope
+    w += (beta * rows[:, 2:]) * v
     if delta:
-        w += delta * slope
+        w += (delta * rows[:, 2:]) * slope
 
 
 def row_sums(z: NDArray[np.float64], before: NDArray[np.float64]) -> NDArray[np.float64]:

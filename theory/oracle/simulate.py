@@ -1,12 +1,12 @@
 r"""Monte Carlo of momentum SGD on a noisy quadratic: the real recursion, and no formula of what it should give.
 
-Model     g = (H + δI) w + ξ, then the optimizer's own step (`theory.model.optimizer`), R independent replicas at once.
+Model     g = H (w − w*) + δ w + ξ, then the optimizer's own step (`theory.model.optimizer`), R independent replicas at
+          once.
 Noise     ξ_t = L x_t with L the symmetric square root of C (the one factor that depends on C alone; entrywise √ for a
           diagonal C) and x with independent entries of variance 1. In time x is white, or
           x_t = φ x_{t−1} + √(1−φ²) e_t from a start of variance 1, which keeps Cov ξ_t = C at every t.
 Start     w_0 = `initial_weights` (else 0), v_0 = 0, and w_{−1} := w_0. torch's first step is undampened because its
-          buffer starts empty, not at zero: `undampened_first_step=True` does that. (torch also ignores dampening
-          when μ = 0; here it scales the gradient always.)
+          buffer starts empty, not at zero: `undampened_first_step=True` does that.
 Change    At a change of segment w and v are kept as they are, which is what each form does: the PyTorch buffer is in
           gradient units, the position form's v is a displacement of the old size.
 Paths     Dense: one matrix product a step. Diagonal: mode by mode, fused, taken when both matrices are vectors. Same
@@ -27,7 +27,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import ModuleType
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from theory.model.noise import Gaussian, NoiseLaw
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
-from theory.model.setting import Setting, keyword_setting
+from theory.model.setting import Setting, keyword_setting, later_field
 from theory.oracle import portable
 
 #: Weights in a block: its state fits the second-level cache, and what a step costs beside its arithmetic is spread out.
@@ -58,18 +58,33 @@ class Segment(Setting):
         steps: number of steps ≥ 1.
         problem: H and C from here on; None keeps those before.
         learning_rates: η of every step, shape ``(steps,)``, in place of the optimizer's; None for a constant rate.
+        momenta: μ of every step, shape ``(steps,)``, likewise.
+        weight_decays: δ of every step, shape ``(steps,)``, likewise.
 
     Raises:
-        ValueError: if `steps` < 1, or the rates are not `steps` positive numbers.
+        ValueError: if `steps` < 1, or the rates are not `steps` positive numbers, or a momentum or decay out of range.
     """
 
     optimizer: MomentumSGD
     steps: int
     problem: Quadratic | None = None
     learning_rates: NDArray[np.float64] | None = None
+    momenta: NDArray[np.float64] | None = later_field()
+    weight_decays: NDArray[np.float64] | None = later_field()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", _integer(self.steps, "Segment(steps=...)", 1))
+        for name, below in (("momenta", 1.0), ("weight_decays", math.inf)):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            path = np.array(given, dtype=np.float64)
+            if path.shape != (self.steps,) or not ((path >= 0) & (path < below)).all():
+                raise ValueError(
+                    f"`Segment({name}=...)` must be {self.steps} numbers in [0, {below:g}); got shape {path.shape}."
+                )
+            path.flags.writeable = False
+            object.__setattr__(self, name, path)
         if self.learning_rates is not None:
             rates = np.array(self.learning_rates, dtype=np.float64)
             if rates.shape != (self.steps,):
@@ -347,8 +362,11 @@ def impulse_response(
     given = np.hstack([np.zeros((m, 2 * m)), np.eye(m)])
     noise = tools.Noise(np.random.SeedSequence(0), setting.noise, given.shape, given=given)
     stage = next(stage for stage in plan.stages if stage.first <= step < stage.first + len(stage.table))
+    rows = stage.rows.copy()
+    rows[:, 0] = 0.0  # the constant part of the gradient is no part of F or G
     before = np.empty((m, 3 * m))
-    _advance(tools, plan, stage, z, before, noise, step, step + 1, np.array([-1]), np.empty((0, 6, m)))
+    slots, sums = np.array([-1]), np.empty((0, 6, m))
+    _advance(tools, plan, replace(stage, rows=rows), z, before, noise, step, step + 1, slots, sums)
     return ImpulseResponse(transition=z[:, : 2 * m].copy(), noise_input=z[:, 2 * m :].copy())
 
 
@@ -372,13 +390,15 @@ class _Stage:
     """A segment made ready: H + δI and L as arrays, and one row (μ, α, β, δ) of coefficients a step.
 
     v ← μ v + α g, w ← w + β v + δ g is the PyTorch form for (1−d, −ηℓ, −ηk), (k, ℓ) its direction, and the position
-    form for (−(1−d)η, 1, 0).
+    form for (−(1−d)η, 1, 0). `rows` holds what differs between coordinates: the constant part −H w* of g, the factor
+    of α, and that of β and δ (parameter groups), shape ``(m, 3)``.
     """
 
     first: int
     curvature: NDArray[np.float64]
     factor: NDArray[np.float64]
     table: NDArray[np.float64]
+    rows: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -398,27 +418,51 @@ def _plan(setting: Simulation, path: Path) -> _Plan:
     stages, problem, first = [], setting.problem, 0
     for segment in setting.segments:
         problem = segment.problem or problem
-        optimizer = segment.optimizer
-        if diagonal:
-            curvature = problem.hessian + optimizer.weight_decay
-        else:
-            curvature = problem.dense_hessian() + optimizer.weight_decay * np.eye(problem.dimension)
-        rates = np.full(segment.steps, optimizer.learning_rate)
-        if segment.learning_rates is not None:
-            rates[:] = segment.learning_rates
-        kept = np.full(segment.steps, 1.0 - optimizer.dampening)
-        if first == 0 and setting.undampened_first_step:
-            kept[0] = 1.0
-        zero = np.zeros(segment.steps)
-        if optimizer.form == "position":
-            alpha, beta, delta = -kept * rates, zero + 1.0, zero
-        else:
-            on_gradient, on_buffer = optimizer.direction
-            alpha, beta, delta = kept, -rates * on_buffer, -rates * on_gradient
-        table = np.ascontiguousarray(np.stack([zero + optimizer.momentum, alpha, beta, delta], axis=1))
-        stages.append(_Stage(first, np.ascontiguousarray(curvature), noise_factor(problem), table))
+        decays = np.full(segment.steps, segment.optimizer.weight_decay)
+        if segment.weight_decays is not None:
+            decays[:] = segment.weight_decays
+        table = _table(segment, undampened=first == 0 and setting.undampened_first_step)
+        rows, shares = _rows(problem, segment.optimizer)
+        edges = [0, *(np.flatnonzero(np.diff(decays)) + 1).tolist(), segment.steps]
+        for start, stop in itertools.pairwise(edges):
+            if diagonal:
+                curvature = problem.hessian + decays[start] * shares
+            else:
+                curvature = problem.dense_hessian() + np.diag(decays[start] * shares)
+            stage = np.ascontiguousarray(curvature), noise_factor(problem), table[start:stop], rows
+            stages.append(_Stage(first + start, *stage))
         first += segment.steps
     return _Plan(setting.problem.dimension, diagonal, setting.initial_weights, tuple(stages))
+
+
+def _table(segment: Segment, *, undampened: bool) -> NDArray[np.float64]:
+    """Rows (μ, α, β, δ) of a segment's steps, shape ``(steps, 4)``."""
+    optimizer, steps = segment.optimizer, segment.steps
+    rates, momenta = np.full(steps, optimizer.learning_rate), np.full(steps, optimizer.momentum)
+    if segment.learning_rates is not None:
+        rates[:] = segment.learning_rates
+    if segment.momenta is not None:
+        momenta[:] = segment.momenta
+    kept = np.where(momenta > 0, 1.0 - optimizer.dampening, 1.0)  # without momentum torch has nothing to dampen
+    if undampened:
+        kept[0] = 1.0
+    zero = np.zeros(steps)
+    if optimizer.form == "position":
+        alpha, beta, delta = -kept * rates, zero + 1.0, zero
+    else:
+        on_gradient, on_buffer = (1.0, momenta) if optimizer.nesterov else optimizer.direction
+        alpha, beta, delta = kept, -rates * on_buffer, -rates * on_gradient
+    return np.ascontiguousarray(np.stack([momenta, alpha, beta, delta], axis=1))
+
+
+def _rows(problem: Quadratic, optimizer: MomentumSGD) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`_Stage.rows`, and the factors of the weight decay, shape ``(m,)``."""
+    ones = np.ones(problem.dimension)
+    hessian, place = problem.hessian, problem.optimum
+    constant = -(hessian * place if hessian.ndim == 1 else hessian @ place)
+    rates, decays = (ones, ones) if optimizer.groups is None else (optimizer.groups.rates(), optimizer.groups.decays())
+    in_buffer, in_step = (rates, ones) if optimizer.form == "position" else (ones, rates)
+    return np.ascontiguousarray(np.stack([constant, in_buffer, in_step], axis=1)), decays
 
 
 def _advance(
@@ -436,7 +480,7 @@ def _advance(
     """Take steps start … stop − 1 of a stage; `before` receives the weights before the last."""
     table = stage.table[start - stage.first : stop - stage.first]
     if plan.diagonal:
-        tools.advance_diagonal(z, before, noise, stage.curvature, stage.factor, table, slots, sums)
+        tools.advance_diagonal(z, before, noise, stage.curvature, stage.factor, stage.rows, table, slots, sums)
         return
     m = plan.dimension
     w = z[:m]
@@ -450,7 +494,7 @@ def _advance(
         np.matmul(stage.curvature, w, out=slope)
         if slots[step] >= 0 or step == len(table) - 1:
             before[...] = w
-        tools.apply_gradient(z, slope, x, scale, coefficients)
+        tools.apply_gradient(z, slope, x, scale, stage.rows, coefficients)
         if slots[step] >= 0:
             sums[slots[step]] += portable.row_sums(z, before)
 

@@ -1,7 +1,8 @@
 r"""Transition of the state z = (w, v) as dense matrices: z₊ = F z + G ξ, straight from the recursion's definition.
 
 PyTorch form:  v₊ = μ v + (1−d)(A w + ξ),  w₊ = w − η (k (A w + ξ) + ℓ v₊), with (k, ℓ) = `MomentumSGD.direction`.
-Position form: v₊ = μ v − (1−d) η (A w + ξ),  w₊ = w + v₊.   A = H + weight decay.
+Position form: v₊ = μ v − (1−d) η (A w + ξ),  w₊ = w + v₊.   A = H + weight decay. Parameter groups make the decay and η
+diagonal matrices.
 """
 
 from __future__ import annotations
@@ -25,16 +26,20 @@ def transition(problem: Quadratic, optimizer: MomentumSGD, dtype: Any = np.float
             answer more than any solver's own error.
     """
     m = problem.dimension
-    eta, mu, keep = (dtype(x) for x in (optimizer.learning_rate, optimizer.momentum, 1 - dtype(optimizer.dampening)))
+    mu, keep = dtype(optimizer.momentum), 1 - dtype(optimizer.dampening if optimizer.momentum else 0)
     one = np.eye(m, dtype=dtype)
-    curvature = problem.dense_hessian().astype(dtype) + dtype(optimizer.weight_decay) * one
+    rates, decays = one, one
+    if optimizer.groups is not None:
+        rates, decays = (np.diag(x.astype(dtype)) for x in (optimizer.groups.rates(), optimizer.groups.decays()))
+    eta = dtype(optimizer.learning_rate) * rates
+    curvature = problem.dense_hessian().astype(dtype) + dtype(optimizer.weight_decay) * decays
     if optimizer.form == "position":
-        v_from_w, v_from_v, v_from_noise = -keep * eta * curvature, mu * one, -keep * eta * one
+        v_from_w, v_from_v, v_from_noise = -keep * eta @ curvature, mu * one, -keep * eta
         w_from_w, w_from_v, w_from_noise = one + v_from_w, v_from_v, v_from_noise
     else:
         v_from_w, v_from_v, v_from_noise = keep * curvature, mu * one, keep * one
         on_gradient, on_buffer = (dtype(x) for x in optimizer.direction)
-        w_from_w = one - eta * (on_gradient * curvature + on_buffer * v_from_w)
-        w_from_v = -eta * on_buffer * v_from_v
-        w_from_noise = -eta * (on_gradient * one + on_buffer * v_from_noise)
+        w_from_w = one - eta @ (on_gradient * curvature + on_buffer * v_from_w)
+        w_from_v = -eta @ (on_buffer * v_from_v)
+        w_from_noise = -eta @ (on_gradient * one + on_buffer * v_from_noise)
     return np.block([[w_from_w, w_from_v], [v_from_w, v_from_v]]), np.vstack([w_from_noise, v_from_noise])

@@ -15,17 +15,20 @@ def momentum_update(
 
     Args:
         optimizer: settings of the step.
-        weights: w, any shape.
+        weights: w, any shape; with parameter groups its last axis is the coordinates.
         buffer: v, of the shape of `weights`: torch's buffer, or the displacement in position form.
         gradient: g at w, of the shape of `weights`.
     """
+    groups = optimizer.groups
+    rate = optimizer.learning_rate if groups is None else optimizer.learning_rate * groups.rates()
+    decay = optimizer.weight_decay if groups is None else optimizer.weight_decay * groups.decays()
     if optimizer.weight_decay:
-        gradient = gradient + optimizer.weight_decay * weights
-    kept = (1.0 - optimizer.dampening) * gradient
+        gradient = gradient + decay * weights
+    kept = optimizer.gradient_share * gradient
     if optimizer.form == "position":
-        buffer = optimizer.momentum * buffer - optimizer.learning_rate * kept
+        buffer = optimizer.momentum * buffer - rate * kept
         return weights + buffer, buffer
     buffer = optimizer.momentum * buffer + kept
     on_gradient, on_buffer = optimizer.direction
     direction = on_gradient * gradient + on_buffer * buffer if on_gradient else buffer
-    return weights - optimizer.learning_rate * direction, buffer
+    return weights - rate * direction, buffer

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.theory.strategies import rotation
 from theory.__main__ import main
 from theory.closed_form.attribution import PARTS, attribution, compare_states, read_state
 from theory.model.optimizer import MomentumSGD
@@ -79,6 +80,46 @@ def test_measured_variances_show_what_has_not_settled():
     assert "unsettled" in split.to_text()
 
 
+def test_modes_are_paired_by_direction_not_by_rank():
+    """Curvatures (1, 2) become (3, 2): the first direction spiked past the second, which stayed."""
+    before, after = (Quadratic(np.array(pair), np.ones(2)) for pair in ([1.0, 2.0], [3.0, 2.0]))
+    split = attribution(before, BEFORE, BEFORE, problem_after=after)
+    np.testing.assert_allclose(split.curvature, [-np.log(3.0), 0.0], atol=1e-15)
+    np.testing.assert_allclose(split.curvatures, [[1.0, 2.0], [3.0, 2.0]])
+    assert np.array_equal(split.match, [1.0, 1.0])
+    variances = [np.diag(lyapunov_covariance(p, BEFORE).require()) for p in (before, after)]
+    np.testing.assert_allclose(split.total, np.log(variances[1] / variances[0]), atol=1e-12)
+    measured = attribution(before, BEFORE, BEFORE, problem_after=after, measured=tuple(variances))
+    np.testing.assert_allclose(measured.unsettled, 0.0, atol=1e-12)
+    # The same in coordinates that show neither order nor axes, the directions turned by 0.2 on the way.
+    turn, little = rotation(2, 4), np.array([[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]])
+    bases = (turn, turn @ little)
+    dense = []
+    for basis, state in zip(bases, (before, after), strict=True):
+        hessian = (basis * state.hessian) @ basis.T
+        dense.append(Quadratic(0.5 * (hessian + hessian.T), np.eye(2)))
+    turned = attribution(dense[0], BEFORE, BEFORE, problem_after=dense[1])
+    np.testing.assert_allclose(turned.curvature, [-np.log(3.0), 0.0], atol=1e-12)
+    np.testing.assert_allclose(turned.match, np.cos(0.2) ** 2, rtol=1e-12)
+    assert "match" in turned.to_text() and "match" not in split.to_text()
+    with pytest.raises(ValueError, match=r"`attribution\(overlaps=...\)` must be cosines, shape \(2, 2\)"):
+        attribution(before, BEFORE, BEFORE, problem_after=after, overlaps=2 * np.eye(2))
+
+
+def test_files_pair_by_eigenvectors_and_else_by_place(tmp_path):
+    spectra = dict(curvatures=[1.0, 2.0], noise_variances=[1.0, 1.0])
+    one = write(tmp_path / "one.json", learning_rate=0.1, **spectra, eigenvectors=[[1, 0, 0], [0, 1, 0]])
+    sorted_again = dict(curvatures=[2.0, 3.0], noise_variances=[1.0, 1.0])
+    two = write(tmp_path / "two.json", learning_rate=0.1, **sorted_again, eigenvectors=[[0, -1, 0], [1, 0, 0]])
+    split = compare_states(one, two)
+    np.testing.assert_allclose(split.curvature, [-np.log(3.0), 0.0], atol=1e-15)
+    by_place = compare_states(write(tmp_path / "a.json", learning_rate=0.1, **spectra), two)
+    np.testing.assert_allclose(by_place.curvature, [-np.log(2.0), -np.log(1.5)])
+    three = write(tmp_path / "three.json", learning_rate=0.1, **spectra, eigenvectors=[[1, 0], [0, 1]])
+    with pytest.raises(ValueError, match=r"got \(2, 2\) against \(2, 3\)"):
+        compare_states(one, three)
+
+
 def write(path, **content):
     path.write_text(json.dumps(content))
     return path
@@ -109,7 +150,11 @@ def test_two_states_are_read_and_the_split_is_printed(tmp_path, capsys):
         ('{"learning_rate": 0.1, "curvatures": 1, "noise_variances": 1}', "must hold one number a mode"),
         ('{"learning_rate": 0.1, "curvatures": [1, 2], "noise_variances": [1]}', "must hold lists of one length"),
         ('{"learning_rate": -1, "curvatures": [1], "noise_variances": [1]}', "must be > 0 and finite; got -1"),
-        ('{"learning_rate": 0.1, "curvatures": [-1], "noise_variances": [1]}', "must be positive definite"),
+        ('{"learning_rate": 0.1, "curvatures": [1], "noise_variances": [-1]}', "must be positive semi-definite"),
+        (
+            '{"learning_rate": 0.1, "curvatures": [1], "noise_variances": [1], "eigenvectors": [[1, 1]]}',
+            "must hold 1 orthonormal lists in eigenvectors",
+        ),
     ],
 )
 def test_states_that_cannot_be_read_are_refused(tmp_path, content, reason):

@@ -18,7 +18,7 @@ from theory.closed_form.langevin import (
     target_divergence,
 )
 from theory.closed_form.preconditioned import preconditioned_covariance
-from theory.closed_form.stationary import largest_stable_learning_rate
+from theory.closed_form.stability import largest_stable_learning_rate
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.oracle.dense import preconditioned_transition, settled

@@ -18,7 +18,7 @@ from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.schedule import Schedule
 from theory.oracle.transition import transition
-from theory.solution import UnstableError
+from theory.solution import Status, UnstableError
 
 PROBLEM = Quadratic.from_spectra([0.1, 1.0, 10.0], [1.0, 0.3, 2.0], rotation=0.7)
 OPTIMIZER = MomentumSGD(0.1, 0.9)
@@ -120,13 +120,24 @@ def test_from_rest_the_approximation_is_wholly_wrong_and_says_so():
     assert np.isfinite(path.quasi_stationary_error).all()
 
 
-def test_an_unstable_rate_is_refused_with_place_and_mode():
-    table = Schedule.table([0.1, 0.2, 0.37, 0.39, 0.5])
-    with pytest.raises(UnstableError, match=r"stay below 0\.38; got 0\.39 at iteration 3, .* mode 2 \(curvature 10\)"):
-        propagate(PROBLEM, OPTIMIZER, table, 5)
-    assert np.isfinite(propagate(PROBLEM, OPTIMIZER, table, 3).value).all()
-    with pytest.raises(UnstableError, match=r"at iteration 1, which is unstable in mode 2 \(curvature 50\)"):
-        propagate(PROBLEM, OPTIMIZER, Schedule.constant(0.1), 2, curvature_factors=[1.0, 5.0])
+def test_unstable_stretches_are_run_through_and_named():
+    table = Schedule.table([0.1, 0.2, 0.37, 0.39, 0.5, 0.01, 0.4, 0.1])
+    path = propagate(PROBLEM, OPTIMIZER, table, [3, 5, 8])
+    assert path.status is Status.UNSETTLED and path.unstable_stretches == ((3, 4), (6, 6))
+    assert path.has_stationary_law.tolist() == [True, False, True]
+    assert np.isnan(path.quasi_stationary[1]).all() and np.isnan(path.quasi_stationary_error[1])
+    assert np.isfinite(path.quasi_stationary[[0, 2]]).all()
+    start = stationary_covariance(PROBLEM, OPTIMIZER).state()
+    ones = np.ones(8)
+    states, _ = unrolled(PROBLEM, OPTIMIZER, table.rates(8), start, np.zeros(6), ones, ones)
+    assert max(relative(path.state()[i], states[k]) for i, k in enumerate((3, 5, 8))) <= 1e-12
+    sharper = propagate(PROBLEM, OPTIMIZER, Schedule.constant(0.1), 2, curvature_factors=[1.0, 5.0])
+    assert sharper.unstable_stretches == ((1, 1),)
+    assert propagate(PROBLEM, OPTIMIZER, table, 3).status is Status.OK
+    with pytest.raises(UnstableError, match=r"must be < 0\.38 for this Hessian"):  # no stationary law to start from
+        propagate(PROBLEM, replace(OPTIMIZER, learning_rate=0.5), table, 3)
+    with pytest.raises(UnstableError, match=r"float range; it overflows before iteration \d+"):
+        propagate(PROBLEM, OPTIMIZER, Schedule.constant(0.5), 10_000)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from tests.oracles import relative, unrolled_covariance
 from theory.closed_form.attribution import attribution
 from theory.closed_form.pac_bayes import variance_elasticities
 from theory.closed_form.propagate import propagate
+from theory.closed_form.stability import largest_stable_learning_rate
 from theory.closed_form.stationary import (
     fluctuation_dissipation_constant,
     increment_covariance,
     lag_one_covariance,
-    largest_stable_learning_rate,
     stationary_covariance,
     stationary_variance,
 )

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from tests.oracles import relative, stationary_pair_mp
 from tests.theory.strategies import edge, optimizers, problems, rotation
 from theory.closed_form.eigenbasis import eigenbasis
+from theory.closed_form.stability import largest_stable_learning_rate, modes
 from theory.closed_form.stationary import (
     fluctuation_dissipation_constant,
     increment_covariance,
     lag_one_covariance,
-    largest_stable_learning_rate,
-    modes,
     stationary_covariance,
     stationary_variance,
 )

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.theory.strategies import rotation
 from theory.model.noise import Gaussian, NoiseLaw, Rademacher, StudentT, Uniform
-from theory.model.optimizer import MomentumSGD
+from theory.model.optimizer import MomentumSGD, ParameterGroups
 from theory.model.quadratic import Quadratic
 from theory.model.setting import Setting
 
@@ -25,9 +25,6 @@ EYE = np.eye(2)
     ("hessian", "noise", "words"),
     [
         (np.array([[1.0, 0.5], [0.0, 1.0]]), EYE, r"hessian=\.\.\.\)` must be symmetric.*got a ratio of"),
-        (np.diag([1.0, -0.5]), EYE, r"hessian=.*must be positive definite; got smallest eigenvalue -0\.5"),
-        (np.diag([1.0, 0.0]), EYE, "hessian=.*must be positive definite"),
-        (np.array([1.0, 0.0]), np.ones(2), "hessian=.*must be positive definite"),
         (EYE, np.diag([1.0, -0.1]), r"noise_cov=.*must be positive semi-definite; got smallest eigenvalue -0\.1"),
         (np.ones(2), np.array([1.0, -1e-30]), "noise_cov=.*must be positive semi-definite"),
         (np.array([[1.0, np.nan], [np.nan, 1.0]]), EYE, "hessian=.*must be finite; got 2 NaN"),
@@ -43,6 +40,41 @@ def test_a_problem_refuses_bad_matrices_in_one_line(hessian, noise, words):
     with pytest.raises(ValueError, match=words) as caught:
         Quadratic(hessian, noise)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lowest", [0.0, -3.6e-16, -0.5])
+def test_any_symmetric_hessian_is_a_problem(lowest):
+    turn = rotation(2, 1)
+    for hessian in (np.array([1.0, lowest]), (turn * np.array([1.0, lowest])) @ turn.T):
+        problem = Quadratic(hessian if hessian.ndim == 1 else 0.5 * (hessian + hessian.T), EYE)
+        assert np.linalg.eigvalsh(problem.dense_hessian())[0] == pytest.approx(lowest, abs=1e-15)
+
+
+def test_an_optimum_is_a_place_and_the_origin_unless_given():
+    assert np.array_equal(Quadratic(EYE, EYE).optimum, [0.0, 0.0])
+    away = Quadratic(EYE, EYE, np.array([1.0, -2.0]))
+    assert Quadratic.from_dict(json.loads(json.dumps(away.to_dict()))) == away != Quadratic(EYE, EYE)
+    # What was written before problems had an optimum is still what is written of those without.
+    assert "optimum" not in Quadratic(EYE, EYE).to_dict() and "groups" not in MomentumSGD(0.1).to_dict()
+    for wrong in (np.ones(3), np.array([1.0, np.nan])):
+        with pytest.raises(ValueError, match=r"`Quadratic\(optimum=...\)` must be 2 finite numbers"):
+            Quadratic(EYE, EYE, wrong)
+
+
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [
+        ({}, "must have rate_factors or decay_factors"),
+        ({"rate_factors": [1.0, 0.0]}, r"rate_factors=.*must be > 0 and finite.*0 among them"),
+        ({"decay_factors": [1.0, -1.0]}, r"decay_factors=.*must be >= 0 and finite.*-1 among them"),
+        ({"rate_factors": [1.0], "decay_factors": [1.0, 0.0]}, r"of one length; got lengths \[1, 2\]"),
+    ],
+)
+def test_parameter_groups_refuse_what_has_no_meaning(factors, words):
+    with pytest.raises(ValueError, match=words):
+        ParameterGroups(**factors)
+    with pytest.raises(TypeError, match=r"`MomentumSGD\(groups=...\)` must be a ParameterGroups or None; got dict"):
+        MomentumSGD(0.1, groups=factors)
 
 
 def test_a_problem_refuses_what_is_not_numbers():

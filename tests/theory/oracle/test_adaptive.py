@@ -83,7 +83,6 @@ def test_the_noise_has_the_covariance_it_was_given():
     [
         ({"replicas": 1}, "replicas"),
         ({"burn_in": -1}, "burn_in"),
-        ({"optimum": np.ones(3)}, "optimum"),
         ({"preconditioner": np.ones(3)}, "preconditioner"),
         ({"record_times": (0,)}, "record_times"),
         ({"learning_rates": np.ones(2), "records": 5}, "learning_rates"),
