@@ -58,6 +58,7 @@ OPTIMUM = "tests/theory/closed_form/test_optimum.py"
 GROUPS = "tests/theory/closed_form/test_general_paths.py"
 ATTRIBUTION = "tests/theory/closed_form/test_attribution.py"
 PAC_BAYES = "tests/theory/closed_form/test_pac_bayes.py"
+MOMENTS = "tests/theory/closed_form/test_minibatch_moments.py"
 DIVERGENCE = "tests/theory/closed_form/test_divergence.py"
 
 MUTANTS = (
@@ -106,6 +107,14 @@ MUTANTS = (
     Mutant("theory/closed_form/shuffling.py", "1.0 - share * (1.0 - factor)", "1.0 - share * factor", SHUFFLING),
     Mutant("theory/closed_form/minibatch.py", "direct = np.diag(gain) * (inputs * shift) ** 2 / (size * (1.0 - own))", "direct = np.diag(gain) * (inputs * shift) ** 2 / size", MINIBATCH),
     Mutant("theory/closed_form/minibatch.py", "misfit * feedback) / (1.0 - feedback)", "misfit * feedback)", MINIBATCH),
+    Mutant("theory/closed_form/minibatch_moments.py", "deviating = turned - turned.mean(axis=0)", "deviating = turned", MOMENTS),
+    Mutant("theory/closed_form/minibatch_moments.py", "self.rest = law.slope_cov - along.T @ along", "self.rest = law.slope_cov", MOMENTS),
+    Mutant("theory/closed_form/minibatch_moments.py", "third * count**2 / (", "third * count / (", MOMENTS),
+    Mutant("theory/closed_form/minibatch_moments.py", "- size / self.law.num_samples) / size", "- 0.0 * size) / size", MOMENTS),
+    Mutant("theory/closed_form/minibatch_moments.py", "slopes = law.slopes + law.curvatures @ mean", "slopes = law.slopes", MOMENTS),
+    Mutant("theory/closed_form/minibatch_moments.py", "added += push @ self.fresh @ push.T / size", "added += push @ self.fresh @ push.T", MOMENTS),
+    Mutant("theory/closed_form/outside.py", "cross = np.tensordot(-between[:-1] / num_samples", "cross = np.tensordot(0.0 * between[:-1] / num_samples", MOMENTS),
+    Mutant("theory/closed_form/outside.py", "return (1.0 - 1.0 / num_samples) / size", "return 1.0 / size", MOMENTS),
     Mutant("theory/closed_form/pac_bayes.py", "return self.kl_diagonal + self.correlation_price", "return self.kl_diagonal", PAC_BAYES),
     Mutant("theory/closed_form/pac_bayes.py", "return -np.log(self.variances)", "return np.log(self.variances)", PAC_BAYES),
     Mutant("theory/closed_form/divergence.py", "        z *= 2.0\n", "        z *= 2.002\n", DIVERGENCE),

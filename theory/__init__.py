@@ -20,6 +20,11 @@ if TYPE_CHECKING:
         optimal_preconditioner,
         target_divergence,
     )
+    from theory.closed_form.minibatch_moments import (
+        MinibatchMoments,
+        minibatch_second_moments,
+        stationary_minibatch_moments,
+    )
     from theory.closed_form.pac_bayes import (
         BoundedLoss,
         DataDependentPrior,
@@ -67,6 +72,11 @@ _HOMES = {
         "optimal_preconditioner",
         "target_divergence",
     ),
+    "theory.closed_form.minibatch_moments": (
+        "MinibatchMoments",
+        "minibatch_second_moments",
+        "stationary_minibatch_moments",
+    ),
     "theory.closed_form.pac_bayes": (
         "BoundedLoss",
         "DataDependentPrior",
@@ -111,6 +121,7 @@ __all__ = [
     "Evidence",
     "FixedPrior",
     "FluctuationDissipation",
+    "MinibatchMoments",
     "Moments",
     "MomentumSGD",
     "NumericalError",
@@ -139,6 +150,7 @@ __all__ = [
     "langevin_covariance",
     "lyapunov_covariance",
     "mean_path",
+    "minibatch_second_moments",
     "natural_gradient_covariance",
     "optimal_learning_rate",
     "optimal_preconditioner",
@@ -150,6 +162,7 @@ __all__ = [
     "second_fluctuation_dissipation",
     "simulate",
     "stationary_covariance",
+    "stationary_minibatch_moments",
     "target_divergence",
     "trajectory",
     "transient_covariance",

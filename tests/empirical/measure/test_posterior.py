@@ -17,6 +17,7 @@ from empirical.settings.measuring import Measurement
 from empirical.settings.presets import make_training
 from empirical.training.checkpoint import load_checkpoint
 from empirical.training.run import train
+from theory.closed_form.minibatch_moments import minibatch_second_moments
 from theory.closed_form.shuffling import epoch_shuffling_factor
 from theory.closed_form.stationary import stationary_variance
 from theory.closed_form.transient import transient_covariance
@@ -67,6 +68,20 @@ def test_long_runs_reach_the_stationary_law_and_the_shuffling_factor():
     # S² has divisor N − 1, so batch means have variance S² (1/B − 1/N): (1 − 1/M) of the white S²/B.
     factor = epoch_shuffling_factor(0.1, 0.9, LAM[:2], batches, "end") * (1 - 1 / batches)
     assert np.allclose(shuffled[0] / law, factor, rtol=1e-6)
+
+
+def test_it_is_the_law_of_real_batches_where_all_samples_have_one_curvature():
+    rng = np.random.default_rng(1)
+    slopes, mixing = rng.exponential(size=(22, 3)), np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    slopes -= slopes.mean(axis=0)
+    optimizer, rates = MomentumSGD(0.1, 0.9, nesterov=True, weight_decay=0.1), np.r_[np.full(5, 0.1), np.full(5, 0.03)]
+    law = minibatch_second_moments(
+        slopes @ mixing.T, [(mixing * LAM) @ mixing.T] * 22, optimizer, rates, [8, 8, 6], start_position=1
+    )
+    found = shuffled_transient_variance(
+        LAM, slopes.var(axis=0, ddof=1), optimizer, rates, [8, 8, 6], num_samples=22, start_position=1
+    )
+    assert np.allclose(np.einsum("ik,tij,jk->tk", mixing, law.covariance, mixing), found, rtol=1e-10)
 
 
 def test_uneven_batches_begun_mid_epoch_match_simulated_permutations():
