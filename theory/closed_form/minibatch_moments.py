@@ -186,7 +186,7 @@ def stationary_minibatch_moments(
     if not growth < 1.0:
         raise UnstableError(
             f"`{where}` needs a stationary second moment, growth < 1; got {growth:.6g} at η = "
-            f"{optimizer.learning_rate:.6g} and batches of {law.sizes[0]}."
+            f"{optimizer.learning_rate:.6g} and batches of {max(law.sizes)}."
         )
     paths = [OutsidePath.settled(part, optimizer, law.sizes, law.num_samples, law.sampling) for part in law.outside]
     mean = np.zeros(2 * law.width)

@@ -133,6 +133,23 @@ def test_what_is_left_falls_as_the_square(count, sizes):
     assert errors[1] < errors[0] / 3.5 and errors[2] < errors[1] / 3.5
 
 
+@pytest.mark.parametrize(("count", "sizes", "most"), [(5, (2, 2, 1), 0.005), (6, (2, 2), 0.001)])
+def test_far_from_an_optimum_without_noise_the_distance_makes_the_noise(count, sizes, most):
+    """Every sample has its optimum where the path goes: slopes along the path, not at w₀, drive the correction."""
+    _, curvatures = _samples(count, spread=0.5)
+    slopes, start, rates = np.zeros((count, 2)), np.array([1.0, -2.0]), np.full(2 * len(sizes), 0.1)
+    run = AffineBatches(
+        slopes=slopes,
+        curvatures=curvatures,
+        optimizer=MomentumSGD(0.1, 0.5),
+        learning_rates=rates,
+        batch_sizes=sizes,
+        start=start,
+    )
+    law = minibatch_second_moments(slopes, curvatures, run.optimizer, rates, sizes, initial_mean=[*start, 0.0, 0.0])
+    assert relative(law.covariance, enumerated_moments(run).covariance) < most
+
+
 def test_the_long_run_of_one_curvature_is_the_known_law():
     slopes, curvatures = _samples(12, k=3, spread=0.0)
     optimizer = MomentumSGD(0.1, 0.9, weight_decay=0.05)
