@@ -36,6 +36,7 @@ from empirical.claims.series import (
     hypothesis,
     line,
 )
+from empirical.measure.bound import optimizer_at
 from empirical.measure.posterior import shuffled_transient_variance, trajectory_variance
 from theory.closed_form.transient import mean_path
 from theory.judge.claim import HYPOTHESIS_ALPHA, Comparison
@@ -46,12 +47,6 @@ from theory.model.quadratic import Quadratic
 
 AGREEMENT = 1.5
 CURVATURE = 1.25
-
-
-def _optimizer(item: Evidence) -> MomentumSGD:
-    fields = dict(item.measured["optimizer"])
-    fields.pop("type", None)
-    return MomentumSGD(**fields)
 
 
 def _dynamics(
@@ -97,7 +92,7 @@ def _law(*, rates: Literal["path", "old", "new"] = "path", momentum: bool = True
     """
 
     def predict(item: Evidence) -> NDArray[np.float64]:
-        optimizer = _optimizer(item)
+        optimizer = optimizer_at(item)
         if not momentum:
             optimizer = dataclasses.replace(optimizer, momentum=0.0, nesterov=False)
         path = item.arrays["learning_rates"]
@@ -210,7 +205,7 @@ def _ensemble_figures(
 
 def _mean_paths(item: Evidence) -> NDArray[np.float64]:
     """Mean displacement of each mode along the path: F₁ᵏ m₀, then F₂ᵏ of where that led."""
-    optimizer, steps, drop = _optimizer(item), item.arrays["steps"], int(item.measured["drop"])
+    optimizer, steps, drop = optimizer_at(item), item.arrays["steps"], int(item.measured["drop"])
     lam = item.arrays["curvatures"]
     total = lam + optimizer.weight_decay
     out = np.zeros((len(steps), len(lam)))
@@ -370,11 +365,11 @@ ROBUST_CURVATURE = hypothesis(
 
 def _in_time(item: Evidence) -> NDArray[np.float64]:
     """(P1) averaged over the phases of the last epoch of the window."""
-    return _window_mean(item, _optimizer(item))
+    return _window_mean(item, optimizer_at(item))
 
 
 def _in_time_without_momentum(item: Evidence) -> NDArray[np.float64]:
-    return _window_mean(item, dataclasses.replace(_optimizer(item), momentum=0.0, nesterov=False))
+    return _window_mean(item, dataclasses.replace(optimizer_at(item), momentum=0.0, nesterov=False))
 
 
 def _window_mean(item: Evidence, optimizer: MomentumSGD) -> NDArray[np.float64]:
@@ -386,7 +381,7 @@ def _window_mean(item: Evidence, optimizer: MomentumSGD) -> NDArray[np.float64]:
 def _compare_trajectory(evidence: Mapping[str, Evidence], predict: Callable[[Evidence], NDArray]) -> Comparison:
     item = evidence["trajectory"]
     found = trajectory_variance(
-        item.arrays["positions"], item.arrays["curvatures"], _optimizer(item), weight_norms=item.arrays["norms"]
+        item.arrays["positions"], item.arrays["curvatures"], optimizer_at(item), weight_norms=item.arrays["norms"]
     )
     keep = found.applicable
     if not keep.any():

@@ -35,7 +35,7 @@ from theory.judge.claim import HYPOTHESIS_ALPHA, Comparison
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Table
 
-#: Settings of a run that a map shows, by their path in the training's plain form.
+#: Settings of a run that a map shows, by their path in its Training.
 REGIME = (
     ("training images", ("data", "train_size")),
     ("label noise", ("data", "label_noise")),
@@ -52,9 +52,9 @@ REGIMES = 6
 def _regime(track: Track) -> tuple[Any, ...]:
     row: list[Any] = []
     for _, path in REGIME:
-        value: Any = track.items[0].setting["training"]
+        value: Any = track.training
         for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
+            value = getattr(value, name, None)
         row.append("–" if value is None else value)
     return tuple(row)
 
@@ -63,7 +63,7 @@ def _all_regimes(evidence: Sequence[Evidence]) -> Iterable[Subject]:
     by_mode: dict[str, list[Track]] = {}
     for track in tracks(evidence).values():
         if track.decays:
-            by_mode.setdefault(f"{track.fact('dataset')} {track.fact('batch_norm')} mode", []).append(track)
+            by_mode.setdefault(f"{track.training.data.name} {track.fact('batch_norm')} mode", []).append(track)
     for name, members in by_mode.items():
         if len({_regime(track) for track in members}) >= 2:
             together: dict[str, Evidence] = {}

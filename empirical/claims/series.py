@@ -22,6 +22,7 @@ from scipy import stats
 
 from empirical.claims import EmpiricalClaim, Subject
 from empirical.measure.bound import curvatures_of, optimizer_at, predicted_variances, usable_directions
+from empirical.settings.training import Training
 from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Series
@@ -55,35 +56,45 @@ class Track:
         """A fact of the run, the same at every checkpoint."""
         return self.items[0].measured[name]
 
+    @cached_property
+    def training(self) -> Training:
+        """What the run trained."""
+        return Training.of(self.items[0])
+
     @property
     def label(self) -> str:
         """The run's name, with the batch-norm mode where there is a choice."""
         mode = f" {self.fact('batch_norm')} mode" if self.fact("has_batch_norm") else ""
-        return f"{self.fact('run')}{mode}"
+        return f"{self.training.run_name(self.items[0].seed)}{mode}"
 
     @cached_property
     def epochs(self) -> NDArray[np.float64]:
         """Epochs done at each checkpoint."""
-        return np.array([i.measured["iteration"] for i in self.items]) / self.fact("iterations_per_epoch")
+        return np.array([i.measured["iteration"] for i in self.items]) / self.training.iterations_per_epoch
 
     @cached_property
     def iterations(self) -> NDArray[np.int64]:
         """Iterations done at each checkpoint."""
         return np.array([item.measured["iteration"] for item in self.items])
 
+    @cached_property
+    def protocol(self) -> str:
+        """A digest that a run of AT and one of AWP share if they differ in nothing else."""
+        return self.training.protocol(self.items[0].seed)
+
     @property
-    def decays(self) -> list[tuple[int, float, float]]:
+    def decays(self) -> tuple[tuple[int, float, float], ...]:
         """(iteration, rate before, rate after) of every decay."""
-        return [(int(i), float(before), float(after)) for i, before, after in self.fact("decays")]
+        return self.training.decays
 
     @property
     def decay_epochs(self) -> tuple[float, ...]:
         """Epochs at which the learning rate drops: the marks of figures."""
-        return tuple(i / self.fact("iterations_per_epoch") for i, _, _ in self.decays)
+        return tuple(i / self.training.iterations_per_epoch for i, _, _ in self.decays)
 
     def stage(self, decay: int) -> tuple[int, int, int]:
         """Iterations at which the stage before a decay begins, of the decay, and at which the stage after it ends."""
-        marks = [0, *(i for i, _, _ in self.decays), int(self.fact("num_iterations"))]
+        marks = [0, *(i for i, _, _ in self.decays), self.training.num_iterations]
         return marks[decay], marks[decay + 1], marks[decay + 2]
 
     def usable(self, index: int) -> NDArray[np.bool_]:
@@ -238,7 +249,7 @@ def tracks(evidence: Sequence[Evidence]) -> dict[tuple[str, str, str], Track]:
     for item in evidence:
         if item.experiment == SPECTRUM:
             made = {key: value for key, value in item.setting["measurement"].items() if key != "groups"}
-            key = (str(item.measured["run"]), str(item.measured["batch_norm"]), repr(sorted(made.items())))
+            key = (Training.of(item).run_name(item.seed), str(item.measured["batch_norm"]), repr(sorted(made.items())))
             groups.setdefault(key, []).append(item)
     return {key: Track.of(items) for key, items in sorted(groups.items())}
 
@@ -286,12 +297,10 @@ def each_decay(evidence: Sequence[Evidence]) -> Iterable[Subject]:
 
 def by_method(found: Sequence[Track]) -> dict[str, list[Track]]:
     """Tracks that differ in the seed alone."""
-    groups: dict[tuple[str, str, str], list[Track]] = {}
+    groups: dict[tuple[Training, str], list[Track]] = {}
     for track in found:
-        item = track.items[0]
-        key = (str(track.fact("dataset")), str(track.fact("method")), repr(item.setting["training"]))
-        groups.setdefault((*key[:2], key[2] + str(track.fact("batch_norm"))), []).append(track)
-    return {f"{dataset} {method}": members for (dataset, method, _), members in groups.items()}
+        groups.setdefault((track.training, str(track.fact("batch_norm"))), []).append(track)
+    return {f"{training.data.name} {training.method.name}": members for (training, _), members in groups.items()}
 
 
 def each_pair(evidence: Sequence[Evidence]) -> Iterable[Subject]:
@@ -299,11 +308,11 @@ def each_pair(evidence: Sequence[Evidence]) -> Iterable[Subject]:
     found = list(tracks(evidence).values())
     pairs: list[tuple[Track, Track]] = []
     for track in found:
-        if track.fact("method") != "at":
+        if track.training.method.name != "at":
             continue
         for other in found:
-            same = all(track.fact(name) == other.fact(name) for name in ("protocol", "batch_norm", "data_digest"))
-            if other.fact("method") == "awp" and same:
+            same = all(track.fact(name) == other.fact(name) for name in ("batch_norm", "data_digest"))
+            if other.training.method.name == "awp" and same and track.protocol == other.protocol:
                 pairs.append((track, other))
                 yield Subject(
                     label=f"{track.label} | {other.label}",
@@ -314,7 +323,9 @@ def each_pair(evidence: Sequence[Evidence]) -> Iterable[Subject]:
         together = {}
         for number, (track, other) in enumerate(pairs):
             together |= roles(track, f"pair {number}/at") | roles(other, f"pair {number}/awp")
-        yield Subject(label=f"{pairs[0][0].fact('dataset')} at | awp (method)", evidence=together, scope="the method")
+        yield Subject(
+            label=f"{pairs[0][0].training.data.name} at | awp (method)", evidence=together, scope="the method"
+        )
 
 
 def over_runs(estimates: Sequence[float]) -> tuple[float, tuple[float, float]]:
@@ -338,7 +349,7 @@ def direction_figure(
     """The largest, the geometric mean and the smallest tracked value over training, for one or several runs."""
     series = []
     for track in found:
-        name = f"{track.fact('method')} " if len(found) > 1 else ""
+        name = f"{track.training.method.name} " if len(found) > 1 else ""
         values = [value(track, i) for i in range(len(track.items))]
         values = [v[v > 0] for v in values]
         keep = [i for i, v in enumerate(values) if len(v)]
@@ -413,7 +424,7 @@ def each_item(experiment: str) -> Callable[[Sequence[Evidence]], Iterable[Subjec
     def select(evidence: Sequence[Evidence]) -> Iterable[Subject]:
         for item in evidence:
             if item.experiment == experiment:
-                label = f"{item.measured['run']} at epoch {item.measured['epoch']}"
+                label = f"{Training.of(item).run_name(item.seed)} at epoch {item.measured['epoch']}"
                 yield Subject(label=label, evidence={experiment: item})
 
     return select

@@ -135,7 +135,7 @@ def _norm_change(track: Track, windows: Windows) -> float:
 def _curvature_figures(found: list[Track]) -> tuple[Figure, ...]:
     norm = [
         line(
-            f"{track.fact('method')} λ₁‖w‖²",
+            f"{track.training.method.name} λ₁‖w‖²",
             track.epochs,
             [
                 max(float(track.curvatures(i)[0]), 1e-12) * item.measured["weights"]["norm"] ** 2
@@ -575,7 +575,7 @@ LEARNED = 2.0
 
 def _learned(track: Track) -> None:
     reached = max(item.measured["gap"]["train"]["robust_accuracy"] for item in track.items)
-    chance = 1 / float(track.fact("num_classes"))
+    chance = 1 / track.training.network.num_classes
     if reached < LEARNED * chance:
         raise NotApplicableError(
             f"{track.label} never learned: its robust training accuracy stays at {reached:.0%} (chance {chance:.0%}), "
@@ -680,7 +680,7 @@ def _complexity(track: Track, index: int) -> float:
 def _bound_figures(found: list[Track]) -> tuple[Figure, ...]:
     series: dict[str, list] = {"terms": [], "value": [], "losses": []}
     for track in found:
-        name = f"{track.fact('method')} " if len(found) > 1 else ""
+        name = f"{track.training.method.name} " if len(found) > 1 else ""
         terms = [_bound_terms(track, i) for i in range(len(track.items))]
         x = track.epochs
         count = [term["directions"] for term in terms]

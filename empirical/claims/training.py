@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from empirical.claims import EmpiricalClaim, Subject
 from empirical.settings.data import DATASETS, DatasetName
 from empirical.settings.method import MethodName
-from empirical.settings.training import EXPERIMENT
-from empirical.training.reproduction import REFERENCE, Window, windows_of
+from empirical.settings.training import EXPERIMENT, Training
+from empirical.training.reproduction import REFERENCE, Window, protocol_differences, windows_of
 from theory.judge.claim import Claim, Comparison
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Table
@@ -79,11 +79,9 @@ def _subjects(dataset: str, method: str) -> Callable[[Sequence[Evidence]], Itera
 
 
 def _follows(item: Evidence, dataset: str, method: str) -> bool:
-    if (item.measured.get("data"), item.measured.get("method")) != (dataset, method):
-        return False
-    from empirical.training.reproduction import protocol_differences
-
-    return not protocol_differences(item.setting, dataset, method)
+    training = Training.of(item)
+    same = (training.data.name, training.method.name) == (dataset, method)
+    return same and not protocol_differences(training, dataset, method)
 
 
 def _claim(dataset: DatasetName, method: MethodName) -> EmpiricalClaim:

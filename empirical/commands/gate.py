@@ -103,6 +103,7 @@ def _quantities(evidence: tuple[Evidence, ...]) -> list[Quantity]:
 
     from empirical.measure.bound import curvatures_of, optimizer_at, usable_directions
     from empirical.measure.posterior import price_interval
+    from empirical.settings.training import Training
     from theory.judge.gate import Quantity
 
     last: dict[str, Evidence] = {}
@@ -113,13 +114,13 @@ def _quantities(evidence: tuple[Evidence, ...]) -> list[Quantity]:
             if study is not None:
                 ends = (study["pooled_low"], study["pooled_high"])
                 inner = 0.0 if ends[0] <= 0 <= ends[1] else min(abs(end) for end in ends)
-                note = f"{item.measured['run']} epoch {item.measured['epoch']}"
+                note = f"{Training.of(item).run_name(item.seed)} epoch {item.measured['epoch']}"
                 interval = (inner, max(abs(end) for end in ends))
                 found.append(
                     Quantity(name="expansion_error", estimate=abs(study["pooled"]), interval=interval, note=note)
                 )
         elif item.measured["units"] == "samples":
-            name = f"{item.measured['run']} {item.measured['batch_norm']}"
+            name = f"{Training.of(item).run_name(item.seed)} {item.measured['batch_norm']}"
             if name not in last or last[name].measured["iteration"] < item.measured["iteration"]:
                 last[name] = item
     for name, item in last.items():

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from empirical.settings.training import Training
+
 if TYPE_CHECKING:
     from theory.judge.evidence import Evidence
 
@@ -47,7 +49,8 @@ def validate_folder(folder: str | Path) -> int:
     for item in runs:
         lines, passed = check_run(item, Path(folder))
         failed += not passed
-        print(f"{item.measured['data']} {item.measured['method']} seed {item.seed}: {'passes' if passed else 'FAILS'}")
+        training = Training.of(item)
+        print(f"{training.data.name} {training.method.name} seed {item.seed}: {'passes' if passed else 'FAILS'}")
         for line in lines:
             print(f"  {line}")
     print(f"{len(runs) - failed} of {len(runs)} runs pass")
@@ -72,11 +75,12 @@ def check_run(item: Evidence, folder: Path) -> tuple[list[str], bool]:
         lines.append(f"{absent} checkpoints are not in the folder: their digests were not checked")
     if item.provenance.get("dirty") or item.provenance.get("commit") is None:
         lines.append("the code was modified or not under version control when it ran")
-    dataset, method = item.measured["data"], item.measured["method"]
-    reference = REFERENCE.get((dataset, method))
+    training = Training.of(item)
+    dataset, method = training.data.name, training.method.name
+    reference = next((windows for names, windows in REFERENCE.items() if names == (dataset, method)), None)
     if reference is None:
         return [*lines, "no published reference for this data set and method"], False
-    departures = protocol_differences(item.setting, dataset, method)
+    departures = protocol_differences(training, dataset, method)
     if departures:
         return [*lines, *(f"protocol: {line}" for line in departures)], False
     windows = windows_of(item.arrays, reference)

@@ -26,6 +26,7 @@ from empirical.logs.decays import find_decays
 from empirical.logs.table import TrainingLog
 from empirical.settings.data import PUBLISHED
 from empirical.settings.training import EXPERIMENT as OWN_EXPERIMENT
+from empirical.settings.training import Training
 from theory.judge.evidence import Evidence
 
 #: Experiment name of an imported training log.
@@ -170,24 +171,22 @@ def as_log(evidence: Evidence) -> Evidence | None:
         return evidence
     if evidence.experiment != OWN_EXPERIMENT:
         return None
-    facts, setting = evidence.measured, evidence.setting
+    facts, training = evidence.measured, Training.of(evidence)
     columns = {name: evidence.arrays[f"epoch_{name}"] for name in COLUMNS if f"epoch_{name}" in evidence.arrays}
     if not {"epoch", "learning_rate"} <= set(columns):
         return None
-    dataset, method = facts.get("data"), facts.get("method")
-    shared = {
-        name: value for name, value in setting.items() if name not in ("method", "checkpoint_epochs", "precision")
-    }
-    optimizer = setting.get("optimizer") or {}
+    dataset, method = training.data.name, training.method.name
+    apart = ("method", "checkpoint_epochs", "precision")
+    shared = {name: value for name, value in training.to_dict().items() if name not in apart}
     arguments = {
         "setting": json.dumps(shared, sort_keys=True),
-        "batch_size": setting.get("batch_size"),
-        "momentum": optimizer.get("momentum"),
-        "iterations_per_epoch": facts.get("iterations_per_epoch"),
+        "batch_size": training.batch_size,
+        "momentum": training.optimizer.momentum,
+        "iterations_per_epoch": training.iterations_per_epoch,
     }
     return log_evidence(
         columns,
-        setting=setting,
+        setting=evidence.setting,
         seed=evidence.seed,
         label=str(facts.get("run_folder", f"{dataset} {method}, seed {evidence.seed}")).removeprefix("runs/"),
         dataset=dataset,

@@ -10,12 +10,14 @@ Torch     none: evidence in, numbers out, so that judging needs no torch.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from empirical.settings.training import Training
 from theory.closed_form.pac_bayes import BoundedLoss, FixedPrior, UnboundedLoss, pac_bayes_bound, pac_bayes_terms
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.evidence import Evidence
@@ -29,9 +31,7 @@ DELTA = 0.05
 
 def optimizer_at(item: Evidence) -> MomentumSGD:
     """The optimizer of a checkpoint's evidence, with the rate of its last step."""
-    fields = dict(item.measured["optimizer"])
-    fields.pop("type", None)
-    return MomentumSGD(**{**fields, "learning_rate": float(item.measured["learning_rate"])})
+    return dataclasses.replace(Training.of(item).optimizer, learning_rate=float(item.measured["learning_rate"]))
 
 
 def curvatures_of(item: Evidence) -> NDArray[np.float64]:
@@ -120,12 +120,13 @@ def bound_over_training(items: Sequence[Evidence]) -> tuple[dict[str, Any], dict
     """
     ordered = sorted(items, key=lambda item: item.measured["iteration"])
     rows = []
+    training = Training.of(ordered[0])
     for item in ordered:
         try:
             terms = bound_terms(item)
         except ValueError:
             continue
-        epoch = item.measured["iteration"] / item.measured["iterations_per_epoch"]
+        epoch = item.measured["iteration"] / training.iterations_per_epoch
         rows.append({"checkpoint_epoch": epoch, "robust_gap": item.measured["gap"]["robust_loss_gap"], **terms})
     columns = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in (rows[0] if rows else {})}
     if columns:
@@ -133,8 +134,7 @@ def bound_over_training(items: Sequence[Evidence]) -> tuple[dict[str, Any], dict
     first = ordered[0].measured
     mode = f" {first['batch_norm']} mode" if first["has_batch_norm"] else ""
     values = {
-        "label": f"{first['run']}{mode}",
-        "method": first["method"],
+        "label": f"{training.run_name(ordered[0].seed)}{mode}",
         "left_out": len(ordered) - len(rows),
         "bound_is": "McAllester's formula minus the training robust loss, over the tracked directions: a diagnostic",
         "gap_is": "test minus train robust loss at fixed weights, eval mode, the same attack",

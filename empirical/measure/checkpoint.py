@@ -33,11 +33,8 @@ from empirical.measure.operators import (
 )
 from empirical.measure.tracking import continue_directions, subspace_change
 from empirical.settings.measuring import Measurement
-from empirical.settings.schedule import decay_iterations
-from empirical.settings.training import EXPERIMENT as TRAINING
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.evaluate import SplitMetrics, evaluate
-from theory.judge.evidence import run_id
 
 EXPERIMENT = "spectrum"
 #: Eigenvectors are stored with the evidence up to this many weights.
@@ -149,12 +146,10 @@ def measure_checkpoint(
         seed=measurement.seed,
     )
     values: dict[str, Any] = {
-        **run_facts(checkpoint),
         "epoch": checkpoint.epoch,
         "iteration": checkpoint.iteration,
         "learning_rate": checkpoint.learning_rate,
         "next_learning_rate": checkpoint.next_learning_rate,
-        "method": checkpoint.setting.method.name,
         "data_digest": checkpoint.data_digest,
         "batch_norm": measurement.batch_norm,
         "has_batch_norm": has_batch_norm(checkpoint.model),
@@ -162,8 +157,6 @@ def measure_checkpoint(
         "num_units": landscape.num_units,
         "units": "batches" if landscape.units_are_batches else "samples",
         "num_samples": measured_samples(data, measurement),
-        "batch_size": checkpoint.setting.batch_size,
-        "batches_per_epoch": checkpoint.setting.iterations_per_epoch,
         "noise_factor": covariance.noise_factor(
             min(checkpoint.setting.batch_size, landscape.num_units),
             with_replacement=checkpoint.setting.order == "replacement",
@@ -231,23 +224,6 @@ def measure_checkpoint(
     hessian.release()
     values["seconds"] = round(time.perf_counter() - started, 3)
     return Measured(values=values, arrays=arrays, hessian_pairs=pairs, noise_pairs=noise_pairs)
-
-
-def run_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a claim must know of the run, in plain values, so that judging needs no torch."""
-    setting = checkpoint.setting
-    rates = setting.rates()
-    identity_of_run = run_id(TRAINING, setting.to_dict(), checkpoint.seed)
-    return {
-        "run": f"{setting.method.name}-seed{checkpoint.seed}-{identity_of_run[:8]}",
-        "protocol": run_id("protocol", {**setting.to_dict(), "method": setting.method.objective}, checkpoint.seed),
-        "dataset": setting.data.name,
-        "num_classes": setting.network.num_classes,
-        "optimizer": setting.optimizer.to_dict(),
-        "num_iterations": setting.num_iterations,
-        "iterations_per_epoch": setting.iterations_per_epoch,
-        "decays": [[i, float(rates[i - 1]), float(rates[i])] for i in decay_iterations(rates)],
-    }
 
 
 def _variances(found: VarianceEstimates) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from empirical.data.resident import Data
-from empirical.measure.checkpoint import attack_for, run_facts
+from empirical.measure.checkpoint import attack_for
 from empirical.measure.ensemble import branch
 from empirical.measure.expansion import ExpansionError, expansion_error, random_directions
 from empirical.measure.lanczos import top_eigenpairs
@@ -153,9 +153,7 @@ def measure_ensemble(
     values = {
         "epoch": checkpoint.epoch,
         "iteration": checkpoint.iteration,
-        "method": checkpoint.setting.method.name,
-        **run_facts(checkpoint),
-        "optimizer": checkpoint.optimizer.to_dict(),
+        "learning_rate": checkpoint.learning_rate,
         "batch_sizes": batch_sizes(checkpoint, len(data.train)),
         "start_position": checkpoint.iteration % checkpoint.setting.iterations_per_epoch,
         "num_samples": len(data.train),
@@ -201,9 +199,7 @@ def measure_trajectory(
     values = {
         "epoch": checkpoint.epoch,
         "iteration": checkpoint.iteration,
-        "method": checkpoint.setting.method.name,
-        **run_facts(checkpoint),
-        "optimizer": checkpoint.optimizer.to_dict(),
+        "learning_rate": checkpoint.learning_rate,
         "batch_sizes": batch_sizes(checkpoint, len(data.train)),
         "start_position": checkpoint.iteration % checkpoint.setting.iterations_per_epoch,
         "num_samples": len(data.train),
@@ -248,10 +244,7 @@ def measure_expansion(
     values = {
         "epoch": checkpoint.epoch,
         "iteration": checkpoint.iteration,
-        "method": checkpoint.setting.method.name,
-        **run_facts(checkpoint),
         "learning_rate": checkpoint.learning_rate,
-        "activation": checkpoint.setting.network.activation,
         "studies": measured,
         "seconds": round(time.perf_counter() - started, 3),
     }

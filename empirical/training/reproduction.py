@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from empirical.settings.data import DatasetName
 from empirical.settings.method import MethodName
+from empirical.settings.presets import make_training
+from empirical.settings.training import Training
 
 __all__ = ["REFERENCE", "WINDOWS", "Window", "execution_free", "published_overrides", "windows_of"]
 
@@ -60,9 +62,10 @@ def published_overrides() -> dict[str, Any]:
     return {"published_offset": True}
 
 
-def execution_free(setting: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's setting without what says how it was computed or watched, for comparing protocols."""
-    kept = {key: value for key, value in setting.items() if key not in ("precision", "checkpoint_epochs", "log_window")}
+def execution_free(training: Training) -> dict[str, Any]:
+    """A run's setting in plain form without what says how it was computed or watched, for comparing protocols."""
+    plain = training.to_dict()
+    kept = {key: value for key, value in plain.items() if key not in ("precision", "checkpoint_epochs", "log_window")}
     evaluation = {
         key: value
         for key, value in kept["evaluation"].items()
@@ -71,14 +74,10 @@ def execution_free(setting: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"evaluation": evaluation}
 
 
-def protocol_differences(setting: Mapping[str, Any], dataset: str, method: str) -> list[str]:
+def protocol_differences(training: Training, dataset: str, method: str) -> list[str]:
     """Where a run's setting departs from the published protocol, as ``path: found, not expected``."""
-    import json
-
-    from empirical.settings.presets import make_training
-
-    expected = json.loads(json.dumps(make_training(dataset, method, published_overrides()).to_dict()))
-    return _differences(execution_free(setting), execution_free(expected), "")
+    expected = make_training(dataset, method, published_overrides())
+    return _differences(execution_free(training), execution_free(expected), "")
 
 
 def _differences(found: Any, expected: Any, path: str) -> list[str]:

@@ -18,6 +18,7 @@ from empirical.commands.verify import judge_all
 from empirical.logs import effects
 from empirical.logs.evidence import log_evidence
 from empirical.logs.schedule import predicted_variance
+from empirical.settings import make_training
 from tests.empirical.log_writing import CANONICAL, training_run
 from theory.judge.evidence import Evidence
 from theory.judge.verdict import Outcome, read_verdicts
@@ -281,9 +282,9 @@ def own_run(method: str, shape: dict, *, every: int = 1) -> Evidence:
         if name not in ("epoch_epoch", "epoch_learning_rate"):
             values[~keep] = np.nan
     arrays["iteration_loss"] = np.ones(7)
-    setting = {"type": "Training", "batch_size": 32, "optimizer": {"momentum": 0.9}, "method": {"objective": method}}
-    measured = {"method": method, "data": "digits", "iterations_per_epoch": 10, "run_folder": f"runs/{method}-seed0"}
-    return Evidence(experiment="training", setting=setting, seed=0, measured=measured, arrays=arrays)
+    training = make_training("digits-cpu", method, {"epochs": 150, "milestones": (60.0, 110.0)})
+    measured = {"run_folder": f"runs/{method}-seed0"}
+    return Evidence(experiment="training", setting=training.to_dict(), seed=0, measured=measured, arrays=arrays)
 
 
 @pytest.mark.parametrize("every", [1, 2])

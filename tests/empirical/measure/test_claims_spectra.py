@@ -5,6 +5,7 @@ import pytest
 
 from empirical.claims import collect, posterior, regimes, spectra
 from empirical.measure.posterior import shuffled_transient_variance
+from empirical.settings import make_training
 from theory.judge.evidence import Evidence
 from theory.judge.verdict import Outcome
 from theory.model.optimizer import MomentumSGD
@@ -12,8 +13,15 @@ from theory.model.optimizer import MomentumSGD
 CLAIMS = spectra.CLAIMS + posterior.CLAIMS + regimes.CLAIMS
 BY_NAME = {entry.claim.name: entry for entry in CLAIMS}
 EPOCHS = (0, 12, 24, 36, 46, 47, 48, 49, 50, 53, 60, 72, 84, 96, 108, 120)
-DECAYS = [[480, 0.1, 0.01]]
 K, N = 6, 400
+
+
+def trained(method="at", **changes):
+    """120 epochs of 10 iterations, one decay at iteration 480."""
+    changes = {"milestones": (48.0,), "weight_decay": 5e-4} | changes
+    training = make_training("digits-cpu", method, changes)
+    assert training.iterations_per_epoch == 10 and training.decays == ((480, 0.1, pytest.approx(0.01)),)
+    return training
 
 
 def spectrum(epoch, *, lam, gamma, method="at", seed=0, wobble=0.01, learned=0.9, gap=0.1, train_loss=0.5, setting=0):
@@ -28,18 +36,9 @@ def spectrum(epoch, *, lam, gamma, method="at", seed=0, wobble=0.01, learned=0.9
     rate = 0.1 if iteration <= 480 else 0.01
     side = {"robust_loss": train_loss, "robust_accuracy": learned, "clean_loss": 0.1, "clean_accuracy": 0.99}
     measured = {
-        "run": f"{method}-seed{seed}",
-        "protocol": f"p{seed}",
-        "dataset": "digits",
-        "num_classes": 10,
-        "optimizer": {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
-        "num_iterations": 1200,
-        "iterations_per_epoch": 10,
-        "decays": DECAYS,
         "epoch": epoch,
         "iteration": iteration,
         "learning_rate": rate,
-        "method": method,
         "data_digest": "d",
         "batch_norm": "eval",
         "has_batch_norm": False,
@@ -71,7 +70,8 @@ def spectrum(epoch, *, lam, gamma, method="at", seed=0, wobble=0.01, learned=0.9
         "curvature_samples": lam * (1 + 0.3 * common[:, ::-1]),
         "displacement": np.full(K, 0.1),
     }
-    plain = {"measurement": {"groups": 0}, "training": {"n": setting, "method": method}, "iteration": iteration}
+    training = trained(method, train_size=300 + setting)
+    plain = {"measurement": {"groups": 0}, "training": training.to_dict(), "iteration": iteration}
     return Evidence(experiment="spectrum", setting=plain, seed=seed, measured=measured, arrays=arrays)
 
 
@@ -185,8 +185,6 @@ def test_a_map_over_regimes_finds_that_the_spike_needs_a_loss_to_fit():
     evidence = []
     for index in range(8):
         evidence += run(spike=1 + 0.3 * index, train_loss=0.01 + 0.1 * index, seed=index, setting=index)
-        for item in evidence[-len(EPOCHS) :]:
-            item.setting["training"]["data"] = {"train_size": 100 + index}
     (verdict,) = judge("spike-regime", evidence)
     assert verdict.outcome is Outcome.SUPPORTED, verdict.note
     assert len(verdict.tables[0].rows) == 8
@@ -205,9 +203,8 @@ def ensemble(factor=1.0, obeys_drop=True, replicas=256, robust=1.0):
     )
     draws = np.random.default_rng(0).standard_normal((len(steps), replicas, 3))
     measured = {
-        "run": "at-seed0",
         "epoch": 48,
-        "optimizer": {"learning_rate": 0.1, "momentum": 0.9},
+        "learning_rate": 0.1,
         "batch_sizes": [32] * 10,
         "start_position": 0,
         "num_samples": 320,
@@ -230,7 +227,8 @@ def ensemble(factor=1.0, obeys_drop=True, replicas=256, robust=1.0):
         "fixed_curvature_samples": samples,
         "robust_curvature_samples": robust * samples,
     }
-    return [Evidence(experiment="ensemble", setting={}, seed=0, measured=measured, arrays=arrays)]
+    plain = {"training": trained(weight_decay=0.0).to_dict()}
+    return [Evidence(experiment="ensemble", setting=plain, seed=0, measured=measured, arrays=arrays)]
 
 
 @pytest.mark.parametrize("name", ["posterior-ensemble", "transient-ensemble"])
@@ -288,8 +286,9 @@ def expansion(pooled, half):
         "low": [pooled - half],
         "high": [pooled + half],
     }
-    measured = {"run": "at-seed0", "epoch": 48, "studies": {"top": study, "smooth top": study}}
-    return [Evidence(experiment="expansion", setting={}, seed=0, measured=measured)]
+    plain = {"training": trained().to_dict()}
+    measured = {"epoch": 48, "studies": {"top": study, "smooth top": study}}
+    return [Evidence(experiment="expansion", setting=plain, seed=0, measured=measured)]
 
 
 @pytest.mark.parametrize(
