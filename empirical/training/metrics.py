@@ -13,7 +13,7 @@ from typing import Any
 
 from theory.judge.files import atomic_write
 
-__all__ = ["MetricsLog", "read_metrics"]
+__all__ = ["MetricsLog", "logged_iterations", "read_metrics"]
 
 
 class MetricsLog:
@@ -25,7 +25,11 @@ class MetricsLog:
 
     def __init__(self, path: Path, *, iteration: int) -> None:
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _belongs(line, iteration)]
+            kept = [
+                line
+                for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+                if _belongs(line, iteration)
+            ]
             atomic_write(path, "".join(line + "\n" for line in kept).encode(), overwrite=True)
         self._stream = path.open("a", encoding="utf-8")
 
@@ -53,6 +57,20 @@ def _belongs(line: str, iteration: int) -> bool:
         return json.loads(line)["iteration"] <= iteration
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def logged_iterations(path: Path) -> set[tuple[str, int]]:
+    """(kind, iteration) of the lines that a log holds, without those that a crash tore; empty where there is no log."""
+    if not path.exists():
+        return set()
+    found = set()
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            found.add((record["kind"], record["iteration"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def read_metrics(path: str | Path, kind: str | None = None) -> list[dict[str, Any]]:

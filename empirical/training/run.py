@@ -33,7 +33,7 @@ from empirical.training.checkpoint import load_checkpoint, save_checkpoint
 from empirical.training.distributed import SINGLE, World
 from empirical.training.evaluate import SplitMetrics, evaluate
 from empirical.training.masking import check_masking, svhn_trap
-from empirical.training.metrics import MetricsLog, read_metrics
+from empirical.training.metrics import MetricsLog, logged_iterations, read_metrics
 from empirical.training.trainer import Step, Trainer, numerics
 from theory.judge.evidence import Evidence, provenance
 from theory.judge.files import atomic_write, hold, remove_partials, remove_stale_lock
@@ -238,6 +238,7 @@ class _Run:
             atomic_write(folder.path / "setting.json", text.encode(), overwrite=True)
         world.wait()
         self.sums = np.zeros(3)  # of loss and accuracy over the steps of the epoch under way, and their number
+        self.decays = tuple(iteration for iteration, _, _ in setting.decays)
         self.trainer = self._start(device)
         self.first_iteration = self.trainer.iteration
         self.log: MetricsLog | None = None
@@ -245,7 +246,6 @@ class _Run:
             # At iteration 0 the initial network is evaluated and logged again, whatever was logged before.
             self.log = MetricsLog(folder.metrics, iteration=self.trainer.iteration or -1)
         self.board = _board(folder.path) if tensorboard and self.leads else None
-        self.decays = tuple(iteration for iteration, _, _ in setting.decays)
         self.pending: list[Step] = []
         self.last_progress = self.last_save = time.monotonic()
         self.shown: float | None = None
@@ -269,7 +269,8 @@ class _Run:
         return Trainer.from_checkpoint(checkpoint, data=self.data, device=device, world=self.world)
 
     def _newest(self) -> Path | None:
-        """The readable checkpoint of the latest iteration; a damaged one is named and passed over."""
+        """The checkpoint of the latest iteration that can be read and that the log reaches; others are named."""
+        logged = logged_iterations(self.folder.metrics)
         best: tuple[int, Path] | None = None
         for path in sorted(self.folder.checkpoints.glob("*.pt")):
             try:
@@ -277,9 +278,19 @@ class _Run:
             except ValueError as error:
                 self.say(f"warning: passing over {path.name}: {error}")
                 continue
+            if not self._expected_lines(iteration) <= logged:
+                self.say(f"warning: passing over {path.name}: the log has lost lines from before it.")
+                continue
             if best is None or iteration > best[0]:
                 best = (iteration, path)
         return best[1] if best else None
+
+    def _expected_lines(self, iteration: int) -> set[tuple[str, int]]:
+        """Kind and iteration of every line that the log of a run holds after `iteration` iterations."""
+        epoch = self.setting.iterations_per_epoch
+        return {("epoch", at) for at in range(0, iteration + 1, epoch)} | {
+            ("iteration", at + 1) for at in range(iteration) if self._near_decay(at)
+        }
 
     def go(self) -> None:
         """Train to the end and leave the evidence."""

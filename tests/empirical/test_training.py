@@ -489,6 +489,20 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(finished, tmp_pa
     assert_same_run(reference, folder)
 
 
+def test_a_log_that_lost_lines_sends_the_run_back_to_where_it_is_whole(finished, tmp_path):
+    setting, reference, _ = finished
+    with pytest.raises(Interrupted):
+        _stop_after(setting, tmp_path, 17)
+    folder = run_folder(setting, 3, tmp_path)
+    logged = folder.metrics.read_text().splitlines(keepends=True)
+    at = next(number for number, line in enumerate(logged) if line.startswith('{"kind": "epoch", "iteration": 12,'))
+    folder.metrics.write_text("".join(logged[:at]) + logged[at][:40])  # what a power cut may leave
+    notes = []
+    train(setting, seed=3, out=tmp_path, resume=True, note=notes.append)
+    assert any("lost lines" in note for note in notes) and any("iteration 8" in note for note in notes)
+    assert_same_run(reference, folder)
+
+
 def _stop_after(setting, out, iteration):
     original = Trainer.step
 

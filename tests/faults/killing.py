@@ -184,11 +184,13 @@ def _forked(command: Callable[[], int], *, root: Path, stop: int, tear: bool) ->
 def _watch(root: Path, log: Any, stop: int, tear: bool) -> None:
     """Count this process's operations on files under `root`, and end it before operation `stop`."""
     prefix, seen, depth = os.fspath(root.resolve()), [0], [0]
+    synced: dict[int, int] = {}  # bytes of a file that reached the disk, by its number
 
     def happened(operation: str, path: str, descriptor: int | None = None) -> None:
         if seen[0] == stop:
             if tear and descriptor is not None:
-                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+                status = os.fstat(descriptor)
+                os.ftruncate(descriptor, (synced.get(status.st_ino, 0) + status.st_size) // 2)
             log.flush()
             os._exit(KILLED)
         seen[0] += 1
@@ -223,6 +225,7 @@ def _watch(root: Path, log: Any, stop: int, tear: bool) -> None:
             path = os.readlink(f"/proc/self/fd/{number}")
             if path.startswith(prefix):
                 happened("fsync", path, number)
+                synced[os.fstat(number).st_ino] = os.fstat(number).st_size
         # Survival of the machine is not what is tested, and waiting for the disk takes longer than everything else.
 
     os.fsync = fsync if sys.platform == "linux" else sync

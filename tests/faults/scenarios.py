@@ -15,7 +15,7 @@ TRAINING = (
     "--evaluation-steps 1 --masking-probe 8 --normalization group --log-window 1 --ema 0.9 --quiet --jobs 1 --threads 1"
 ).split()
 MEASURING = (
-    "--k 2 --probes 2 --groups 0 --replicas 4 --ensemble-steps 2 --window 12 --samples 32 --evaluated 8"
+    "--k 2 --probes 2 --groups 0 --replicas 4 --ensemble-steps 2 --window 12 --samples 32 --evaluated 8 --checkpoints 3"
 ).split()
 CLAIM = "impulse-response"
 
