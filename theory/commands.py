@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from theory.closed_form.alignment import commutativity, commutativity_price
 from theory.closed_form.eigenbasis import eigenbasis
 from theory.closed_form.stability import largest_stable_learning_rate
 from theory.closed_form.stationary import stationary_covariance, stationary_variance
+from theory.data import load_problem
 from theory.judge.evidence import Evidence, plain, provenance
 from theory.judge.files import atomic_write, results_folder
 from theory.judge.verdict import exit_status
@@ -93,6 +97,19 @@ def claims(options: argparse.Namespace) -> int:
     return 0
 
 
+def _quietly(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Numerical warnings of extreme matrices stay out of the terminal: diagnostics and statuses say what is wrong."""
+
+    @functools.wraps(command)
+    def run(options: argparse.Namespace) -> int:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return command(options)
+
+    return run
+
+
+@_quietly
 def solve(options: argparse.Namespace) -> int:
     """Stationary law of a user's own matrices, with every oracle's answer beside the closed form's."""
     problem, optimizer = _problem(options)
@@ -100,6 +117,8 @@ def solve(options: argparse.Namespace) -> int:
         raise ValueError(f"`--out` must not exist; got {options.out}.")
     solution = stationary_covariance(problem, optimizer)
     state = solution.state()
+    if not np.isfinite(state).all():
+        raise ValueError("`solve` must have matrices whose stationary law float64 can hold; entries of Σ overflow.")
     frame = eigenbasis(problem)
     gamma = np.diag(frame.noise)
     price = commutativity_price(problem, optimizer)
@@ -159,6 +178,7 @@ def solve(options: argparse.Namespace) -> int:
     return 0
 
 
+@_quietly
 def simulate(options: argparse.Namespace) -> int:
     """Monte Carlo of a user's own matrices; writes evidence and prints measured against predicted variances."""
     from theory.oracle.simulate import Segment, Simulation
@@ -226,7 +246,7 @@ def _problem(options: argparse.Namespace) -> tuple[Quadratic, MomentumSGD]:
         weight_decay=options.weight_decay,
         form=options.form,
     )
-    return Quadratic.load(options.hessian, options.noise), optimizer
+    return load_problem(options.hessian, options.noise), optimizer
 
 
 def _write_arrays(path: Path, **arrays: NDArray[np.float64] | None) -> None:

@@ -1,4 +1,4 @@
-"""Real tables for ridge regression: scikit-learn's bundled ones, and CSV files of a user's own.
+"""What a user hands over: H and C as arrays, and tables for ridge regression, bundled or CSV files of their own.
 
 A table that cannot be regressed on as it stands is refused with one line that names the file, the place and the rule.
 Nothing is imputed, encoded or dropped silently: what may be dropped is dropped on request, and stated in `notes`.
@@ -18,10 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.judge.files import require_regular
+from theory.judge.reading import is_archive, read_archive, read_array
+from theory.model.quadratic import Quadratic
+
 BUNDLED = ("diabetes", "digits")
 
 #: Spellings of a missing value, lower case.
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-", "."})
+
+
+#: Range of the largest entry of a matrix: its square, and the square of what it is divided by, stay in float64.
+LEAST_SCALE, LARGEST_SCALE = 1e-140, 1e140
 
 
 class MissingPackageError(ImportError):
@@ -71,6 +79,48 @@ class RegressionTable:
             inputs = (self.inputs - self.inputs.mean(axis=0)) / spread
             targets = (self.targets - self.targets.mean()) / target_spread
         return inputs, targets
+
+
+def load_problem(hessian: str | Path, noise_cov: str | Path) -> Quadratic:
+    """Read H and C from ``.npy`` files, or from ``.npz`` archives holding one array or one named after the role.
+
+    Raises:
+        ValueError: if a file is missing, damaged or too large, or its matrix is not valid for `Quadratic`.
+    """
+    roles = {"hessian": Path(hessian), "noise_cov": Path(noise_cov)}
+    read = {role: _read_matrix(path, role) for role, path in roles.items()}
+    try:
+        with np.errstate(all="ignore"):
+            return Quadratic(read["hessian"], read["noise_cov"])
+    except (TypeError, np.linalg.LinAlgError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _read_matrix(path: Path, role: str) -> NDArray[Any]:
+    where = f"`{role}` file {path}"
+    require_regular(path, where)
+    if not is_archive(path):
+        return _usable(read_array(path, where), where)
+    arrays = read_archive(path, where)
+    key = role if role in arrays else next(iter(arrays)) if len(arrays) == 1 else None
+    if key is None:
+        raise ValueError(f"{where} must hold one array or one named '{role}'; got {sorted(arrays)}.")
+    return _usable(arrays[key], where)
+
+
+def _usable(matrix: NDArray[Any], where: str) -> NDArray[Any]:
+    """A matrix whose numbers can be squared and divided by: else the answer is lost to overflow or underflow."""
+    if matrix.dtype.kind not in "iuf":
+        raise ValueError(f"{where} must hold real numbers; got dtype {matrix.dtype}.")
+    with np.errstate(all="ignore"):
+        numbers = np.asarray(matrix, dtype=np.float64)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{where} must be finite; {int((~np.isfinite(numbers)).sum())} entries are not.")
+    largest = float(np.abs(numbers).max(initial=0.0))
+    if largest and not LEAST_SCALE <= largest <= LARGEST_SCALE:
+        scale = f"{LEAST_SCALE:g} and {LARGEST_SCALE:g}"
+        raise ValueError(f"{where} must have its largest entry between {scale}; got {largest:.3g}.")
+    return matrix
 
 
 def load_table(
@@ -166,6 +216,7 @@ def _rows(path: Path, encoding: str, delimiter: str) -> list[tuple[int, list[str
     """(line number, cells) of every row that is not blank."""
     if len(delimiter) != 1:
         raise ValueError(f"`--delimiter` must be one character; got {delimiter!r}.")
+    require_regular(path, str(path))
     try:
         raw = path.read_bytes()
     except OSError as error:

@@ -27,7 +27,7 @@ from empirical.logs.table import TrainingLog
 from empirical.settings.data import PUBLISHED
 from empirical.settings.training import EXPERIMENT as OWN_EXPERIMENT
 from empirical.settings.training import Training
-from theory.judge.evidence import Evidence
+from theory.judge.evidence import Evidence, may_be_nan
 
 #: Experiment name of an imported training log.
 EXPERIMENT = "training-log"
@@ -104,7 +104,13 @@ def log_evidence(
         **(extra or {}),
     }
     return Evidence(
-        experiment=EXPERIMENT, setting=setting, seed=seed, measured=measured, arrays=arrays, provenance=provenance
+        experiment=EXPERIMENT,
+        setting=setting,
+        seed=seed,
+        measured=measured,
+        arrays=arrays,
+        nan=may_be_nan(arrays),
+        provenance=provenance,
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from empirical.settings.measuring import EnsembleSetting, Measurement
-from theory.judge.evidence import Evidence, provenance, run_id
+from theory.judge.evidence import Evidence, may_be_nan, provenance, run_id
 from theory.judge.files import atomic_write
 
 Note = Callable[[str], None]
@@ -352,6 +352,7 @@ def _write(
         seed=seed,
         measured=values,
         arrays=arrays,
+        nan=may_be_nan(arrays),
         provenance=provenance(began, device=str(chain.options.get("device", "cpu")), threads=torch.get_num_threads()),
     )
     evidence.write(chain.options["out"])

@@ -29,7 +29,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, dataclass_t
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.judge.evidence import Evidence, plain, run_id
+from theory.judge.evidence import Evidence, may_be_nan, plain, run_id
 from theory.model.setting import Setting
 
 _Class = TypeVar("_Class", bound=type)
@@ -136,6 +136,7 @@ class Record(Part):
             seed=self.seed,
             measured=measured,
             arrays=arrays,
+            nan=may_be_nan(arrays),
             provenance=self.provenance,
         )
 

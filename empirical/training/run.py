@@ -35,7 +35,7 @@ from empirical.training.evaluate import SplitMetrics, evaluate
 from empirical.training.masking import check_masking, svhn_trap
 from empirical.training.metrics import MetricsLog, logged_iterations, read_metrics
 from empirical.training.trainer import Step, Trainer, numerics
-from theory.judge.evidence import Evidence, provenance
+from theory.judge.evidence import Evidence, may_be_nan, provenance
 from theory.judge.files import atomic_write, hold, remove_partials, remove_stale_lock
 
 __all__ = ["DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
@@ -506,6 +506,7 @@ class _Run:
             seed=self.seed,
             measured=measured,
             arrays=arrays,
+            nan=may_be_nan(arrays),
             provenance=provenance(
                 self.started,
                 device=_device_name(trainer.device),

@@ -2,13 +2,18 @@
 
 import builtins
 import csv
+import io
+import os
+import pickle
+import zipfile
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory.data import MissingPackageError, load_table, read_csv
+from theory.__main__ import main
+from theory.data import MissingPackageError, load_problem, load_table, read_csv
 
 
 def _file(tmp_path, text, encoding="utf-8"):
@@ -120,7 +125,7 @@ def test_wrong_names_are_refused_with_the_right_ones(tmp_path):
         read_csv(path, "y", encoding="utf-99")
     with pytest.raises(ValueError, match="one character"):
         read_csv(path, "y", delimiter="::")
-    with pytest.raises(ValueError, match="readable"):
+    with pytest.raises(ValueError, match="regular file; it is a folder"):
         load_table(str(tmp_path), "y")
 
 
@@ -169,3 +174,170 @@ def test_bundled_tables_say_what_is_missing(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingPackageError, match=r"spikeshrink\[data\]"):
         load_table("diabetes")
+
+
+EYE = np.eye(2)
+
+
+def explode():
+    raise AssertionError("it was unpickled")
+
+
+class Explosive:
+    def __reduce__(self):
+        return explode, ()
+
+
+def test_matrices_are_read_from_files(tmp_path):
+    np.save(tmp_path / "H.npy", np.diag([1.0, 2.0]))
+    np.savez(tmp_path / "both.npz", hessian=np.diag([3.0, 4.0]), noise_cov=EYE)
+    np.savez_compressed(tmp_path / "one.npz", whatever=EYE)
+    problem = load_problem(tmp_path / "H.npy", tmp_path / "one.npz")
+    assert np.array_equal(problem.hessian, np.diag([1.0, 2.0]))
+    both = load_problem(tmp_path / "both.npz", tmp_path / "both.npz")
+    assert np.array_equal(both.hessian, np.diag([3.0, 4.0])) and np.array_equal(both.noise_cov, EYE)
+    np.save(tmp_path / "whole.npy", np.diag([1, 2]))
+    assert load_problem(tmp_path / "whole.npy", tmp_path / "whole.npy").dimension == 2, "whole numbers are numbers"
+
+
+def saved(value):
+    def write(path):
+        with path.open("wb") as stream:  # np.save adds an ending to a name
+            np.save(stream, value)
+
+    return write
+
+
+def archived(**values):
+    def write(path):
+        with path.open("wb") as stream:
+            np.savez(stream, **values)
+
+    return write
+
+
+def encrypted(path):
+    archived(a=EYE)(path)
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+
+
+def bzipped(path):
+    buffer = io.BytesIO()
+    np.save(buffer, EYE)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.npy", buffer.getvalue())
+
+
+def promising(shape):
+    def write(path):
+        with path.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": shape})
+            stream.write(bytes(64))
+
+    return write
+
+
+def half(path):
+    archived(a=EYE, b=EYE)(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def odd_member(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("H.txt", "1 0")
+
+
+HOSTILE = {
+    "nothing": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "a FIFO": lambda path: os.mkfifo(path),
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("1 0\n0 1\n"),
+    "truncated": lambda path: (saved(EYE)(path), path.write_bytes(path.read_bytes()[:-8])),
+    "longer": lambda path: (saved(EYE)(path), path.write_bytes(path.read_bytes() + bytes(8))),
+    "pickle": lambda path: path.write_bytes(pickle.dumps({"H": 1})),
+    "objects": saved(np.array([Explosive(), {}], dtype=object)),
+    "strings": saved(np.array(["1", "2"])),
+    "bytes": saved(np.array([b"1", b"2"])),
+    "booleans": saved(np.array([True, True])),
+    "dates": saved(np.array(["2020-01-01", "2021-01-01"], dtype="M8[D]")),
+    "durations": saved(np.array([1, 2], dtype="m8[s]")),
+    "records": saved(np.zeros(2, dtype=[("a", "f8"), ("b", "i4")])),
+    "complex": saved(np.eye(2) * 1j),
+    "NaN": saved(np.array([[1.0, np.nan], [np.nan, 1.0]])),
+    "infinity": saved(np.array([np.inf, 1.0])),
+    "beyond float64": saved(np.array([np.longdouble("1e400"), 1])),
+    "1e308": saved(np.array([1e308, 1.0])),
+    "1e308, dense": saved(np.array([[1e308, 0.0], [0.0, 1.0]])),
+    "denormals": saved(np.array([5e-324, 5e-324])),
+    "a denormal curvature": saved(np.array([1.0, 5e-324])),
+    "three axes": saved(np.ones((2, 2, 2))),
+    "no axis": saved(np.array(1.0)),
+    "no entries": saved(np.ones(0)),
+    "not square": saved(np.ones((2, 3))),
+    "not symmetric": saved(np.array([[1.0, 0.5], [0.0, 1.0]])),
+    "terabytes promised": promising((10**6, 10**6)),
+    "a negative shape": promising((-1, 2)),
+    "two arrays": archived(a=EYE, b=EYE),
+    "an archive of objects": archived(hessian=np.array([{}], dtype=object)),
+    "an archive of nothing": archived(),
+    "an encrypted archive": encrypted,
+    "an archive packed otherwise": bzipped,
+    "half an archive": half,
+    "an archive of other files": odd_member,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_matrices_that_are_none_are_refused_in_one_line(tmp_path, capsys, name):
+    path, good = tmp_path / "hostile.npy", tmp_path / "good.npy"
+    np.save(good, np.eye(2))
+    HOSTILE[name](path)
+    rate = ["--learning-rate", "0.1", "--momentum", "0.9"]
+    for arguments in (
+        ["solve", "--hessian", str(path), "--noise", str(good), *rate],
+        ["simulate", "--hessian", str(path), "--noise", str(good), *rate, "--out", str(tmp_path / "out")],
+    ):
+        assert main(arguments) == 2, capsys.readouterr().out
+        shown = capsys.readouterr()
+        assert shown.out == "" and shown.err.count("\n") == 1 and "hessian" in shown.err.lower(), shown.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[1]", "null", "{", "{'a': 1}", "[" * 100_000, '{"learning_rate": NaN}', "\x00",
+        '{"learning_rate": "0.1", "curvatures": [1], "noise_variances": [1]}',
+        '{"learning_rate": true, "curvatures": [1], "noise_variances": [1]}',
+        '{"learning_rate": 0.1, "momentum": null, "curvatures": [1], "noise_variances": [1]}',
+        '{"learning_rate": 0.1, "nesterov": 1, "curvatures": [1], "noise_variances": [1]}',
+        '{"learning_rate": 0.1, "curvatures": ["1"], "noise_variances": [1]}',
+        '{"learning_rate": 0.1, "curvatures": [true], "noise_variances": [1]}',
+        '{"learning_rate": 0.1, "curvatures": [null], "noise_variances": [1]}',
+        '{"learning_rate": 0.1, "curvatures": [], "noise_variances": []}',
+        '{"learning_rate": 0.1, "curvatures": {"a": 1}, "noise_variances": [1]}',
+        '{"learning_rate": 0.1, "curvatures": [1e999], "noise_variances": [1]}',
+        '{"learning_rate": 0.1, "curvatures": [' + "9" * 400 + '], "noise_variances": [1]}',
+        '{"learning_rate": 0.1, "curvatures": [[1]], "noise_variances": [1]}',
+    ],
+)  # fmt: skip
+def test_states_that_are_none_are_refused_in_one_line(tmp_path, capsys, content):
+    (tmp_path / "after.json").write_text('{"learning_rate": 0.1, "curvatures": [1], "noise_variances": [1]}')
+    (tmp_path / "before.json").write_text(content)
+    os.mkfifo(tmp_path / "fifo")
+    for before in ("before.json", "fifo", "none.json", "."):
+        assert main(["attribute", str(tmp_path / before), str(tmp_path / "after.json")]) == 2
+        shown = capsys.readouterr()
+        assert shown.out == "" and shown.err.count("\n") == 1, shown.err
+
+
+def test_a_table_that_is_a_fifo_is_refused(tmp_path, capsys):
+    os.mkfifo(tmp_path / "t.csv")
+    assert main(["regress", "--data", str(tmp_path / "t.csv"), "--target", "y", "--out", str(tmp_path / "o")]) == 2
+    assert "regular file" in capsys.readouterr().err

@@ -16,11 +16,8 @@ Oracle    Differences of ln σ² from a Lyapunov solver, and from simulation.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,9 +31,6 @@ from theory.model.setting import require_type
 
 #: The causes, in the order they are printed.
 PARTS = ("learning_rate", "noise", "curvature", "step_size", "momentum")
-
-#: How far from orthonormal the eigenvectors of a file may be.
-EIGENVECTOR_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,100 +153,6 @@ def attribution(
         variances=np.stack([one["variance"], two["variance"]]),
         match=match[order],
         unsettled=None if measured is None else _measured_change(measured, (order, partner[order])) - total,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """A state of a training run, mode by mode.
-
-    Args:
-        problem: curvatures and noise variances, in the order of the file.
-        optimizer: its settings.
-        variances: σᵢ² as measured, shape ``(m,)``, or None.
-        eigenvectors: uᵢ in rows, shape ``(m, n)``, or None.
-    """
-
-    problem: Quadratic
-    optimizer: MomentumSGD
-    variances: NDArray[np.float64] | None
-    eigenvectors: NDArray[np.float64] | None
-
-
-def read_state(path: str | Path) -> State:
-    """A state of a training run from JSON: what `attribution` needs of it, mode by mode.
-
-    The file holds ``learning_rate``, ``curvatures`` and ``noise_variances`` (uᵢᵀCuᵢ of the mini-batch gradient), and
-    may hold ``momentum``, ``dampening``, ``nesterov``, ``discount``, ``weight_decay``, ``variances`` (σᵢ² as measured)
-    and ``eigenvectors`` (uᵢ, one list a mode).
-
-    Raises:
-        ValueError: if the file cannot be read, or a key is missing, unknown or invalid.
-    """
-    where = f"`read_state(path={str(path)!r})`"
-    try:
-        plain: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{where} must be a readable file; {error.strerror}.") from None
-    except ValueError:
-        raise ValueError(f"{where} must hold JSON; it cannot be parsed.") from None
-    if not isinstance(plain, dict):
-        raise ValueError(f"{where} must hold one JSON object; got {type(plain).__name__}.")
-    needed = {"learning_rate", "curvatures", "noise_variances"}
-    optional = {"momentum", "dampening", "nesterov", "discount", "weight_decay", "variances", "eigenvectors"}
-    if not needed <= set(plain) <= needed | optional:
-        wrong = sorted(needed - set(plain)) or sorted(set(plain) - needed - optional)
-        raise ValueError(f"{where} must hold {sorted(needed)} and may hold {sorted(optional)}; wrong: {wrong}.")
-    names = ("curvatures", "noise_variances", "variances", "eigenvectors")
-    try:
-        lists = {name: np.asarray(plain[name], dtype=np.float64) for name in names if name in plain}
-    except (TypeError, ValueError):
-        raise ValueError(f"{where} must hold lists of numbers for the spectra; got something else.") from None
-    vectors = lists.pop("eigenvectors", None)
-    if any(values.ndim != 1 for values in lists.values()):
-        raise ValueError(f"{where} must hold one number a mode; got nested lists or a single number.")
-    if len({len(values) for values in lists.values()}) != 1:
-        raise ValueError(f"{where} must hold lists of one length; got {[len(values) for values in lists.values()]}.")
-    count = len(lists["curvatures"])
-    if vectors is not None and not (
-        vectors.ndim == 2
-        and len(vectors) == count
-        and np.abs(vectors @ vectors.T - np.eye(count)).max(initial=0.0) <= EIGENVECTOR_TOLERANCE
-    ):
-        raise ValueError(
-            f"{where} must hold {count} orthonormal lists in eigenvectors, to {EIGENVECTOR_TOLERANCE:g}; "
-            f"got shape {vectors.shape}."
-        )
-    settings = {key: plain[key] for key in plain if key not in names}
-    return State(
-        problem=Quadratic(lists["curvatures"], lists["noise_variances"]),
-        optimizer=MomentumSGD(**settings),
-        variances=lists.get("variances"),
-        eigenvectors=vectors,
-    )
-
-
-def compare_states(before: str | Path, after: str | Path) -> Attribution:
-    """The split between two states read from JSON files (`read_state`); ``print(….to_text())`` shows it.
-
-    Modes are paired by their eigenvectors where both files hold them, else by their place in the lists: entry i of one
-    file is then the same direction as entry i of the other.
-
-    Raises:
-        ValueError: if a file is not valid, or the two do not fit together.
-    """
-    one, two = read_state(before), read_state(after)
-    overlaps = None
-    if one.eigenvectors is not None and two.eigenvectors is not None:
-        if one.eigenvectors.shape != two.eigenvectors.shape:
-            raise ValueError(
-                "`compare_states(after=...)` must hold eigenvectors of the shape of `before`; "
-                f"got {two.eigenvectors.shape} against {one.eigenvectors.shape}."
-            )
-        overlaps = one.eigenvectors @ two.eigenvectors.T
-    measured = None if one.variances is None or two.variances is None else (one.variances, two.variances)
-    return attribution(
-        one.problem, one.optimizer, two.optimizer, problem_after=two.problem, measured=measured, overlaps=overlaps
     )
 
 

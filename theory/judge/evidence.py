@@ -3,7 +3,8 @@
 One JSON file a run, ``<out>/evidence/<experiment>/<run-id>.json``; larger arrays beside it in ``<run-id>.npz``. The
 run-id is a digest of (experiment, Setting, seed), so that the same run has the same name and a second look finds it.
 A file appears under its name only when it is whole: bytes go to a temporary name, are flushed, and are then linked.
-The JSON is linked last, so a killed run leaves either a complete record or none.
+The JSON is linked last, so a killed run leaves either a complete record or none. It says of every array what dtype,
+shape and digest it has, and whether it may hold NaN: what is read back is what was measured, or is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import os
 import platform
 import subprocess
 import time
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,8 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.judge.files import atomic_write
+from theory.judge.reading import entry, read_archive, read_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _PACKAGES = ("numpy", "scipy", "numba", "control", "slycot", "scikit-learn", "torch", "torchvision")
 
 
@@ -44,8 +45,9 @@ class Evidence:
         setting: the plain form of the Setting (`Setting.to_dict`).
         seed: root seed.
         measured: JSON values: numbers, strings, lists, dictionaries; no NaN, no infinity.
-        arrays: named arrays, stored beside the JSON in full precision.
+        arrays: named arrays of real numbers, stored beside the JSON in full precision; finite, but for those in `nan`.
         provenance: from `provenance`.
+        nan: names of arrays in which NaN has a meaning, such as "not measured here".
     """
 
     experiment: str
@@ -54,6 +56,7 @@ class Evidence:
     measured: Mapping[str, Any]
     arrays: Mapping[str, NDArray] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    nan: frozenset[str] = frozenset()
 
     @property
     def run_id(self) -> str:
@@ -65,13 +68,12 @@ class Evidence:
 
         Raises:
             FileExistsError: if this run is already recorded: evidence is never overwritten.
+            ValueError: if a number is not finite, or an array holds something else than real numbers.
             OSError: if the folder cannot be written; nothing half-written stays behind.
         """
         folder = Path(out) / "evidence" / self.experiment
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.run_id}.json"
-        if path.exists():
-            raise FileExistsError(f"evidence is written once: {path} exists already.")
+        arrays = {name: _storable(np.asarray(array), name, name in self.nan) for name, array in self.arrays.items()}
         record = {
             "schema": SCHEMA_VERSION,
             "run_id": self.run_id,
@@ -79,13 +81,16 @@ class Evidence:
             "seed": self.seed,
             "setting": plain(self.setting),
             "measured": plain(self.measured),
-            "arrays": sorted(self.arrays),
+            "arrays": {name: _describe(arrays[name], name in self.nan) for name in sorted(arrays)},
             "provenance": plain(self.provenance),
         }
         text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
-        if self.arrays:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            raise FileExistsError(f"evidence is written once: {path} exists already.")
+        if arrays:
             buffer = io.BytesIO()
-            np.savez(buffer, **{name: np.asarray(array) for name, array in self.arrays.items()})  # pyright: ignore[reportArgumentType]
+            np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
             # Arrays without their JSON are the debris of a killed run: they may be replaced.
             atomic_write(path.with_suffix(".npz"), buffer.getvalue(), overwrite=True)
         atomic_write(path, (text + "\n").encode(), overwrite=False)
@@ -93,35 +98,107 @@ class Evidence:
 
     @classmethod
     def read(cls, path: str | Path) -> Evidence:
-        """Read one run back.
+        """Read one run back, whole, and check everything about it.
 
         Raises:
-            ValueError: if the file is missing, truncated, of another schema, renamed, or without its arrays.
+            ValueError: if a file is missing, truncated, renamed, edited or of another schema; if a field is missing,
+                unknown or of another type; if the arrays beside it are not those that were measured.
         """
         path = Path(path)
         where = f"`Evidence.read(path={str(path)!r})`"
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"{where} must be a readable file; {error.strerror}.") from None
-        except ValueError as error:
-            raise ValueError(f"{where} must hold JSON; {error}.") from None
+        record = read_json(path, where)
         if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION:
             found = record.get("schema") if isinstance(record, dict) else type(record).__name__
             raise ValueError(f"{where} must have schema {SCHEMA_VERSION}; got {found!r}.")
-        arrays: dict[str, NDArray] = {}
-        if record["arrays"]:
-            try:
-                with path.with_suffix(".npz").open("rb") as stream:
-                    stored = np.load(stream, allow_pickle=False)
-                    arrays = {name: stored[name] for name in record["arrays"]}
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                raise ValueError(f"{where} needs its arrays beside it; {error}.") from None
-        fields = ("experiment", "setting", "seed", "measured", "provenance")
-        evidence = cls(**{name: record[name] for name in fields}, arrays=arrays)
-        if evidence.run_id != record["run_id"]:
-            raise ValueError(f"{where} was edited: its setting digests to {evidence.run_id}, not {record['run_id']}.")
+        unknown = sorted(set(record) - {"schema", *_FIELDS})
+        if unknown:
+            raise ValueError(f"{where} must have no other fields than those of a run; got {unknown}.")
+        fields = {name: entry(record, name, kind, where) for name, kind in _FIELDS.items()}
+        named, described = fields.pop("run_id"), fields.pop("arrays")
+        evidence = cls(
+            **fields,
+            arrays=_read_arrays(path.with_suffix(".npz"), described, where),
+            nan=frozenset(name for name in described if described[name]["nan"]),
+        )
+        if evidence.run_id != named:
+            raise ValueError(f"{where} was edited: its setting digests to {evidence.run_id}, not {named}.")
+        if (path.parent.name, path.stem) != (evidence.experiment, evidence.run_id):
+            raise ValueError(
+                f"{where} was renamed: it is run {evidence.run_id} of {evidence.experiment!r}, and must be named so."
+            )
         return evidence
+
+
+_FIELDS: Mapping[str, type] = {
+    "run_id": str,
+    "experiment": str,
+    "seed": int,
+    "setting": dict,
+    "measured": dict,
+    "arrays": dict,
+    "provenance": dict,
+}
+
+
+def may_be_nan(arrays: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the arrays that hold NaN, for a writer whose record has checked that they may."""
+    found = {name: np.asarray(array) for name, array in arrays.items()}
+    return frozenset(name for name, array in found.items() if array.dtype.kind == "f" and np.isnan(array).any())
+
+
+def _storable(array: NDArray, name: str, nan: bool) -> NDArray:
+    """`array` in little-endian order, if it is fit to be evidence."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"evidence holds arrays of real numbers; {name!r} has dtype {array.dtype}.")
+    wrong = _unfit(array, nan)
+    if wrong:
+        raise ValueError(f"evidence holds finite numbers only; the array {name!r} has {wrong}.")
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
+
+
+def _unfit(array: NDArray, nan: bool) -> str:
+    if array.dtype.kind != "f":
+        return ""
+    infinite, missing = int(np.isinf(array).sum()), int(np.isnan(array).sum())
+    if infinite:
+        return f"{infinite} infinite entries"
+    return f"{missing} NaN" if missing and not nan else ""
+
+
+def _describe(array: NDArray, nan: bool) -> dict[str, Any]:
+    """What the JSON says of an array that is stored beside it."""
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "nan": nan, "sha256": _digest(array)}
+
+
+def _digest(array: NDArray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data if array.size else b"").hexdigest()
+
+
+def _read_arrays(path: Path, described: Mapping[str, Any], where: str) -> dict[str, NDArray]:
+    """The arrays beside a record, held against what it says of them."""
+    for name, said in described.items():
+        what = f"{where}, array {name!r},"
+        if not isinstance(said, dict):
+            raise ValueError(f"{what} must be described by an object; got {type(said).__name__}.")
+        for item, kind in (("dtype", str), ("shape", list), ("nan", bool), ("sha256", str)):
+            entry(said, item, kind, what)
+    if not described:
+        return {}
+    arrays = read_archive(path, f"{where}, arrays beside it in {path.name},")
+    if set(arrays) != set(described):
+        odd = sorted(set(arrays) ^ set(described))
+        raise ValueError(f"{where} needs its arrays beside it, and no others; only one of both has {odd}.")
+    for name, array in arrays.items():
+        said, what = described[name], f"{where}, array {name!r},"
+        if [array.dtype.str, list(array.shape)] != [said["dtype"], said["shape"]]:
+            found = f"{array.dtype.str} of {list(array.shape)}"
+            raise ValueError(f"{what} must be {said['dtype']} of shape {said['shape']}; got {found}.")
+        if _digest(array) != said["sha256"]:
+            raise ValueError(f"{what} is not what was measured: its digest differs.")
+        wrong = _unfit(array, said["nan"])
+        if wrong:
+            raise ValueError(f"{what} must be finite; it has {wrong}.")
+    return arrays
 
 
 def run_id(experiment: str, setting: Mapping[str, Any], seed: int) -> str:

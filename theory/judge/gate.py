@@ -26,7 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 from xml.etree import ElementTree
 
-from theory.judge.files import atomic_write
+from theory.judge.files import atomic_write, require_regular
 from theory.judge.verdict import Outcome, Verdict
 
 __all__ = ["Check", "GateReport", "Quantity", "Result", "Thresholds", "decide", "read_thresholds"]
@@ -70,8 +70,10 @@ class Thresholds:
     def __post_init__(self) -> None:
         for kind in ("maximum", "minimum"):
             for name, value in getattr(self, kind).items():
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                    raise ValueError(f"`Thresholds({kind}={{{name!r}: ...}})` must be a finite number; got {value!r}.")
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
+                    raise ValueError(
+                        f"`Thresholds({kind}={{{name!r}: ...}})` must be a finite number; got {str(value)[:40]}."
+                    )
         if not (self.require or self.maximum or self.minimum):
             raise ValueError("`Thresholds(...)` must demand something: a claim, a maximum or a minimum; got nothing.")
 
@@ -213,20 +215,29 @@ def read_thresholds(
     table: dict = {}
     if pyproject is not None:
         where = f"`read_thresholds(pyproject={str(pyproject)!r})`"
+        path = Path(pyproject)
+        require_regular(path, where)
         try:
-            content = tomllib.loads(Path(pyproject).read_text(encoding="utf-8"))
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ValueError(f"{where} must be a readable file; {error.strerror}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except RecursionError:
+            raise ValueError(f"{where} must be TOML; it is nested too deeply.") from None
+        except (tomllib.TOMLDecodeError, ValueError) as error:
             raise ValueError(f"{where} must be TOML; {error}.") from None
-        table = content.get("tool", {}).get("spikeshrink", {}).get("gate", {})
+        table = content
+        for name in ("tool", "spikeshrink", "gate"):
+            table = table.get(name, {})
+            if not isinstance(table, dict):
+                raise ValueError(f"{where} must hold a table tool.spikeshrink.gate; {name!r} is {table!r:.40}.")
         unknown = sorted(set(table) - {"require", "max", "min"})
         if unknown:
             raise ValueError(f"{where} may hold require, max and min under tool.spikeshrink.gate; got {unknown}.")
-        if not isinstance(table.get("require", []), list) or not all(
-            isinstance(table.get(kind, {}), dict) for kind in ("max", "min")
-        ):
-            raise ValueError(f"{where} must hold a list `require` and tables `max` and `min`.")
+        required = table.get("require", [])
+        if not (isinstance(required, list) and all(isinstance(name, str) for name in required)):
+            raise ValueError(f"{where} must hold a list `require` of claim ids; got {required!r:.60}.")
+        if not all(isinstance(table.get(kind, {}), dict) for kind in ("max", "min")):
+            raise ValueError(f"{where} must hold tables `max` and `min`.")
     return Thresholds(
         require=tuple(dict.fromkeys([*table.get("require", []), *require])),
         maximum={**table.get("max", {}), **dict(_pair("max", item) for item in maximum)},

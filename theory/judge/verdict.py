@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from theory.judge.evidence import plain
 from theory.judge.figure import Figure, Table
 from theory.judge.files import atomic_write
+from theory.judge.reading import entry, read_json
 from theory.judge.results import Result, read_result
 
 #: Of ``verdicts.json``; a file of another schema is not read.
@@ -98,7 +99,10 @@ class Verdict:
         from theory.judge.figure import Heatmap, Series
 
         try:
-            fields = dict(fields)
+            fields = {"stale": "", **fields}
+            _check_fields(fields, _VERDICT_FIELDS)
+            for item in fields["decoy"]:
+                _check_fields(item, _DECOY_FIELDS)
             decoys = tuple(
                 DecoyVerdict(**{**item, "outcome": Outcome(item["outcome"]), "interval": tuple(item["interval"])})
                 for item in fields.pop("decoy")
@@ -125,6 +129,38 @@ class Verdict:
             raise ValueError(f"`Verdict.from_dict` needs the fields of a verdict; {error!r} is wrong.") from None
 
 
+_TEXT = (str,)
+_NUMBER = (int, float)
+_NUMBER_OR_NULL = (int, float, type(None))
+_DECOY_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "name": _TEXT,
+    "outcome": _TEXT,
+    "estimate": _NUMBER_OR_NULL,
+    "interval": (list, tuple),
+    "p_value": _NUMBER_OR_NULL,
+}
+_VERDICT_FIELDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("claim", "statement", "source", "kind", "outcome", "note", "subject", "stale"), _TEXT),
+    **dict.fromkeys(("estimate", "tolerance", "power", "p_value", "reached", "required"), _NUMBER_OR_NULL),
+    **dict.fromkeys(("interval", "decoy", "assumptions", "evidence", "figures", "tables", "results"), (list, tuple)),
+    "alpha": _NUMBER,
+    "num_tests": (int,),
+}
+
+
+def _check_fields(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> None:
+    """Every field is there, of its type; lists hold what they should."""
+    for name, kind in kinds.items():
+        entry(fields, name, kind, "a verdict")
+    low_high = fields["interval"]
+    ends = [end for end in low_high if end is None or (isinstance(end, (int, float)) and not isinstance(end, bool))]
+    if len(low_high) != 2 or len(ends) != 2:
+        raise ValueError(f"a verdict, field 'interval', must be two numbers or nulls; got {low_high!r:.60}.")
+    for name in {"assumptions", "evidence"} & set(kinds):
+        if not all(isinstance(item, str) for item in fields[name]):
+            raise ValueError(f"a verdict, field {name!r}, must be a list of strings.")
+
+
 def write_verdicts(verdicts: Sequence[Verdict], out: Path) -> Path:
     """Write ``verdicts.json`` under `out`, whole or not at all; verdicts may be judged again, evidence may not."""
     path = out / "verdicts.json"
@@ -148,12 +184,8 @@ def read_verdicts(path: Path) -> tuple[Verdict, ...]:
     Raises:
         ValueError: if the file is missing, is not JSON, is of another schema, or holds no verdicts.
     """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"`read_verdicts(path=...)` must be a readable file; got {path}: {error.strerror}.") from None
-    except ValueError as error:
-        raise ValueError(f"`read_verdicts(path=...)` must hold JSON; got {path}: {error}.") from None
+    path = Path(path)
+    record = read_json(path, f"`read_verdicts(path={str(path)!r})`")
     if isinstance(record, list):
         raise ValueError(f"{path} is of an older schema, 1; this is schema {SCHEMA}: judge its evidence again.")
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("verdicts"), list):

@@ -11,9 +11,6 @@ Storage   A matrix may be given as its diagonal, shape (m,). It then stays a vec
 
 from __future__ import annotations
 
-import zipfile
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -102,15 +99,6 @@ class Quadratic(Setting):
         rotated = 0.5 * (rotated + rotated.T)
         return cls(np.asarray(curvatures, dtype=np.float64), rotated, optimum)  # pyright: ignore[reportArgumentType]
 
-    @classmethod
-    def load(cls, hessian: str | Path, noise_cov: str | Path) -> Quadratic:
-        """Read H and C from ``.npy`` files, or from ``.npz`` archives holding one array or one named after the role.
-
-        Raises:
-            ValueError: if a file is missing, truncated, holds pickled objects (never unpickled) or no real matrix.
-        """
-        return cls(_read_matrix(Path(hessian), "hessian"), _read_matrix(Path(noise_cov), "noise_cov"))
-
     @property
     def dimension(self) -> int:
         """Number of weights m."""
@@ -181,29 +169,3 @@ def _chained_rotation(dimension: int, angle: float) -> NDArray[np.float64]:
         rotation[:, first] = cosine * columns[:, 0] + sine * columns[:, 1]
         rotation[:, first + 1] = cosine * columns[:, 1] - sine * columns[:, 0]
     return rotation
-
-
-def _read_matrix(path: Path, name: str) -> NDArray[np.float64]:
-    where = f"`{name}` file {path}"
-    try:
-        with path.open("rb") as stream:  # opened here, because np.load forgets to close a broken archive
-            loaded = np.load(stream, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            names = loaded.files
-            key = name if name in names else names[0] if len(names) == 1 else None
-            if key is not None:
-                return loaded[key]
-    except FileNotFoundError:
-        raise ValueError(f"{where} must exist; there is no such file.") from None
-    except IsADirectoryError:
-        raise ValueError(f"{where} must be a .npy or .npz file; it is a folder.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{where} must be a whole .npy or .npz file without pickled objects; {_one_line(error)}."
-        ) from None
-    raise ValueError(f"{where} must hold one array or one named '{name}'; got {names}.")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.theory.strategies import rotation
 from theory.__main__ import main
-from theory.closed_form.attribution import PARTS, attribution, compare_states, read_state
+from theory.attribute import compare_states, read_state
+from theory.closed_form.attribution import PARTS, attribution
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.oracle.lyapunov import lyapunov_covariance
@@ -142,7 +143,7 @@ def test_two_states_are_read_and_the_split_is_printed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("not json", "it cannot be parsed"),
+        ("not json", "must hold JSON"),
         ("[1]", "must hold one JSON object; got list"),
         ('{"learning_rate": 0.1}', r"wrong: \['curvatures', 'noise_variances'\]"),
         ('{"learning_rate": 0.1, "curvatures": [1], "noise_variances": [1], "eta": 3}', r"wrong: \['eta'\]"),

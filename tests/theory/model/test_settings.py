@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 
 import numpy as np
 import pytest
@@ -177,43 +175,3 @@ def test_what_is_read_back_is_validated_again():
         Setting.from_dict(plain)
     assert type(NoiseLaw.from_dict(StudentT(degrees_of_freedom=9.0).to_dict())) is StudentT
     assert MomentumSGD(0.1) != MomentumSGD(0.2) and MomentumSGD(0.1) != Gaussian()
-
-
-class Explosive:
-    def __reduce__(self):
-        raise AssertionError("it was unpickled")
-
-
-def test_matrices_are_read_from_files(tmp_path):
-    np.save(tmp_path / "H.npy", np.diag([1.0, 2.0]))
-    np.savez(tmp_path / "both.npz", hessian=np.diag([3.0, 4.0]), noise_cov=EYE)
-    np.savez(tmp_path / "one.npz", whatever=EYE)
-    problem = Quadratic.load(tmp_path / "H.npy", tmp_path / "one.npz")
-    assert np.array_equal(problem.hessian, np.diag([1.0, 2.0]))
-    both = Quadratic.load(tmp_path / "both.npz", tmp_path / "both.npz")
-    assert np.array_equal(both.hessian, np.diag([3.0, 4.0])) and np.array_equal(both.noise_cov, EYE)
-
-
-def test_bad_files_are_refused_in_one_line_and_never_unpickled(tmp_path):
-    np.save(tmp_path / "good.npy", EYE)
-    good = tmp_path / "good.npy"
-    whole = good.read_bytes()
-    (tmp_path / "truncated.npy").write_bytes(whole[:-8])
-    (tmp_path / "empty.npy").write_bytes(b"")
-    (tmp_path / "text.npy").write_text("1 0\n0 1\n")
-    np.savez(tmp_path / "two.npz", a=EYE, b=EYE)
-    archive = (tmp_path / "two.npz").read_bytes()
-    (tmp_path / "cut.npz").write_bytes(archive[: len(archive) // 2])
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "|O", "fortran_order": False, "shape": (1,)})
-    (tmp_path / "object.npy").write_bytes(buffer.getvalue() + pickle.dumps([1, 2]))
-    (tmp_path / "pickle.npy").write_bytes(pickle.dumps({"H": 1}))
-    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
-    for name in ("missing.npy", "truncated.npy", "empty.npy", "text.npy", "cut.npz", "object.npy", "pickle.npy", "."):
-        with pytest.raises(ValueError, match="`hessian` file") as caught:
-            Quadratic.load(tmp_path / name, good)
-        assert "\n" not in str(caught.value), name
-    with pytest.raises(ValueError, match=r"one array or one named 'hessian'; got \['a', 'b'\]"):
-        Quadratic.load(tmp_path / "two.npz", good)
-    with pytest.raises(TypeError, match="must hold real numbers"):
-        Quadratic.load(tmp_path / "words.npy", good)
