@@ -23,11 +23,13 @@ from scipy import stats
 from empirical.claims import EmpiricalClaim, Subject
 from empirical.measure.bound import curvatures_of, optimizer_at, predicted_variances, usable_directions
 from empirical.settings.training import Training
+from theory.closed_form.pac_bayes import variance_elasticities
 from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison
 from theory.judge.evidence import Evidence
 from theory.judge.figure import Figure, Series
 from theory.judge.verdict import Kind
 from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
 
 SPECTRUM = "spectrum"
 PAPER = "Xu and Zhang, arXiv 2410.07719"
@@ -149,10 +151,9 @@ class Track:
         """Influence of each sample on the mean of ln σ²: γ's minus λ's, with the step-size term's elasticity."""
         keep = self.usable(index)
         optimizer, lam = self.optimizer(index), self.curvatures(index)[keep]
-        rate = optimizer.learning_rate * (lam + optimizer.weight_decay)
-        elasticity = lam / (lam + optimizer.weight_decay) * (-1 + rate / (2 * (1 + optimizer.momentum) - rate))
         item = self.items[index]
         gamma = item.arrays["gamma"][keep]
+        elasticity = variance_elasticities(Quadratic(lam, gamma), optimizer).curvature
         centered = item.arrays["projections"][:, keep] - item.arrays["projections"][:, keep].mean(axis=0)
         curvature = (item.arrays["curvature_samples"][:, keep] - lam) / lam
         return ((centered**2 - gamma) / gamma + elasticity * curvature).mean(axis=1)

@@ -104,6 +104,7 @@ def _quantities(evidence: tuple[Evidence, ...]) -> list[Quantity]:
     from empirical.measure.bound import curvatures_of, optimizer_at, usable_directions
     from empirical.measure.posterior import price_interval
     from empirical.settings.training import Training
+    from theory.closed_form.stability import stability, stability_ratio
     from theory.judge.gate import Quantity
 
     last: dict[str, Evidence] = {}
@@ -129,9 +130,10 @@ def _quantities(evidence: tuple[Evidence, ...]) -> list[Quantity]:
         cosines = np.array(item.measured["alignment"]["direction_cosines"][:count])
         error = float(np.mean(item.measured["alignment"]["direction_errors"][:count]))
         optimizer, lam = optimizer_at(item), curvatures_of(item)
-        fraction = optimizer.learning_rate * (lam[0] + optimizer.weight_decay) / (2 * (1 + optimizer.momentum))
+        fraction = float(stability(lam[:1], optimizer).ratio[0])
+        per_curvature = float(stability_ratio(1.0, optimizer.learning_rate, optimizer))
         samples = item.arrays["curvature_samples"][:, 0]
-        wobble = 1.96 * float(samples.std(ddof=1)) / len(samples) ** 0.5 / float(lam[0]) * fraction
+        wobble = 1.96 * float(samples.std(ddof=1)) / len(samples) ** 0.5 * per_curvature
         mean = float(cosines.mean())
         found.append(
             Quantity(
@@ -144,7 +146,7 @@ def _quantities(evidence: tuple[Evidence, ...]) -> list[Quantity]:
         found.append(
             Quantity(
                 name="stability_fraction",
-                estimate=float(fraction),
+                estimate=fraction,
                 interval=(fraction - wobble, fraction + wobble),
                 note=name,
             )
@@ -187,6 +189,8 @@ def _from_checkpoint(path: Path, args: argparse.Namespace) -> tuple[Quantity, ..
         learning_rate=item.learning_rate,
         batch_size=min(item.setting.batch_size, count),
         momentum=item.setting.optimizer.momentum,
+        dampening=item.setting.optimizer.dampening,
+        nesterov=item.setting.optimizer.nesterov,
         weight_decay=item.setting.optimizer.weight_decay,
         eigenpairs=args.k,
     ).quantities

@@ -6,8 +6,10 @@ Quantities (what `theory.judge.gate` can put thresholds on)
     direction_cosine      mean of cᵢ = γᵢ/‖Cuᵢ‖ over the tracked directions; 1 when each is an eigenvector of C
     expansion_error       |error| of the quadratic expansion along the tracked directions at the radius σᵢ that (S1)
                           predicts, relative
-    stability_fraction    ηλ₁/(2(1+μ)); beyond 1 there is no stationary law
+    stability_fraction    η(λ₁+β) over its largest stable value (`theory.stability`: Nesterov and dampening have their
+                          own); beyond 1 there is no stationary law
     relaxation_steps      (1−μ)/(ηλ) of the slowest tracked direction: how long the run must have been at this rate
+A run none of whose tracked directions is stable has a stability fraction and nothing else: the gate fails, and says so.
 Intervals come from resampling the data, at fixed eigenvectors.
 """
 
@@ -38,6 +40,7 @@ from empirical.measure.operators import (
 from empirical.measure.posterior import price_interval
 from empirical.settings.measuring import BatchNorm
 from empirical.training.loss import PerSampleLoss, cross_entropy
+from theory.closed_form.stability import stability, stability_ratio
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.gate import GateReport, Quantity, Thresholds, decide
 from theory.model.optimizer import MomentumSGD
@@ -77,6 +80,8 @@ def check_assumptions(
     learning_rate: float,
     batch_size: int,
     momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
     weight_decay: float = 0.0,
     per_sample_loss: PerSampleLoss = cross_entropy,
     batch_norm: BatchNorm = "eval",
@@ -96,6 +101,8 @@ def check_assumptions(
         learning_rate: η of the run.
         batch_size: mini-batch size of the run.
         momentum: μ of torch's SGD.
+        dampening: d of torch's SGD.
+        nesterov: whether torch's SGD looks ahead.
         weight_decay: β of torch's SGD.
         per_sample_loss: maps ``(outputs, targets)`` to ``(B,)`` losses.
         batch_norm: mode in which the loss is differentiated; per-sample gradients need "eval" or "frozen-batch".
@@ -107,15 +114,14 @@ def check_assumptions(
         seed: of start vectors and resampling.
 
     Raises:
-        ValueError: if a setting is out of range, k exceeds the samples or parameters, or no tracked direction has a
-            stationary law.
+        ValueError: if a setting is out of range, or k exceeds the samples or parameters.
     """
     if batch_norm == "train":
         raise ValueError(
             "`check_assumptions(batch_norm=...)` must be eval or frozen-batch: per-sample gradients don't exist in "
             "train mode; got 'train'."
         )
-    optimizer = MomentumSGD(learning_rate, momentum, weight_decay=weight_decay)
+    optimizer = MomentumSGD(learning_rate, momentum, dampening, nesterov, weight_decay)
     if attack is not None:
         inputs = attack(model, inputs, targets)
     landscape = Landscape(
@@ -134,16 +140,15 @@ def check_assumptions(
     factor = noise_factor(landscape.num_units, batch_size)
     found = alignment(hessian, covariance, pairs, num_probes=4, seed=seed)
     lam = pairs.largest.numpy()
-    total = lam + weight_decay
     # Of the steepest direction, also where it has no stationary law and is left out of everything else.
     steepest = _stability(bilinear_curvatures(landscape, pairs.basis[:, :1], pairs.basis[:, :1]), lam[0], optimizer)
-    usable = (total > 0) & (learning_rate * total < 2 * (1 + momentum)) & (noise.variances.values > 0)
-    if not usable.any():
-        raise ValueError(
-            "`check_assumptions(learning_rate=...)` must leave some tracked direction stable with positive curvature; "
-            f"got η = {learning_rate:g} with curvatures from {lam[-1]:.3g} to {lam[0]:.3g}."
-        )
+    usable = (lam > 0) & stability(lam, optimizer).stable & (noise.variances.values > 0)
     lam, gamma = lam[usable], noise.variances.values[usable] * factor
+    if not usable.any():  # no radius, no price: instability is a result of its own
+        report = decide(thresholds or DEFAULT_THRESHOLDS, quantities=(steepest,))
+        return Assumptions(
+            quantities=(steepest,), report=report, curvatures=lam, noise_variances=gamma, variances=np.empty(0)
+        )
     variances = stationary_variance(Quadratic(lam, gamma), optimizer)
     chosen = torch.as_tensor(np.flatnonzero(usable), device=landscape.device)
     basis = pairs.basis[:, chosen]
@@ -202,8 +207,8 @@ def _absolute(name: str, value: float, interval: tuple[float, float]) -> Quantit
 
 
 def _stability(samples: Tensor, curvature: float, optimizer: MomentumSGD) -> Quantity:
-    scale = optimizer.learning_rate / (2 * (1 + optimizer.momentum))
-    value = scale * (curvature + optimizer.weight_decay)
+    value = float(stability([curvature], optimizer).ratio[0])
+    scale = float(stability_ratio(1.0, optimizer.learning_rate, optimizer))
     _, low, high = linear_interval(value, scale * samples[:, 0].cpu().numpy())
     return Quantity(name="stability_fraction", estimate=value, interval=(low, high))
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from empirical.settings.training import Training
 from theory.closed_form.pac_bayes import BoundedLoss, FixedPrior, UnboundedLoss, pac_bayes_bound, pac_bayes_terms
+from theory.closed_form.stability import stability
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.evidence import Evidence
 from theory.model.optimizer import MomentumSGD
@@ -42,8 +43,7 @@ def curvatures_of(item: Evidence) -> NDArray[np.float64]:
 def usable_directions(item: Evidence) -> NDArray[np.bool_]:
     """Directions with positive curvature and noise and a stationary law at the checkpoint's rate, shape ``(k,)``."""
     lam, gamma, optimizer = curvatures_of(item), item.arrays["gamma"], optimizer_at(item)
-    limit = 2 * (1 + optimizer.momentum)
-    return (lam > 0) & (gamma > 0) & (optimizer.learning_rate * (lam + optimizer.weight_decay) < limit)
+    return (lam > 0) & (gamma > 0) & stability(lam, optimizer).stable
 
 
 def predicted_variances(item: Evidence) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

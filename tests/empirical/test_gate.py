@@ -224,6 +224,24 @@ def test_check_assumptions_on_a_users_own_model():
     assert fast.report.status == 1
     steepest = next(item for item in fast.quantities if item.name == "stability_fraction")
     assert steepest.estimate == pytest.approx(5 / 3, rel=1e-4)
+    # Nothing stable at all is a verdict too.
+    lost = empirical.check_assumptions(
+        model, x, y, learning_rate=500 / found.curvatures[0], batch_size=32, eigenpairs=2, weight_decay=0.1
+    )
+    assert lost.report.status == 1 and not len(lost.variances)
+    broken = next(check for check in lost.report.checks if check.name == "stability_fraction")
+    assert broken.result is Result.FAIL and broken.estimate > 100
+    # Nesterov has its own edge: within heavy ball's is not within its.
+    rate = 2.0 / found.curvatures[0]
+    edge = {}
+    for nesterov in (False, True):
+        checked = empirical.check_assumptions(
+            model, x, y, learning_rate=rate, momentum=0.9, nesterov=nesterov, batch_size=32, eigenpairs=2
+        )
+        edge[nesterov] = next(item for item in checked.quantities if item.name == "stability_fraction")
+    assert edge[False].estimate == pytest.approx(2 / 3.8, rel=1e-6)
+    assert edge[True].estimate == pytest.approx(2 * 2.8 / 3.8, rel=1e-6)
+    assert edge[True].interval[0] <= edge[True].estimate <= edge[True].interval[1]
     with pytest.raises(ValueError, match="must be eval or frozen-batch"):
         empirical.check_assumptions(model, x, y, learning_rate=0.1, batch_size=8, batch_norm="train")
     with pytest.raises(ValueError, match=r"must lie in \[1, 4\]"):
