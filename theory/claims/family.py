@@ -1,0 +1,591 @@
+r"""Exact claims about momentum SGD's relatives: quasi-hyperbolic momentum, samplers, second-order methods, averages.
+
+Every oracle here runs or iterates the update as it is written down, in extended precision, and knows no law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from theory.claims.exact import Answers, exact_claim, exact_experiment
+from theory.closed_form.averaging import averaged_covariance
+from theory.closed_form.correlation_time import integrated_autocorrelation_time
+from theory.closed_form.eigenbasis import eigenbasis
+from theory.closed_form.langevin import (
+    exact_langevin_noise,
+    langevin_covariance,
+    optimal_learning_rate,
+    optimal_preconditioner,
+)
+from theory.closed_form.preconditioned import damped_newton_covariance, natural_gradient_covariance
+from theory.closed_form.stationary import (
+    fluctuation_dissipation_constant,
+    increment_covariance,
+    largest_stable_learning_rate,
+    stationary_covariance,
+)
+from theory.judge.claim import Claim, Experiment
+from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
+from theory.model.setting import Setting, keyword_setting
+from theory.oracle.dense import autocovariance_sum, averaged, preconditioned_transition, settled
+from theory.oracle.transition import transition
+from theory.oracle.update import momentum_update
+
+ASSUMED = ("quadratic loss", "noise of mean 0 and covariance C, independent over time")
+PAPER_SG_MCMC = "Wang, Ding and Huggins (arXiv 2606.00293) ask for it with error bounds"
+
+
+@keyword_setting
+class Relatives(Setting):
+    """What the family's laws are judged on.
+
+    Args:
+        problem: H and C, not commuting.
+        optimizers: the recursions.
+        temperature: T of a target N(0, T A⁻¹).
+        damping: ε of damped Newton.
+        cycle: learning rates of one cycle, shape ``(L,)``.
+        samples: number of cycles averaged.
+    """
+
+    problem: Quadratic
+    optimizers: tuple[MomentumSGD, ...]
+    temperature: float = 1.0
+    damping: float = 0.0
+    cycle: NDArray[np.float64] | None = None
+    samples: int = 1
+
+
+PROBLEM = Quadratic(
+    np.array([[2.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 0.5]]),
+    np.array([[0.8, -0.5, 0.1], [-0.5, 1.2, 0.3], [0.1, 0.3, 0.4]]),
+)
+
+
+def _decayed(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np.float64]:
+    """H + weight decay."""
+    return problem.dense_hessian() + optimizer.weight_decay * np.eye(problem.dimension)
+
+
+def _each(answer: Callable[[Relatives, MomentumSGD], Answers]) -> Callable[[Relatives], Answers]:
+    """The answers for every optimizer of a setting, under names that end in its number."""
+
+    def answers(setting: Relatives) -> Answers:
+        return {
+            f"{key} {index}": value
+            for index, optimizer in enumerate(setting.optimizers)
+            for key, value in answer(setting, optimizer).items()
+        }
+
+    return answers
+
+
+def _by_recursion(setting: Relatives, optimizer: MomentumSGD, matrix: NDArray) -> NDArray:
+    step, inflow = preconditioned_transition(setting.problem, optimizer, matrix)
+    m = setting.problem.dimension
+    return settled(step, inflow @ setting.problem.dense_noise_cov() @ inflow.T)[:m, :m]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Quasi-hyperbolic momentum
+
+QUASI_HYPERBOLIC = Relatives(
+    problem=PROBLEM,
+    optimizers=tuple(MomentumSGD(0.3, 0.9, dampening=0.9, discount=discount) for discount in (1.0, 0.9, 0.7, 0.3, 0.0)),
+)
+
+
+def _literal(problem: Quadratic, optimizer: MomentumSGD) -> tuple[NDArray, NDArray]:
+    """F and G, read off the written update applied to unit states and unit noises."""
+    m = problem.dimension
+    states = np.eye(2 * m)
+    w, v = states[:, :m], states[:, m:]
+    moved = momentum_update(optimizer, w, v, w @ problem.dense_hessian())
+    kicked = momentum_update(optimizer, np.zeros((m, m)), np.zeros((m, m)), np.eye(m))
+    step, inflow = np.hstack(moved).T, np.hstack(kicked).T
+    return step.astype(np.longdouble), inflow.astype(np.longdouble)
+
+
+def _edge(problem: Quadratic, optimizer: MomentumSGD) -> float:
+    """The learning rate at which the literal map stops contracting, by bisection."""
+
+    def radius(rate: float) -> float:
+        step, _ = _literal(problem, replace(optimizer, learning_rate=rate))
+        return float(np.abs(np.linalg.eigvals(step.astype(np.float64))).max()) - 1.0
+
+    high = 1e-3
+    while radius(high) < 0:
+        high *= 2.0
+    return float(optimize.brentq(radius, 0.5 * high, high, xtol=1e-15, rtol=1e-14))
+
+
+def _quasi_hyperbolic_oracle(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    problem = setting.problem
+    m = problem.dimension
+    step, inflow = _literal(problem, optimizer)
+    state = settled(step, inflow @ problem.dense_noise_cov() @ inflow.T)
+    lagged = (step @ state)[:m, :m]
+    weights = state[:m, :m]
+    return {
+        "state": state,
+        "increments": 2 * weights - lagged - lagged.T,
+        "edge": np.array([_edge(problem, optimizer)]),
+    }
+
+
+def _quasi_hyperbolic(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    return {
+        "state": stationary_covariance(setting.problem, optimizer).state(),
+        "increments": increment_covariance(setting.problem, optimizer),
+        "edge": np.array([largest_stable_learning_rate(_sharpest(setting.problem), optimizer)]),
+    }
+
+
+def _by_dissipation(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """Increments from the weights through k_ij, as the fluctuation–dissipation relation has them."""
+    frame = eigenbasis(setting.problem)
+    weights = frame.inward(stationary_covariance(setting.problem, optimizer).require())
+    kept = (1 - optimizer.discount) * (1 - optimizer.momentum) + optimizer.discount * (1 - optimizer.dampening)
+    a = kept * optimizer.learning_rate * frame.curvatures
+    constant = fluctuation_dissipation_constant(frame.curvatures, optimizer)
+    return {"increments": frame.outward((a[:, None] + a) * weights / constant)}
+
+
+def _sharpest(problem: Quadratic) -> float:
+    return float(np.linalg.eigvalsh(problem.dense_hessian())[-1])
+
+
+def _seen_as(change: Callable[[MomentumSGD], MomentumSGD]) -> Callable[[Relatives], Answers]:
+    """Weights and edge under another optimizer's law."""
+
+    def wrong(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+        other = _quasi_hyperbolic(setting, change(optimizer))
+        return {key: other[key] for key in ("increments", "edge")}
+
+    return _each(wrong)
+
+
+def _heavy_ball_constant(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """The fluctuation–dissipation constant 1 + μ of heavy ball."""
+    frame = eigenbasis(setting.problem)
+    weights = frame.inward(stationary_covariance(setting.problem, optimizer).require())
+    a = (1 - optimizer.momentum) * optimizer.learning_rate * frame.curvatures
+    return {"increments": frame.outward((a[:, None] + a) * weights / (1 + optimizer.momentum))}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Samplers
+
+SAMPLERS = Relatives(
+    problem=PROBLEM,
+    optimizers=(MomentumSGD(0.3), MomentumSGD(0.1, 0.9, form="position"), MomentumSGD(0.1, 0.9, weight_decay=0.2)),
+    temperature=0.5,
+)
+
+
+def _thermostat(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """d₊ = μ d − η (A w + ξ) + √(2(1−μ)ηT) ζ, w₊ = w + d₊, whatever the form of the optimizer."""
+    problem, mu, eta = setting.problem, optimizer.momentum, np.longdouble(optimizer.learning_rate)
+    eye = np.eye(problem.dimension, dtype=np.longdouble)
+    pull = -eta * _decayed(problem, optimizer)
+    step = np.block([[eye + pull, mu * eye], [pull, mu * eye]])
+    thrown = np.vstack([eye, eye])
+    noise = eta * eta * problem.dense_noise_cov() + 2 * (1 - np.longdouble(mu)) * eta * setting.temperature * eye
+    m = problem.dimension
+    return {"law": settled(step, thrown @ noise @ thrown.T)[:m, :m]}
+
+
+def _langevin(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    return {"law": langevin_covariance(setting.problem, optimizer, setting.temperature).require()}
+
+
+def _langevin_small_step(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """The target plus what mini-batch noise adds in continuous time."""
+    curvature = _decayed(setting.problem, optimizer)
+    values, basis = np.linalg.eigh(curvature)
+    noise = basis.T @ setting.problem.dense_noise_cov() @ basis
+    added = optimizer.learning_rate / (1 - optimizer.momentum) * noise / (values[:, None] + values)
+    return {"law": basis @ (np.diag(setting.temperature / values) + added) @ basis.T}
+
+
+def _langevin_without_friction(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """Noise of variance 2T/η on the gradient, the friction 1 − μ forgotten."""
+    heat = setting.temperature / (1 - optimizer.momentum)
+    return {"law": langevin_covariance(setting.problem, optimizer, heat).require()}
+
+
+TARGETS = Relatives(
+    problem=PROBLEM,
+    optimizers=(MomentumSGD(0.1), MomentumSGD(0.1, 0.9), MomentumSGD(0.1, 0.5, weight_decay=0.2)),
+    temperature=0.4,
+)
+
+
+def _log_volume(matrix: NDArray) -> np.longdouble:
+    """ln det of a positive definite matrix, by Cholesky in the matrix's own precision."""
+    left = np.array(matrix)
+    total = np.longdouble(0.0)
+    for k in range(len(left)):
+        total += np.log(left[k, k])
+        left[k + 1 :, k + 1 :] -= np.multiply.outer(left[k + 1 :, k], left[k, k + 1 :]) / left[k, k]
+    return total
+
+
+def _best_rate(setting: Relatives, optimizer: MomentumSGD) -> float:
+    """Where tr(AΣ)/T − ln det Σ of the dense law is flat in ln η: fourth-order differences, bisected."""
+    problem = setting.problem
+    curvature = _decayed(problem, optimizer).astype(np.longdouble)
+    m = problem.dimension
+
+    def cost(log_rate: np.longdouble) -> np.longdouble:
+        step, inflow = transition(problem, replace(optimizer, learning_rate=1.0), np.longdouble)
+        # The PyTorch form's rate scales the rows of w alone; in this way it is never rounded to float64.
+        rate = np.exp(log_rate)
+        scale = np.concatenate([np.full(m, rate), np.ones(m)]).astype(np.longdouble)
+        step = np.eye(2 * m) * np.concatenate([np.ones(m), np.zeros(m)]) + scale[:, None] * (
+            step - np.eye(2 * m) * np.concatenate([np.ones(m), np.zeros(m)])
+        )
+        inflow = scale[:, None] * inflow
+        law = settled(step, inflow @ problem.dense_noise_cov() @ inflow.T)[:m, :m]
+        return np.trace(curvature @ law) / setting.temperature - _log_volume(law)
+
+    def slope(log_rate: float) -> float:
+        at, h = np.longdouble(log_rate), np.longdouble(2.0**-9)
+        near, far = cost(at + h) - cost(at - h), cost(at + 2 * h) - cost(at - 2 * h)
+        further = cost(at + 3 * h) - cost(at - 3 * h)
+        return float((45 * near - 9 * far + further) / (60 * h))
+
+    low, high = np.log(1e-3), np.log(_edge(problem, optimizer)) - 0.02
+    return float(np.exp(optimize.brentq(slope, low, high, xtol=1e-14, rtol=1e-14)))
+
+
+def _best_matrix(setting: Relatives, optimizer: MomentumSGD) -> NDArray[np.float64]:
+    """The P under which the dense law is T A⁻¹: P⁻¹ raised where the law is too wide, lowered where it is too narrow.
+
+    It starts far inside the stable region, at steps of a hundredth; a root search over the entries ends it.
+    """
+    curvature = _decayed(setting.problem, optimizer)
+    eye = np.eye(len(curvature))
+    upper = np.triu_indices(len(curvature))
+
+    def excess(inverse: NDArray[np.float64]) -> NDArray[np.float64]:
+        law = _by_recursion(setting, optimizer, np.linalg.inv(inverse))
+        gap = ((curvature / np.longdouble(setting.temperature)) @ law - eye) @ inverse
+        return (gap + gap.T).astype(np.float64)
+
+    def full(entries: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = np.zeros_like(curvature)
+        found[upper] = entries
+        return found + np.triu(found, 1).T
+
+    inverse = 100.0 * optimizer.learning_rate * eye
+    for _ in range(100):
+        inverse = inverse + 0.1 * excess(inverse)
+    found = optimize.root(lambda entries: excess(full(entries))[upper], inverse[upper], options={"xtol": 1e-15})
+    return np.linalg.inv(full(found.x))
+
+
+def _targets_oracle(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    problem, m = setting.problem, setting.problem.dimension
+    step, inflow = transition(problem, optimizer, np.longdouble)
+    # The weights' covariance is linear in the noise's: solve for the noise whose law is the target.
+    upper = np.triu_indices(m)
+    columns = []
+    for i, j in zip(*upper, strict=True):
+        unit = np.zeros((m, m))
+        unit[i, j] = unit[j, i] = 1.0
+        columns.append(settled(step, inflow @ unit @ inflow.T)[:m, :m][upper])
+    hot = 20.0 * setting.temperature * np.linalg.inv(_decayed(problem, optimizer))
+    needed = np.zeros((m, m))
+    needed[upper] = np.linalg.solve(np.array(columns, dtype=np.float64).T, hot[upper])
+    needed += np.triu(needed, 1).T
+    return {
+        "rate": np.array([_best_rate(setting, optimizer)]),
+        "preconditioner": _best_matrix(setting, optimizer),
+        "noise": needed - problem.dense_noise_cov(),
+    }
+
+
+def _targets(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    problem, heat = setting.problem, setting.temperature
+    return {
+        "rate": np.array([optimal_learning_rate(problem, optimizer, heat).learning_rate]),
+        "preconditioner": optimal_preconditioner(problem, optimizer, heat),
+        "noise": exact_langevin_noise(problem, optimizer, 20.0 * heat),
+    }
+
+
+def _continuous_rate(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """Mandt, Hoffman and Blei's rate, 2(1−μ) m T / tr C."""
+    return {"rate": np.array([optimal_learning_rate(setting.problem, optimizer, setting.temperature).small_step_rate])}
+
+
+def _continuous_matrix(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """Their preconditioner, 2(1−μ) T C⁻¹."""
+    scale = 2 * (1 - optimizer.momentum) * setting.temperature / optimizer.learning_rate
+    return {"preconditioner": scale * np.linalg.inv(setting.problem.dense_noise_cov())}
+
+
+def _continuous_noise(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """2(1−μ)T/η in every direction, less the mini-batch noise."""
+    heat = 40.0 * (1 - optimizer.momentum) * setting.temperature / optimizer.learning_rate
+    return {"noise": heat * np.eye(setting.problem.dimension) - setting.problem.dense_noise_cov()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Second-order methods
+
+SECOND_ORDER = Relatives(
+    problem=PROBLEM,
+    optimizers=(MomentumSGD(0.1), MomentumSGD(0.1, 0.8), MomentumSGD(0.05, 0.9, weight_decay=0.2)),
+    damping=0.3,
+)
+
+
+def _second_order_oracle(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    noise, curvature = setting.problem.dense_noise_cov(), _decayed(setting.problem, optimizer)
+    m = setting.problem.dimension
+    law = np.eye(m)
+    for _ in range(500):  # the Fisher matrix is estimated, used, and estimated again
+        fisher = noise + curvature @ law @ curvature
+        again = _by_recursion(setting, optimizer, np.linalg.inv(fisher)).astype(np.float64)
+        settling = np.abs(again - law).max()
+        law = 0.5 * (law + again)
+        if settling <= 1e-14 * np.abs(law).max():
+            break
+    return {
+        "newton": _by_recursion(setting, optimizer, np.linalg.inv(curvature)),
+        "damped newton": _by_recursion(setting, optimizer, np.linalg.inv(curvature + setting.damping * np.eye(m))),
+        "natural, noise": _by_recursion(setting, optimizer, np.linalg.inv(noise)),
+        "natural, gradients": law,
+    }
+
+
+def _second_order(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    problem = setting.problem
+    return {
+        "newton": damped_newton_covariance(problem, optimizer),
+        "damped newton": damped_newton_covariance(problem, optimizer, setting.damping),
+        "natural, noise": natural_gradient_covariance(problem, optimizer, "noise"),
+        "natural, gradients": natural_gradient_covariance(problem, optimizer, "gradients"),
+    }
+
+
+def _undamped(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    return {"damped newton": damped_newton_covariance(setting.problem, optimizer)}
+
+
+def _newton_small_step(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """η/(2(1−μ)) A⁻¹CA⁻¹."""
+    inverse = np.linalg.inv(_decayed(setting.problem, optimizer))
+    scale = optimizer.learning_rate / (2 * (1 - optimizer.momentum))
+    return {"newton": scale * inverse @ setting.problem.dense_noise_cov() @ inverse}
+
+
+def _one_fisher(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """The gradients' second moment taken for the noise's covariance."""
+    return {"natural, gradients": natural_gradient_covariance(setting.problem, optimizer, "noise")}
+
+
+def _natural_small_step(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """η/(2(1−μ)) A⁻¹ with momentum too."""
+    scale = optimizer.learning_rate / (2 * (1 - optimizer.momentum))
+    return {"natural, gradients": scale * np.linalg.inv(_decayed(setting.problem, optimizer))}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Averages
+
+AVERAGES = Relatives(
+    problem=PROBLEM,
+    optimizers=(
+        MomentumSGD(0.1),
+        MomentumSGD(0.1, 0.9),
+        MomentumSGD(0.1, 0.9, form="position"),
+        MomentumSGD(0.5, 0.9, dampening=0.9, discount=0.7, weight_decay=0.1),
+    ),
+    cycle=np.linspace(0.1, 0.01, 20),
+    samples=12,
+)
+
+
+def _averages_oracle(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    problem, m = setting.problem, setting.problem.dimension
+    noise = problem.dense_noise_cov()
+    step, inflow = transition(problem, optimizer, np.longdouble)
+    state = settled(step, inflow @ noise @ inflow.T)
+    assert setting.cycle is not None
+    rates = [replace(optimizer, learning_rate=float(rate)) for rate in setting.cycle]
+    steps = [transition(problem, one, np.longdouble) for one in rates]
+    through, thrown = np.eye(2 * m, dtype=np.longdouble), np.zeros((2 * m, 2 * m), dtype=np.longdouble)
+    for move, kick in steps:
+        through, thrown = move @ through, move @ thrown @ move.T + kick @ noise @ kick.T
+    summed = autocovariance_sum(step, state, 3000)[:m, :m]
+    return {
+        "tail": averaged([(step, inflow)], noise, state, setting.samples, m),
+        "cycles": averaged(steps, noise, settled(through, thrown), setting.samples, m),
+        "autocorrelation time": np.diag(summed) / np.diag(state[:m, :m]),
+    }
+
+
+def _averages(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    problem = setting.problem
+    return {
+        "tail": averaged_covariance(problem, optimizer, setting.samples),
+        "cycles": averaged_covariance(problem, optimizer, setting.samples, cycle=setting.cycle),
+        "autocorrelation time": integrated_autocorrelation_time(problem, optimizer),
+    }
+
+
+def _independent_cycles(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """Cycle ends as independent draws."""
+    law = averaged_covariance(setting.problem, optimizer, 1, cycle=setting.cycle)
+    return {"cycles": law / setting.samples}
+
+
+def _last_rate(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """Cycle ends as draws from the stationary law of the last rate, correlated as that rate has them."""
+    assert setting.cycle is not None
+    rates = np.full(len(setting.cycle), setting.cycle[-1])
+    return {"cycles": averaged_covariance(setting.problem, optimizer, setting.samples, cycle=rates)}
+
+
+def _long_run(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """A⁻¹CA⁻¹/n, the limit of a long average."""
+    inverse = np.linalg.inv(_decayed(setting.problem, optimizer))
+    return {"tail": inverse @ setting.problem.dense_noise_cov() @ inverse / setting.samples}
+
+
+def _continuous_time(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """The autocorrelation time without its discrete part: A⁻¹CA⁻¹ over the small-step law."""
+    small = replace(optimizer, learning_rate=1e-9)
+    return {
+        "autocorrelation time": integrated_autocorrelation_time(setting.problem, small)
+        * (small.learning_rate / optimizer.learning_rate)
+    }
+
+
+LITERAL = exact_experiment(
+    "quasi-hyperbolic-literal",
+    "the written update of quasi-hyperbolic momentum, from heavy ball over Nesterov to plain SGD",
+    QUASI_HYPERBOLIC,
+    _each(_quasi_hyperbolic_oracle),
+)
+THERMOSTAT = exact_experiment(
+    "langevin-literal", "SGLD with its noise written out, without and with momentum", SAMPLERS, _each(_thermostat)
+)
+SEARCHES = exact_experiment(
+    "sampling-searches",
+    "searches over the rate, the preconditioner and the added noise for the law closest to a posterior",
+    TARGETS,
+    _each(_targets_oracle),
+)
+PRECONDITIONED = exact_experiment(
+    "second-order-literal",
+    "Newton and natural-gradient recursions settled in extended precision",
+    SECOND_ORDER,
+    _each(_second_order_oracle),
+)
+SUMS = exact_experiment(
+    "averages-literal",
+    "state and sum carried together through every step, autocovariances summed lag by lag",
+    AVERAGES,
+    _each(_averages_oracle),
+)
+EXPERIMENTS: tuple[Experiment, ...] = (LITERAL, THERMOSTAT, SEARCHES, PRECONDITIONED, SUMS)
+
+CLAIMS: tuple[Claim, ...] = (
+    exact_claim(
+        name="quasi-hyperbolic",
+        statement="Σ_ij = η²K²C̃_ij [e_i + e_j − e_i e_j + φ(1+φ)D_ij]/R_ij with K = (1−ν)(1−μ) + ν(1−d), φ = (1−ν)μ/K; "
+        "stable iff Kη λ < 2(1+μ)/(1+2φ).",
+        source="own derivation; method: Ma and Yarats (arXiv 1810.06801), edge: Gitman et al. (arXiv 1910.13962)",
+        experiment=LITERAL,
+        predict=_each(_quasi_hyperbolic),
+        decoys={
+            "heavy ball, the discount forgotten": _seen_as(lambda one: replace(one, discount=1.0)),
+            "Nesterov": _seen_as(
+                lambda one: MomentumSGD((1 - one.momentum) * one.learning_rate, one.momentum, nesterov=True)
+            ),
+            "plain SGD at η": _seen_as(lambda one: MomentumSGD(one.learning_rate)),
+        },
+        assumptions=ASSUMED,
+        num_tests=15,
+    ),
+    exact_claim(
+        name="quasi-hyperbolic-dissipation",
+        statement="(a_i + a_j) Σ_ij = k_ij Cov(Δw)_ij with k_ij of the two modes, 1 + μ for heavy ball alone.",
+        source="own derivation; Yaida (arXiv 1810.00004) for heavy ball",
+        experiment=LITERAL,
+        predict=_each(_by_dissipation),
+        decoys={"1 + μ for every discount": _each(_heavy_ball_constant)},
+        assumptions=ASSUMED,
+        num_tests=5,
+    ),
+    exact_claim(
+        name="langevin-law",
+        statement="SGLD: Σ of (S2) with C + 2(1−μ)T/(Kη) I; without batch noise T/(λ(1 − a/(2(1+μ)))).",
+        source="own derivation; Welling and Teh 2011, Chen, Fox and Guestrin 2014 for the methods",
+        experiment=THERMOSTAT,
+        predict=_each(_langevin),
+        decoys={
+            "continuous time": _each(_langevin_small_step),
+            "friction forgotten": _each(_langevin_without_friction),
+        },
+        assumptions=ASSUMED,
+        num_tests=3,
+    ),
+    exact_claim(
+        name="optimal-sampling",
+        statement="KL(η) is least where tr(AΣ')/T = tr(Σ⁻¹Σ'); P* = 2(1−μ)T[C + (1−μ)/(1+μ) T A]⁻¹ and noise of "
+        "T e u w/(K²η²Nλ) meet N(0, T A⁻¹) exactly.",
+        source="own derivation; small steps: Mandt, Hoffman and Blei (arXiv 1704.04289)",
+        experiment=SEARCHES,
+        predict=_each(_targets),
+        decoys={
+            "rate of continuous time": _each(_continuous_rate),
+            "preconditioner of continuous time": _each(_continuous_matrix),
+            "noise of continuous time": _each(_continuous_noise),
+        },
+        assumptions=(*ASSUMED, "C positive definite"),
+        num_tests=9,
+    ),
+    exact_claim(
+        name="second-order-laws",
+        statement="P g for g: Σ = P^{1/2} Σ(P^{1/2}AP^{1/2}, P^{1/2}CP^{1/2}) P^{1/2}; Newton η(1+μ)/((1−μ)(2(1+μ)−η)) "
+        "A⁻¹CA⁻¹; natural gradient 2(1−μ²)s² + (1−μ)(2(1+μ)c − η)s = η(1+μ)c.",
+        source="own derivation; the methods: Liu, Ziyin and Ueda (arXiv 2012.03636)",
+        experiment=PRECONDITIONED,
+        predict=_each(_second_order),
+        decoys={
+            "damping forgotten": _each(_undamped),
+            "Newton in continuous time": _each(_newton_small_step),
+            "one Fisher matrix for the other": _each(_one_fisher),
+            "η/(2(1−μ)) A⁻¹ with momentum": _each(_natural_small_step),
+        },
+        assumptions=(*ASSUMED, "C positive definite", "the preconditioner fixed, or settled at its own law"),
+        num_tests=12,
+    ),
+    exact_claim(
+        name="cycle-averages",
+        statement="The mean of n iterates or of n cycle ends, by doubling the map of a cycle and its sum; "
+        "Σ_k Cov(w_{t+k}, w_t) = A⁻¹CA⁻¹ gives τ = (A⁻¹CA⁻¹)_ii/Σ_ii.",
+        source="own derivation; " + PAPER_SG_MCMC + "; SWA: Izmailov et al. (arXiv 1803.05407)",
+        experiment=SUMS,
+        predict=_each(_averages),
+        decoys={
+            "cycle ends independent": _each(_independent_cycles),
+            "cycle ends at their last rate's law": _each(_last_rate),
+            "A⁻¹CA⁻¹/n at finite n": _each(_long_run),
+            "autocorrelation time of continuous time": _each(_continuous_time),
+        },
+        assumptions=ASSUMED,
+        num_tests=12,
+    ),
+)
