@@ -144,7 +144,7 @@ MUTANTS = (
     Mutant("theory/judge/statistics.py", "return max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))", "return float(special.gammainc(half, above))", STATISTICS),
     Mutant("theory/judge/statistics.py", "math.lgamma(k) + math.log(alpha)", "math.lgamma(k) + math.log(2 * alpha)", STATISTICS),
     Mutant("theory/judge/fluctuation.py", "0.5 * (1.0 + momentum) * eta * right", "0.5 * eta * right", FLUCTUATION),
-    Mutant("theory/judge/fluctuation.py", "(1.0 - dampening) * left, 0.5", "left, 0.5", FLUCTUATION),
+    Mutant("theory/judge/fluctuation.py", "kept * left, 0.5", "left, 0.5", FLUCTUATION),
     Mutant("theory/judge/fluctuation.py", "spread = scatter / BATCHES", "spread = scatter", FLUCTUATION),
     Mutant("theory/judge/fluctuation.py", "error=float(means.std(ddof=1)) / math.sqrt(2 * BATCHES)", "error=float(gap.std(ddof=1)) / math.sqrt(len(gap))", FLUCTUATION),
     Mutant("theory/judge/fluctuation.py", "length >= 2 * BATCHES * SHORTEST_BATCH * time", "True", FLUCTUATION),

@@ -23,10 +23,10 @@ from theory.closed_form.langevin import (
     optimal_preconditioner,
 )
 from theory.closed_form.preconditioned import damped_newton_covariance, natural_gradient_covariance
+from theory.closed_form.stability import largest_stable_learning_rate
 from theory.closed_form.stationary import (
     fluctuation_dissipation_constant,
     increment_covariance,
-    largest_stable_learning_rate,
     stationary_covariance,
 )
 from theory.judge.claim import Claim, Experiment

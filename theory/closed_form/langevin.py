@@ -188,12 +188,14 @@ def optimal_preconditioner(problem: Quadratic, optimizer: MomentumSGD, temperatu
 
     Raises:
         ValueError: if T is not > 0, or the optimizer's step reads g beside v.
+        UnstableError: if A is not positive definite: nothing then is the target.
     """
     where = "optimal_preconditioner"
     T = _temperature(temperature, where)
     if optimizer.direction[0]:
         raise ValueError(f"`{where}(optimizer=...)` must be heavy ball; got a step that reads g beside v.")
     mu = optimizer.momentum
+    stable_pull(eigenbasis(problem).curvatures, optimizer)
     decayed = problem.dense_hessian() + optimizer.weight_decay * np.eye(problem.dimension)
     inner = problem.dense_noise_cov() + T * (1.0 - mu) / (1.0 + mu) * decayed
     gain = modes(np.ones(1), optimizer).gain

@@ -91,7 +91,7 @@ def first_fluctuation_dissipation(
         learning_rate: η of all steps.
         momentum: μ of heavy ball in PyTorch's form. For any other optimizer leave 0 and give w·d and |d|² with
             d = (w_t − w_{t+1})/η: that is relation (1).
-        dampening: share of the gradient kept out of the buffer.
+        dampening: share of the gradient kept out of the buffer; without momentum it has no effect.
 
     Raises:
         ValueError: if the arrays differ in length, hold fewer than 64 steps, are not finite, or do not vary; or if η, μ
@@ -103,7 +103,8 @@ def first_fluctuation_dissipation(
         if not 0 <= value < 1:
             raise ValueError(f"`{where}({name}=...)` must be in [0, 1); got {value}.")
     left, right = _pair(overlap, squared, where, "overlap", "squared")
-    left, right = (1.0 - dampening) * left, 0.5 * (1.0 + momentum) * eta * right
+    kept = 1.0 - dampening if momentum else 1.0
+    left, right = kept * left, 0.5 * (1.0 + momentum) * eta * right
     half = len(left) // 2
     level = np.cumsum(right - left)
     first, second = (_batch_means(part) for part in (level[:half], level[half:]))

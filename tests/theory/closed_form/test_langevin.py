@@ -181,3 +181,11 @@ def test_a_search_over_preconditioners_ends_at_the_best_one():
 def test_what_is_refused_is_named(call, rule):
     with pytest.raises(ValueError, match=rule):
         call()
+
+
+def test_a_direction_that_nothing_pulls_back_has_no_target():
+    saddle = Quadratic(np.array([-0.1, 2.0]), np.ones(2))
+    for call in (optimal_learning_rate, optimal_preconditioner, exact_langevin_noise, target_divergence):
+        with pytest.raises(UnstableError, match="not pulled back"):
+            call(saddle, MomentumSGD(0.1, 0.9), 1.0)
+    assert optimal_learning_rate(saddle, MomentumSGD(0.1, 0.9, weight_decay=0.2), 1.0).divergence > 0
