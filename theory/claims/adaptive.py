@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.claims import shown
 from theory.claims.replicates import (
     MeanTests,
     equivalence_comparison,
@@ -27,7 +28,7 @@ from theory.closed_form.propagate import propagate
 from theory.closed_form.stationary import stationary_covariance
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Kind, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Heatmap, Series, Table
+from theory.judge.results import Axis, Curve, HeatMap, Result, Sample, Table, TimeCourse
 from theory.judge.statistics import normal_quantile
 from theory.model.adaptive import Adam, Adaptive, RMSprop
 from theory.model.optimizer import MomentumSGD
@@ -235,16 +236,15 @@ def _compare_adam(evidence: Mapping[str, Evidence], predict: AdamPredictor) -> C
                 float(normal_quantile(TEST_ALPHA) * tests.error.max()),
             )
         )
-    shown = predict is _adam_law
-    tables = (
-        Table(
+    results: tuple[Result, ...] = ()
+    if predict is _adam_law:
+        table = Table(
             title="Adaptive optimizers: measured / predicted variance − 1, over the axes",
             columns=("optimizer", "m", "cond H", "lowest", "highest", "resolution"),
             rows=tuple(rows),
-        ),
-    )
-    figures = _map_figures(evidence["adaptive-map"]) if shown else ()
-    return equivalence_comparison(MeanTests.join(parts), _ADAM_MARGIN, tables=tables if shown else (), figures=figures)
+        )
+        results = (*_maps(evidence["adaptive-map"]), table)
+    return equivalence_comparison(MeanTests.join(parts), _ADAM_MARGIN, results=results)
 
 
 def _label(optimizer: Adaptive) -> str:
@@ -275,7 +275,7 @@ def _map_runs(budget: str) -> AdaptiveRuns:
     return AdaptiveRuns(runs=tuple(runs))
 
 
-def _map_figures(evidence: Evidence) -> tuple[Figure, ...]:
+def _maps(evidence: Evidence) -> tuple[HeatMap, ...]:
     runs = AdaptiveRuns.from_dict(evidence.setting).runs
     worst: dict[tuple[int, float, float], float] = {}
     for index, run in enumerate(runs):
@@ -297,21 +297,16 @@ def _map_figures(evidence: Evidence) -> tuple[Figure, ...]:
         ),
     )
     return tuple(
-        Figure(
+        HeatMap(
             title="Where Adam's fixed point predicts the variance",
-            x_label="memory of g², 1/(1−β₂)",
-            y_label=label,
-            x_scale="log",
-            y_scale="log",
-            heatmap=Heatmap(
-                x=tuple(1.0 / (1.0 - beta2) for beta2 in _MAP_BETA2),
-                y=tuple(values),
-                values=tuple(tuple(math.expm1(one) for one in row) for row in grid),
-                label="worst relative error over the axes",
-                low=0.0,
-                high=0.5,
-                contour=_ADAM_MARGIN,
-            ),
+            sample=Sample(runs[0].replicas, "replicas a cell"),
+            x=Axis("memory of g², 1/(1−β₂)", "steps"),
+            y=Axis(label),
+            value=Axis("worst relative error over the axes"),
+            columns=tuple(1.0 / (1.0 - beta2) for beta2 in _MAP_BETA2),
+            rows=tuple(values),
+            cells=tuple(tuple(math.expm1(one) for one in row) for row in grid),
+            contour=_ADAM_MARGIN,
             caption="The fixed point is of first order in 1−β₂: it fails where g² is averaged over a few steps only, "
             "and most of all where a weight's own motion makes up much of its g² (few weights, all of them stiff).",
         )
@@ -394,22 +389,30 @@ def _compare_schedule(evidence: Mapping[str, Evidence], predict: SchedulePredict
     run = AdaptiveRun.from_dict(item.setting)
     predicted, square = predict(run), item.arrays["square"]
     parts = [mean_tests(one, law) for one, law in zip(square, predicted, strict=True)]
-    measured = square.mean(axis=1)
-    series = []
-    for axis in range(run.problem.dimension):
-        series += [
-            Series(label=f"axis {axis}, predicted", x=run.record_times, y=tuple(predicted[:, axis]), style="line"),
-            Series(label=f"axis {axis}, Adam", x=run.record_times, y=tuple(measured[:, axis]), style="points"),
-        ]
-    figure = Figure(
-        title="Adam through warm-up and cosine decay",
-        x_label="step",
-        y_label="weight variance",
-        y_scale="log",
-        series=tuple(series),
-        caption="Line: momentum SGD in preconditioned weights, propagated. Points: real updates from the first step.",
-    )
-    return equivalence_comparison(MeanTests.join(parts), _SCHEDULE_MARGIN, figures=(figure,))
+    z = normal_quantile(TEST_ALPHA)
+    results: tuple[Result, ...] = ()
+    if predict is _adam_path:
+        fine = np.union1d(np.arange(1, run.record_times[-1] + 1, 3), run.record_times)
+        lines = predict(replace(run, record_times=tuple(int(t) for t in fine)))
+        curves: list[Curve] = []
+        for axis in range(run.problem.dimension):
+            name = f"axis {axis + 1}"
+            error = np.array([law[axis] * part.error[axis] for law, part in zip(predicted, parts, strict=True)])
+            curves += [
+                shown.predicted(fine, lines[:, axis], name),
+                shown.measured(run.record_times, square[:, :, axis].mean(axis=1), z * error, name),
+            ]
+        course = TimeCourse(
+            title="Adam through warm-up and cosine decay",
+            sample=Sample(run.replicas, "replicas"),
+            x=Axis("time", "steps"),
+            y=Axis("variance of a weight"),
+            curves=tuple(curves),
+            caption="Predicted: momentum SGD in preconditioned weights, propagated. Measured: real updates from the "
+            "first step.",
+        )
+        results = (course,)
+    return equivalence_comparison(MeanTests.join(parts), _SCHEDULE_MARGIN, results=results)
 
 
 _SCHEDULE_MARGIN = 0.20

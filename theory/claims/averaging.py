@@ -12,7 +12,7 @@ from theory.closed_form.averaging import averaged_covariance, ema_covariance
 from theory.closed_form.stationary import stationary_covariance
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Kind, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Table
+from theory.judge.results import Table
 from theory.judge.statistics import normal_p_value, variance_interval, variance_p_value
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
@@ -97,7 +97,7 @@ def _compare(evidence: Mapping[str, Evidence], predict: Any) -> Comparison:
         p_value=float(p_value.min()),
         num_tests=len(p_value),
         reached=float(run.replicas),
-        tables=(
+        results=(
             Table(
                 title=f"Variance of averaged weights after {run.steps} steps",
                 columns=("average", "λ", "predicted", "measured"),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from theory.claims import shown
 from theory.closed_form.divergence import variance_excess
 from theory.closed_form.eigenbasis import eigenbasis
 from theory.closed_form.pac_bayes import (
@@ -32,7 +33,7 @@ from theory.closed_form.stationary import stationary_variance
 from theory.closed_form.transient import mean_path, transient_covariance
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Heatmap, Series, Table
+from theory.judge.results import EXACT, Axis, Curve, HeatMap, Result, Sample, SmallMultiples, Table, TimeCourse
 from theory.judge.statistics import normal_p_value, normal_quantile, variance_interval, variance_p_value
 from theory.judge.verdict import Kind
 from theory.model.optimizer import MomentumSGD
@@ -295,17 +296,15 @@ def _compare_decomposition(evidence: Mapping[str, Evidence], predictor: Predicto
         scores = [(risk - predicted.risk[index]) / risk_error, (kl - predicted.kl[index]) / kl_error]
         p_values.append(normal_p_value(scores))
         rows.append((time, float(predicted.risk[index]), risk, risk_error, float(predicted.kl[index]), kl, kl_error))
-    figures: tuple[Figure, ...] = ()
-    tables: tuple[Table, ...] = ()
+    results: tuple[Result, ...] = ()
     if predictor is decomposition:
-        figures, tables = (_parts_figure(simulation, rows),), _decomposition_tables(simulation, predicted, rows)
+        results = (_parts_course(simulation, rows), *_decomposition_tables(simulation, predicted, rows))
     return comparison(
         np.concatenate(ratios),
         degrees,
         np.concatenate(p_values),
         note="risk and KL of simulated weights, their average loss and log-determinant, against (B1) and (B2)",
-        figures=figures,
-        tables=tables,
+        results=results,
     )
 
 
@@ -315,8 +314,7 @@ def comparison(
     p_values: NDArray[np.float64],
     *,
     note: str,
-    figures: tuple[Figure, ...] = (),
-    tables: tuple[Table, ...] = (),
+    results: tuple[Result, ...] = (),
 ) -> Comparison:
     """A batch of tests, headed by its worst variance ratio with the interval at the family's level."""
     degrees = np.broadcast_to(np.asarray(degrees, dtype=np.float64), ratio.shape)
@@ -329,44 +327,40 @@ def comparison(
         num_tests=len(p_values),
         reached=float(degrees.min()),
         note=note,
-        figures=figures,
-        tables=tables,
+        results=results,
     )
 
 
-def _parts_figure(simulation: Simulation, rows: list[tuple[float, ...]]) -> Figure:
-    fine = tuple(range(1, simulation.steps + 1, 3))
-    path = decomposition(replace(simulation, record_times=fine))
-    times = tuple(float(row[0]) for row in rows)
-    z = normal_quantile(TEST_ALPHA)
-    price = _without_correlations(replace(simulation, record_times=fine)).kl
-    return Figure(
+def _parts_course(simulation: Simulation, rows: list[tuple[float, ...]]) -> SmallMultiples:
+    times, risk, risk_error, kl, kl_error = np.array([[row[place] for place in (0, 2, 3, 5, 6)] for row in rows]).T
+    fine = np.union1d(np.arange(1, simulation.steps + 1, 3), times.astype(int))
+    along = replace(simulation, record_times=tuple(int(t) for t in fine))
+    path, commuting = decomposition(along), _without_correlations(along).kl
+    z, sample = normal_quantile(TEST_ALPHA), Sample(simulation.replicas, "replicas")
+    x = Axis("time", "steps")
+
+    def panel(y: Axis, *curves: Curve) -> TimeCourse:
+        return TimeCourse(title=y.name, sample=sample, x=x, y=y, curves=curves)
+
+    return SmallMultiples(
         title="Moving parts of the bound, from a start at one point",
-        x_label="step",
-        y_label="nats (KL), units of loss × 100 (risk)",
-        y_scale="log",
-        series=(
-            Series(label="KL, predicted", x=fine, y=tuple(path.kl)),
-            Series(label="KL as if H and C commuted", x=fine, y=tuple(price), style="dashed"),
-            Series(label="100 × risk, predicted", x=fine, y=tuple(100 * path.risk)),
-            Series(
-                label="KL, simulated",
-                x=times,
-                y=tuple(row[5] for row in rows),
-                low=tuple(row[5] - z * row[6] for row in rows),
-                high=tuple(row[5] + z * row[6] for row in rows),
-                style="points",
+        sample=sample,
+        names=("KL divergence to the prior, nats", "expected risk, units of loss"),
+        panels=(
+            panel(
+                Axis("part of the bound"),
+                shown.predicted(fine, path.kl),
+                shown.decoy(fine, commuting, "as if H and C commuted"),
+                shown.measured(times, kl, z * kl_error),
             ),
-            Series(
-                label="100 × risk, simulated",
-                x=times,
-                y=tuple(100 * row[2] for row in rows),
-                low=tuple(100 * (row[2] - z * row[3]) for row in rows),
-                high=tuple(100 * (row[2] + z * row[3]) for row in rows),
-                style="points",
+            panel(
+                Axis("part of the bound"),
+                shown.predicted(fine, path.risk),
+                shown.measured(times, risk, z * risk_error),
             ),
         ),
-        caption="Lines: (B1), (B2) along the exact transient. Points: simulated weights, at the family's level.",
+        caption="(B1) and (B2) along the exact transient, and the average loss and log-determinant of simulated "
+        "weights.",
     )
 
 
@@ -563,17 +557,16 @@ def _compare_decay(evidence: Mapping[str, Evidence], predictor: Predictor) -> Co
         ratios.append((variances / predicted.variances).ravel())
         p_values.append(variance_p_value(ratios[-1], degrees))
         p_values.append(normal_p_value((means - predicted.means) / np.sqrt(variances / replicas)).ravel())
-    figures: tuple[Figure, ...] = ()
-    tables: tuple[Table, ...] = ()
+    results: tuple[Result, ...] = ()
     if predictor is decay_path:
-        figures, tables = _decay_figures(settings, measured), _decay_tables(settings, measured)
+        courses = _decay_courses(settings, measured)
+        results = (*courses, *_decay_maps(), *_decay_tables(settings, measured))
     return comparison(
         np.concatenate(ratios),
         degrees,
         np.concatenate(p_values),
         note="the bound dips while σ² falls toward σ*² = 1/(1/σ_P² + λ/β), rises once below it",
-        figures=figures,
-        tables=tables,
+        results=results,
     )
 
 
@@ -713,61 +706,40 @@ def _decay_tables(settings: SimulationSet, measured: list[Path]) -> tuple[Table,
     )
 
 
-def _decay_figures(settings: SimulationSet, measured: list[Path]) -> tuple[Figure, ...]:
+def _decay_courses(settings: SimulationSet, measured: list[Path]) -> tuple[TimeCourse, ...]:
     simulation, path = settings.simulations[0], measured[0]
-    fine = tuple(SETTLING + k for k in (*range(61), *range(65, 301, 5)))
-    smooth = replace(simulation, record_times=fine)
+    fine = np.union1d([SETTLING + k for k in (*range(61), *range(65, 301, 5))], simulation.record_times)
+    smooth = replace(simulation, record_times=tuple(int(t) for t in fine))
     exact = decay_path(smooth)
-    steps = tuple(float(t - SETTLING) for t in fine)
-    points = tuple(float(t - SETTLING) for t in simulation.record_times)
     z = normal_quantile(TEST_ALPHA)
 
-    def lines(group: int, ratio: float, samples: int, label: str) -> list[Series]:
-        values, _ = bound_along(smooth, exact, group, ratio * LEVEL, samples)
-        seen, error = bound_along(simulation, path, group, ratio * LEVEL, samples)
-        return [
-            Series(label=label, x=steps, y=tuple(values)),
-            Series(
-                label=f"{label}, simulated",
-                x=points,
-                y=tuple(seen),
-                low=tuple(seen - z * error),
-                high=tuple(seen + z * error),
-                style="points",
-            ),
-        ]
+    def pair(group: int, ratio: float, subject: str) -> tuple[Curve, Curve]:
+        values, _ = bound_along(smooth, exact, group, ratio * LEVEL, SAMPLES[0])
+        seen, error = bound_along(simulation, path, group, ratio * LEVEL, SAMPLES[0])
+        at = np.asarray(simulation.record_times) - SETTLING
+        return shown.predicted(fine - SETTLING, values, subject), shown.measured(at, seen, z * error, subject)
 
-    by_prior = [one for ratio in PRIOR_RATIOS for one in lines(0, ratio, SAMPLES[0], f"σ_P² = {ratio:g} σ²")]
-    by_spike = [
-        one for group, (s, t) in enumerate(SPIKES) for one in lines(group, 1.0, SAMPLES[0], f"λ × {s:g}, γ × {t:g}")
-    ]
-
-    def figure(title: str, series: list[Series], caption: str) -> Figure:
-        return Figure(
-            title=title,
-            x_label="steps since the decay",
-            y_label="Seeger's bound",
-            y_scale="log",
-            series=tuple(series),
+    def course(by: str, curves: list[Curve], caption: str) -> TimeCourse:
+        return TimeCourse(
+            title=f"The bound after η × 0.1, by {by}",
+            sample=Sample(simulation.replicas, f"replicas; bound for {SAMPLES[0]} samples"),
+            x=shown.SINCE_CHANGE,
+            y=Axis("Seeger's bound"),
+            curves=tuple(curves),
+            decays=(0.0,),
             caption=caption,
         )
 
+    by_prior = [one for ratio in PRIOR_RATIOS for one in pair(0, ratio, f"σ_P² = {ratio:g} σ²")]
+    by_spike = [one for group, (s, t) in enumerate(SPIKES) for one in pair(group, 1.0, f"λ × {s:g}, γ × {t:g}")]
+    tightens = "No spike. While σ² is above σ*² shrinking tightens the bound, below it loosens."
     return (
-        figure(
-            "The bound after η × 0.1, by prior variance",
-            by_prior,
-            f"n = {SAMPLES[0]}, no spike. While σ² is above σ*² shrinking tightens the bound, below it loosens.",
-        ),
-        figure(
-            "The bound after η × 0.1, by spike of curvature and noise",
-            by_spike,
-            f"n = {SAMPLES[0]}, σ_P² equal to the variance before the decay.",
-        ),
-        *_decay_maps(),
+        course("prior variance", by_prior, tightens),
+        course("spike of curvature and noise", by_spike, "σ_P² equal to the variance before the decay."),
     )
 
 
-def _decay_maps() -> tuple[Figure, ...]:
+def _decay_maps() -> tuple[HeatMap, ...]:
     """Closed form: net change and dip of the bound over prior variance, decay size and spike size."""
     ratios, decays = np.geomspace(0.03, 30.0, 19), np.geomspace(0.05, 0.8, 13)
     spikes = np.geomspace(1.0, 8.0, 13)
@@ -787,52 +759,45 @@ def _decay_maps() -> tuple[Figure, ...]:
         values = np.log(np.asarray(clipped_bound(np.tile(risk, (len(ratios), 1)), kl, samples).value))
         return values[:, -1] - values[:, 0], values[:, -1] - values.min(axis=1)
 
-    net, later = [], []
-    for decay in decays:
-        net.append(changes(float(decay), 1.0)[0])
-    for spike in spikes:
-        later.append(changes(0.1, float(spike)))
-    axis = tuple(float(ratio) for ratio in ratios)
+    net = [changes(float(decay), 1.0)[0] for decay in decays]
+    later = [changes(0.1, float(spike)) for spike in spikes]
 
-    def figure(
-        title: str,
-        y_label: str,
-        y: NDArray,
-        rows: list[NDArray],
-        label: str,
-        caption: str,
-        contour: float | None = 0.0,
-    ) -> Figure:
-        values = tuple(tuple(map(float, row)) for row in rows)
-        return Figure(
+    def chart(
+        title: str, y: str, rows: NDArray, cells: list[NDArray], value: str, caption: str, center: float | None = 0.0
+    ) -> HeatMap:
+        return HeatMap(
             title=title,
-            x_label="prior variance over the variance before the decay",
-            y_label=y_label,
-            x_scale="log",
-            y_scale="log",
-            heatmap=Heatmap(x=axis, y=tuple(map(float, y)), values=values, label=label, contour=contour),
-            caption=f"n = {samples}, {caption}",
+            sample=EXACT,
+            x=Axis("prior variance over the variance before the decay"),
+            y=Axis(y),
+            value=Axis(value),
+            columns=tuple(map(float, ratios)),
+            rows=tuple(map(float, rows)),
+            cells=tuple(tuple(map(float, row)) for row in cells),
+            center=center,
+            contour=center,
+            caption=f"Bound for {samples} samples; {caption}",
         )
 
-    ended, spike_label = "ln(bound after / before)", "spike of λ and of γ"
+    ended, spiked = "ln(bound after / before)", "spike of λ and of γ"
     return (
-        figure("Where a decay tightens the bound", "η₂/η₁", decays, net, ended, "no spike, long after the decay."),
-        figure(
+        chart("Where a decay tightens the bound", "η₂/η₁", decays, net, ended, "no spike, long after the decay."),
+        chart(
             "Where a spike undoes the decay",
-            spike_label,
+            spiked,
             spikes,
             [row[0] for row in later],
             ended,
             "η × 0.1, λ and γ spike by the same factor, long after the decay.",
         ),
-        figure(
+        chart(
             "Where the bound dips before it rises",
-            spike_label,
+            spiked,
             spikes,
             [row[1] for row in later],
             "ln(bound in the end / lowest on the way)",
             "η × 0.1. Zero where the bound ends at its lowest.",
-            contour=None,
+            center=None,
         ),
     )
 

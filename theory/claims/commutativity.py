@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special, stats
 
+from theory.claims import shown
 from theory.claims.bound_law import (
     CLIPPED,
     DELTA,
@@ -37,7 +38,7 @@ from theory.closed_form.eigenbasis import eigenbasis
 from theory.closed_form.pac_bayes import pac_bayes_bound, pac_bayes_terms
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Series, Table
+from theory.judge.results import EXACT, Axis, Curve, Profile, Result, Sample, SmallMultiples, Table
 from theory.judge.statistics import normal_p_value, normal_quantile
 from theory.judge.verdict import Kind
 from theory.model.optimizer import MomentumSGD
@@ -321,11 +322,14 @@ def _compare(evidence: Mapping[str, Evidence], predictor: Predictor) -> Comparis
     z = normal_quantile(TEST_ALPHA)
     relative = (seen[off] - expected[off]) / seen[off]
     half = z * spread[off] / seen[off]
-    figures: tuple[Figure, ...] = ()
-    tables: tuple[Table, ...] = ()
+    results: tuple[Result, ...] = ()
     if predictor is price:
-        figures = (*_measure_figures(study, exact), *_momentum_figures(study, exact))
-        tables = (_simulated_table(settings, expected, seen, spread), *_study_tables(study, exact, solved))
+        results = (
+            _by_measure(study, exact),
+            _by_momentum(study, exact),
+            _simulated_table(settings, expected, seen, spread),
+            *_study_tables(study, exact, solved),
+        )
     return Comparison(
         estimate=float(relative),
         interval=(float(relative - half), float(relative + half)),
@@ -335,8 +339,7 @@ def _compare(evidence: Mapping[str, Evidence], predictor: Predictor) -> Comparis
         reached=float(np.min(2.0 * (seen / spread) ** 2)),  # the ν of a variance known as sharply as the worst price
         note=f"{len(jobs)} solved pairs agree to {worst:.1e} of the price; simulated prices are known to "
         f"{100 * float(np.max(spread / seen)):.1f} % or better (1 s.e.)",
-        figures=figures,
-        tables=tables,
+        results=results,
     )
 
 
@@ -379,37 +382,35 @@ def _measured_pairs(study: PairStudy, prices: NDArray[np.float64]) -> list[tuple
     return rows
 
 
-def _measure_figures(study: PairStudy, prices: NDArray[np.float64]) -> tuple[Figure, ...]:
+def _by_measure(study: PairStudy, prices: NDArray[np.float64]) -> SmallMultiples:
+    """The price against five measures of how far a pair is from commuting."""
     rows = _measured_pairs(study, prices)
-    titles = {
-        "normalised commutator": "Bound looseness against commutator",
-        "1 − χ": "Bound looseness against χ",
-        "1 − χ, deflated": "Bound looseness against χ without the top direction",
-        "1 − mean cᵢ": "Bound looseness against cᵢ",
-        "off-diagonal mass": "Bound looseness against the off-diagonal mass of UᵀCU",
-    }
-    figures = []
-    for name, title in titles.items():
-        series = []
+    names = ("normalised commutator", "1 − χ", "1 − χ, deflated", "1 − mean cᵢ", "off-diagonal mass")
+    sample, panels = Sample(len(rows), "pairs, solved"), []
+    for name in names:
+        curves = []
         for family in FAMILIES:
             chosen = [(far[name], nats) for pair, nats, far in rows if pair.family == family and name in far]
             kept = sorted((far, nats / study.dimension) for far, nats in chosen if far > 1e-14 and nats > 1e-12)
             if kept:
-                x, y = zip(*kept, strict=True)
-                series.append(Series(label=family, x=x, y=y, style="points"))
-        figures.append(
-            Figure(
-                title=title,
-                x_label=f"distance from commuting: {name}",
-                y_label="price, nats a direction",
-                x_scale="log",
-                y_scale="log",
-                series=tuple(series),
-                caption=f"m = {study.dimension}, η = 0.1, μ = 0.9; Lyapunov solver. A measure that foretold the price "
-                "would put all families on one line.",
+                curves.append(shown.measured(*zip(*kept, strict=True), subject=family))
+        panels.append(
+            Profile(
+                title=name,
+                sample=sample,
+                x=Axis("distance from commuting"),
+                y=Axis("price", "nats a direction"),
+                curves=tuple(curves),
             )
         )
-    return tuple(figures)
+    return SmallMultiples(
+        title="What the bound loses without commutation, against five measures",
+        sample=sample,
+        names=names,
+        panels=tuple(panels),
+        caption=f"m = {study.dimension}, η = 0.1, μ = 0.9; Lyapunov solver. A measure that foretold the price would "
+        "put all families on one line.",
+    )
 
 
 def _commuting_error(problem: Quadratic, covariance: NDArray[np.float64]) -> tuple[float, float]:
@@ -537,31 +538,33 @@ def _fooled_table(study: PairStudy) -> Table:
     )
 
 
-def _momentum_figures(study: PairStudy, prices: NDArray[np.float64]) -> tuple[Figure, ...]:
-    cases = list(momentum_cases(study))
-    values = prices[-len(cases) :]
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for (label, _, optimizer), nats in zip(cases, values, strict=True):
-        lines.setdefault(label, []).append((1 - optimizer.momentum, float(nats)))
-    figures = []
-    for rule in ("η = 0.1", "η/(1−μ) = 0.2"):
-        series = []
-        for label, points in lines.items():
+def _by_momentum(study: PairStudy, prices: NDArray[np.float64]) -> SmallMultiples:
+    """The price against momentum: the formula on a fine grid, the solver at the momenta of the study."""
+    cases = momentum_cases(study)
+    solved: dict[str, list[tuple[float, float]]] = {}
+    problems: dict[str, Quadratic] = {}
+    for (label, problem, optimizer), nats in zip(cases, prices[-len(cases) :], strict=True):
+        solved.setdefault(label, []).append((1 - optimizer.momentum, float(nats)))
+        problems[label] = problem
+    fine = np.geomspace(1 - max(study.momenta), 1.0, 60)
+    rates: dict[str, Callable[[float], float]] = {"η = 0.1": lambda _: 0.1, "η/(1−μ) = 0.2": lambda lag: 0.2 * lag}
+    panels = []
+    for rule, rate in rates.items():
+        curves: list[Curve] = []
+        for label, points in solved.items():
             if label.endswith(rule):
-                x, y = zip(*points, strict=True)
-                series.append(Series(label=label.removesuffix(f", {rule}"), x=x, y=y))
-        figures.append(
-            Figure(
-                title=f"The price against momentum at fixed {rule}",
-                x_label="1 − μ",
-                y_label="price, nats",
-                x_scale="log",
-                y_scale="log",
-                series=tuple(series),
-                caption="Right: plain SGD; left: momentum near 1.",
-            )
-        )
-    return tuple(figures)
+                subject = label.removesuffix(f", {rule}")
+                line = [price(problems[label], MomentumSGD(rate(lag), 1 - lag)) for lag in fine]
+                curves.append(shown.predicted(fine, line, subject))
+                curves.append(shown.measured(*zip(*points, strict=True), subject=subject, by="Lyapunov solver"))
+        panels.append(Profile(title=rule, sample=EXACT, x=Axis("1 − μ"), y=Axis("price", "nats"), curves=tuple(curves)))
+    return SmallMultiples(
+        title="The price against momentum",
+        sample=EXACT,
+        names=tuple(f"at fixed {rule}" for rule in rates),
+        panels=tuple(panels),
+        caption="Right: plain SGD; left: momentum near 1.",
+    )
 
 
 EXPERIMENTS: tuple[Experiment, ...] = (

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.claims import shown
 from theory.claims.moments import Tests, simulation_of, state_frame
 from theory.closed_form.correlated import correlated_transient, still_start
 from theory.closed_form.eigenbasis import eigenbasis
@@ -21,7 +22,7 @@ from theory.closed_form.propagate import propagate
 from theory.closed_form.transient import transient_covariance
 from theory.judge.claim import TEST_ALPHA, Comparison, Predictor
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Series, Table
+from theory.judge.results import Axis, Result, Table, TimeCourse
 from theory.judge.statistics import normal_p_value, variance_interval, variance_p_value
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
@@ -158,12 +159,10 @@ def law_tests(evidence: Evidence, law: Law) -> Tests:
 def compare_laws(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
     """Every second moment at every recorded time of every experiment. `predict` maps a Simulation to its law."""
     tests = Tests.join([law_tests(item, predict) for item in evidence.values()])
-    return comparison(tests, figures=[drop_figure(item, predict) for item in evidence.values()])
+    return comparison(tests, results=[drop_course(item, predict) for item in evidence.values()])
 
 
-def comparison(
-    tests: Tests, *, note: str = "", figures: Iterable[Figure] = (), tables: Iterable[Table] = ()
-) -> Comparison:
+def comparison(tests: Tests, *, note: str = "", results: Iterable[Result] = ()) -> Comparison:
     """The batch as a Comparison: the worst variance with its interval at the family's level, the smallest p-value."""
     worst = int(np.argmin(variance_p_value(tests.ratio, tests.degrees)))
     low, high = variance_interval(tests.ratio[worst], tests.degrees[worst], TEST_ALPHA)
@@ -174,8 +173,7 @@ def comparison(
         num_tests=len(tests.p_values),
         reached=float(tests.degrees.min()),
         note=note,
-        figures=tuple(figures),
-        tables=tuple(tables),
+        results=tuple(results),
     )
 
 
@@ -204,55 +202,45 @@ def comparing_with_assumption(name: str, assumed: Law) -> Callable[[Mapping[str,
         return comparison(
             tests,
             note=f"assuming {name} is wrong by up to {max(abs(row[3]) for row in rows):.0%}",
-            figures=[drop_figure(item, predict, (name, assumed)) for item in evidence.values()],
-            tables=[table],
+            results=[*(drop_course(item, predict, (name, assumed)) for item in evidence.values()), table],
         )
 
     return compare
 
 
-def drop_figure(evidence: Evidence, law: Law, also: tuple[str, Law] | None = None) -> Figure:
-    """Variance of each direction before, through and after the change: prediction as lines, simulation as points."""
+def drop_course(evidence: Evidence, law: Law, also: tuple[str, Law] | None = None) -> TimeCourse:
+    """Variance of each direction before, through and after the change."""
     simulation = simulation_of(evidence)
     began = _change(simulation)
     times = np.asarray(simulation.record_times)
     dense = replace(simulation, record_times=_curve_times(times))
-    x = tuple(float(t - began) for t in dense.record_times)
-    at = tuple(float(t - began) for t in times)
+    x = np.asarray(dense.record_times) - began
     m = simulation.problem.dimension
-    measured = np.einsum("kii->ki", seen_moments(evidence))[:, :m]
-    curve = np.einsum("kii->ki", seen_law(dense, law))[:, :m]
-    other = None if also is None else np.einsum("kii->ki", seen_law(dense, also[1]))[:, :m]
-    start = np.einsum("kii->ki", seen_law(replace(simulation, record_times=(began,)), exact_law))[0, :m]
+    start = _variances(replace(simulation, record_times=(began,)), exact_law)[0]
+    found = np.einsum("kii->ki", seen_moments(evidence))[:, :m] / start
     low, high = variance_interval(np.ones(1), np.full(1, float(simulation.replicas)), TEST_ALPHA)
-    series = []
+    lines = _variances(dense, law) / start
+    others = None if also is None else _variances(dense, also[1]) / start
+    curves = []
     for mode in range(m):
-        label = _mode_label(simulation, mode)
-        y = measured[:, mode] / start[mode]
-        series.append(Series(label=f"{label}, predicted", x=x, y=tuple(curve[:, mode] / start[mode]), style="line"))
-        series.append(
-            Series(
-                label=f"{label}, simulated",
-                x=at,
-                y=tuple(y),
-                low=tuple(y * low[0]),
-                high=tuple(y * high[0]),
-                style="points",
-            )
-        )
-        if also is not None and other is not None:
-            series.append(
-                Series(label=f"{label}, assuming {also[0]}", x=x, y=tuple(other[:, mode] / start[mode]), style="dashed")
-            )
-    return Figure(
+        name, y = mode_label(simulation, mode), found[:, mode]
+        curves.append(shown.predicted(x, lines[:, mode], name))
+        curves.append(shown.measured_between(times - began, y, y * low, y * high, name))
+        if also is not None and others is not None:
+            curves.append(shown.decoy(x, others[:, mode], f"assuming {also[0]}", name))
+    return TimeCourse(
         title=f"Variance through the change: {evidence.experiment}",
-        x_label="steps since the change",
-        y_label="variance / variance at the change",
-        y_scale="log",
-        series=tuple(series),
-        marks=(0.0,),
-        caption="Lines: exact prediction. Points: simulation with intervals at the family's level.",
+        sample=shown.replicas((evidence,)),
+        x=shown.SINCE_CHANGE,
+        y=Axis("variance / variance at the change"),
+        curves=tuple(curves),
+        decays=(0.0,),
     )
+
+
+def _variances(simulation: Simulation, law: Law) -> NDArray[np.float64]:
+    """Of each direction at the record times, ``(T, m)``."""
+    return np.einsum("kii->ki", seen_law(simulation, law))[:, : simulation.problem.dimension]
 
 
 def _curve_times(times: NDArray[np.int_]) -> tuple[int, ...]:
@@ -272,7 +260,7 @@ def _rate(simulation: Simulation, mode: int) -> float:
     return float(rate * (eigenbasis(final_problem(simulation)).curvatures[mode] + segment.optimizer.weight_decay))
 
 
-def _mode_label(simulation: Simulation, mode: int) -> str:
+def mode_label(simulation: Simulation, mode: int) -> str:
     """Slow, critical or underdamped under the last optimizer, with its ηλ."""
     a, optimizer = _rate(simulation, mode), simulation.segments[-1].optimizer
     critical = (1 - optimizer.momentum**0.5) ** 2

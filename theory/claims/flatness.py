@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from theory.claims import shown
 from theory.claims.bound_law import (
     ASSUMED,
     DELTA,
@@ -32,8 +33,8 @@ from theory.closed_form.divergence import variance_excess
 from theory.closed_form.pac_bayes import variance_elasticities
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Heatmap, Series, Table
-from theory.judge.statistics import normal_quantile, variance_p_value
+from theory.judge.results import EXACT, Agreement, Axis, Curve, HeatMap, Mark, Profile, Result, Sample, Table
+from theory.judge.statistics import normal_quantile, variance_interval, variance_p_value
 from theory.judge.verdict import Kind
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
@@ -130,51 +131,58 @@ def _compare(evidence: Mapping[str, Evidence], predictor: Predictor) -> Comparis
     quotient = (measured[pairs[:, 1]] / measured[pairs[:, 0]]) / (predicted[pairs[:, 1]] / predicted[pairs[:, 0]])
     tails = np.minimum(stats.f.cdf(quotient, degrees, degrees), stats.f.sf(quotient, degrees, degrees))
     ratio = measured / predicted
-    figures: tuple[Figure, ...] = ()
-    tables: tuple[Table, ...] = ()
+    results: tuple[Result, ...] = ()
     if predictor is variances:
-        figures = (_elasticity_figure(measured, degrees), *_penalty_figures(measured, degrees))
-        tables = (_tightening_table(measured, degrees),)
+        results = (
+            *_ladder_results(measured, degrees),
+            _penalty_map(),
+            _overdone(measured, degrees),
+            _tightening_table(measured, degrees),
+        )
     return comparison(
         ratio,
         degrees,
         np.concatenate([variance_p_value(ratio, degrees), np.minimum(1.0, 2 * tails)]),
         note="flattening widens while a < 1 + μ, does nothing there, and narrows beyond; with s = t, λσ² is what falls",
-        figures=figures,
-        tables=tables,
+        results=results,
     )
 
 
-def _elasticity_figure(measured: NDArray[np.float64], degrees: float) -> Figure:
-    rungs = measured[: len(LADDER)]
+def _ladder_results(measured: NDArray[np.float64], degrees: float) -> tuple[Profile, Agreement]:
+    """The variance along the ladder of curvatures, and its elasticity from each rung to the next."""
+    sample, rungs, z = Sample(int(degrees), "replicas"), measured[: len(LADDER)], normal_quantile(TEST_ALPHA)
+    low, high = variance_interval(rungs, np.full(len(rungs), degrees), TEST_ALPHA)
+    fine = np.linspace(LADDER[0], LADDER[-1], 120)
+    profile = Profile(
+        title="Flatter is wider, until ηλ = 1 + μ",
+        sample=sample,
+        x=shown.RATE,
+        y=Axis("variance σ² at γ = 1"),
+        curves=(shown.predicted(fine, _ladder_variances(fine)), shown.measured_between(LADDER, rungs, low, high)),
+        marks=(Mark(1.0 + OPTIMIZER.momentum, "a = 1 + μ"),),
+        caption="μ = 0.5. Flattening moves to the left: it widens the posterior left of the mark and narrows it right "
+        "of it.",
+    )
     width = np.diff(np.log(LADDER))
-    slope = np.diff(np.log(rungs)) / width
-    error = normal_quantile(TEST_ALPHA) * math.sqrt(4.0 / degrees) / width
-    middle = np.sqrt(LADDER[:-1] * LADDER[1:])
-    ladder = Quadratic(LADDER / OPTIMIZER.learning_rate, np.ones(len(LADDER)))
-    between = np.diff(np.log(variance_elasticities(ladder, OPTIMIZER).variances)) / width
-    fine = np.linspace(0.1, 2.9, 57)
-    smooth = variance_elasticities(Quadratic(fine / OPTIMIZER.learning_rate, np.ones(len(fine))), OPTIMIZER)
-    return Figure(
-        title="What one percent of flattening does to the posterior",
-        x_label="step size times curvature, ηλ",
-        y_label="∂ ln σ² / ∂ ln λ",
-        series=(
-            Series(label="−1 + a/(2(1+μ) − a)", x=tuple(fine), y=tuple(smooth.curvature)),
-            Series(label="between neighbours, predicted", x=tuple(middle), y=tuple(between), style="dashed"),
-            Series(
-                label="between neighbours, simulated",
-                x=tuple(middle),
-                y=tuple(slope),
-                low=tuple(slope - error),
-                high=tuple(slope + error),
-                style="points",
+    agreement = Agreement(
+        title="Elasticity of the variance from each rung of the ladder to the next",
+        sample=sample,
+        quantity=Axis("Δ ln σ² / Δ ln λ"),
+        curves=(
+            shown.measured(
+                np.diff(np.log(_ladder_variances(LADDER))) / width,
+                np.diff(np.log(rungs)) / width,
+                z * math.sqrt(4.0 / degrees) / width,
             ),
-            Series(label="flattening does nothing", x=(0.1, 2.9), y=(0.0, 0.0), style="dashed"),
         ),
-        marks=(1.0 + OPTIMIZER.momentum,),
-        caption="μ = 0.5. Below zero flatter is wider, above zero flatter is narrower; the line crosses at a = 1 + μ.",
+        caption="Below zero flatter is wider, above zero flatter is narrower.",
     )
+    return profile, agreement
+
+
+def _ladder_variances(rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    ladder = Quadratic(rates / OPTIMIZER.learning_rate, np.ones(len(rates)))
+    return variance_elasticities(ladder, OPTIMIZER).variances
 
 
 def _prior_variance() -> float:
@@ -207,60 +215,54 @@ def _simulated(measured: NDArray[np.float64], degrees: float) -> tuple[NDArray[n
     )
 
 
-def _penalty_figures(measured: NDArray[np.float64], degrees: float) -> tuple[Figure, ...]:
-    grid = np.geomspace(0.05, 1.5, 25)
-    base_curvature, base_sigma = _penalised(1.0, 1.0)
-    _, _, base = _bounds(base_curvature[None], base_sigma[None])
-    rows = []
-    for noise in grid:
-        pairs = [_penalised(float(curvature), float(noise)) for curvature in grid]
-        _, _, values = _bounds(np.array([one[0] for one in pairs]), np.array([one[1] for one in pairs]))
-        rows.append(tuple(map(float, np.log(values / base[0]))))
-    region = Figure(
+#: Factors on curvature and on noise of the map.
+_FACTORS = np.geomspace(0.05, 1.5, 25)
+
+
+def _bound_at(curvatures: NDArray[np.float64], noise: float) -> NDArray[np.float64]:
+    """Seeger's bound at each factor on the curvature, ``(K,)``."""
+    pairs = [_penalised(float(curvature), noise) for curvature in curvatures]
+    return _bounds(np.array([one[0] for one in pairs]), np.array([one[1] for one in pairs]))[2]
+
+
+def _penalty_map() -> HeatMap:
+    base = _bound_at(np.ones(1), 1.0)[0]
+    factors = tuple(map(float, _FACTORS))
+    return HeatMap(
         title="Where AWP (λ → sλ, γ → tγ) tightens the bound",
-        x_label="s, factor on curvature",
-        y_label="t, factor on noise",
-        x_scale="log",
-        y_scale="log",
-        heatmap=Heatmap(
-            x=tuple(map(float, grid)),
-            y=tuple(map(float, grid)),
-            values=tuple(rows),
-            label="ln(bound / bound without AWP)",
-            contour=0.0,
-        ),
-        caption=f"Seeger, n = {SAMPLES}, σ_P² = {PRIOR_RATIO:g} × the mean variance without AWP. On the diagonal "
-        "s = t the variance hardly moves and the risk λσ² does the work; far left of it σ² exceeds σ_P² and the bound "
-        "loosens.",
+        sample=EXACT,
+        x=Axis("s, factor on curvature"),
+        y=Axis("t, factor on noise"),
+        value=Axis("ln(bound / bound without AWP)"),
+        columns=factors,
+        rows=factors,
+        cells=tuple(tuple(map(float, np.log(_bound_at(_FACTORS, noise) / base))) for noise in factors),
+        center=0.0,
+        contour=0.0,
+        caption=f"Seeger's bound for {SAMPLES} samples, σ_P² = {PRIOR_RATIO:g} × the mean variance without AWP. On the "
+        "diagonal s = t the variance hardly moves and the risk λσ² does the work; far left of it σ² exceeds σ_P² and "
+        "the bound loosens.",
     )
+
+
+def _overdone(measured: NDArray[np.float64], degrees: float) -> Profile:
     seen, error = _simulated(measured, degrees)
     z = normal_quantile(TEST_ALPHA)
-    series = []
+    curves: list[Curve] = []
     for noise in sorted({t for _, t in PENALTIES}, reverse=True):
-        pairs = [_penalised(float(curvature), noise) for curvature in grid]
-        _, _, values = _bounds(np.array([one[0] for one in pairs]), np.array([one[1] for one in pairs]))
-        series.append(Series(label=f"t = {noise:g}", x=tuple(map(float, grid)), y=tuple(map(float, values))))
         members = [index for index, (_, t) in enumerate(PENALTIES) if t == noise]
-        members.sort(key=lambda index: PENALTIES[index][0])
-        series.append(
-            Series(
-                label=f"t = {noise:g}, simulated",
-                x=tuple(PENALTIES[index][0] for index in members),
-                y=tuple(float(seen[index]) for index in members),
-                low=tuple(float(seen[index] - z * error[index]) for index in members),
-                high=tuple(float(seen[index] + z * error[index]) for index in members),
-                style="points",
-            )
-        )
-    flip = Figure(
+        curves += [
+            shown.predicted(_FACTORS, _bound_at(_FACTORS, noise), f"t = {noise:g}"),
+            shown.measured([PENALTIES[i][0] for i in members], seen[members], z * error[members], f"t = {noise:g}"),
+        ]
+    return Profile(
         title="A penalty on curvature can be overdone",
-        x_label="s, factor on curvature",
-        y_label="Seeger's bound",
-        x_scale="log",
-        series=tuple(series),
+        sample=Sample(int(degrees), f"replicas; bound for {SAMPLES} samples"),
+        x=Axis("s, factor on curvature"),
+        y=Axis("Seeger's bound"),
+        curves=tuple(curves),
         caption="Each line falls with s until σ² passes its best value near σ_P², and rises again beyond.",
     )
-    return region, flip
 
 
 def _tightening_table(measured: NDArray[np.float64], degrees: float) -> Table:

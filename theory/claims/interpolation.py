@@ -19,7 +19,7 @@ from theory.closed_form.interpolation import READINGS, Reading, interpolated_var
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Heatmap, Table
+from theory.judge.results import EXACT, Axis, HeatMap, Table
 from theory.judge.statistics import variance_interval
 from theory.judge.verdict import Kind
 from theory.model.optimizer import MomentumSGD
@@ -201,15 +201,15 @@ def _compare(rates: tuple[float, ...], reading: Reading) -> Callable[[Mapping[st
             num_tests=1,
             note=f"Monte Carlo at η₂λ={rates[-1]:g}, k={at[seen]}: {predicted[seen] / measured[seen] - 1:+.2%}; "
             f"at η₁=η₂ nothing moves (largest error {drift:.1e})",
-            figures=validity_maps(reading),
-            tables=(table,),
+            # The maps and the table cover both regions: they are handed over once.
+            results=(*validity_maps(reading), table) if rates == INSIDE else (),
         )
 
     return compare
 
 
 @functools.cache
-def validity_maps(reading: Reading) -> tuple[Figure, ...]:
+def validity_maps(reading: Reading) -> tuple[HeatMap, ...]:
     """Where the interpolation holds within 5 %: maps over (ηλ, k), (ηλ, μ) and (ηλ, η₂/η₁)."""
     rates = np.geomspace(1e-5, 0.3, 28)
     steps = np.unique(np.rint(np.geomspace(1, 3e4, 30)).astype(int))
@@ -227,29 +227,24 @@ def validity_maps(reading: Reading) -> tuple[Figure, ...]:
     by_momentum = np.stack([errors(mu, RATIO).max(axis=0) for mu in momenta])
     by_ratio = np.stack([errors(MOMENTUM, ratio).max(axis=0) for ratio in ratios])
     maps = (
-        ("steps since the drop, k", steps, base, f"μ={MOMENTUM}, η₂/η₁={RATIO}", "log"),
-        ("momentum μ", momenta, by_momentum, f"η₂/η₁={RATIO}, worst k", "linear"),
-        ("η₂/η₁", ratios, by_ratio, f"μ={MOMENTUM}, worst k", "log"),
+        (Axis("time since the drop, k", "steps"), steps, base, f"μ={MOMENTUM}, η₂/η₁={RATIO}"),
+        (Axis("momentum μ"), momenta, by_momentum, f"η₂/η₁={RATIO}, worst k"),
+        (Axis("η₂/η₁"), ratios, by_ratio, f"μ={MOMENTUM}, worst k"),
     )
     return tuple(
-        Figure(
+        HeatMap(
             title=f"Error of the early-phase interpolation, reading {reading}: {at}",
-            x_label="ηλ after the drop",
-            y_label=label,
-            x_scale="log",
-            y_scale=scale,  # pyright: ignore[reportArgumentType]
-            heatmap=Heatmap(
-                x=tuple(float(a) for a in rates),
-                y=tuple(float(value) for value in values),
-                values=tuple(tuple(None if np.isnan(cell) else float(cell) for cell in row) for row in table),
-                label="|interpolated / exact − 1|",
-                low=0.0,
-                high=0.5,
-                contour=MARGIN,
-            ),
-            caption="Against the exact transient. The contour is 5 %; empty cells have no stationary start.",
+            sample=EXACT,
+            x=Axis("ηλ after the drop"),
+            y=y,
+            value=Axis("|interpolated / exact − 1|"),
+            columns=tuple(float(a) for a in rates),
+            rows=tuple(float(value) for value in values),
+            cells=tuple(tuple(None if np.isnan(cell) else float(cell) for cell in row) for row in table),
+            contour=MARGIN,
+            caption="Against the exact transient. The line is 5 %; empty cells have no stationary start.",
         )
-        for label, values, table, at, scale in maps
+        for y, values, table, at in maps
     )
 
 

@@ -8,16 +8,17 @@ over replicas and times, are then tested against M (`theory.judge.statistics`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.claims import shown
 from theory.judge.claim import TEST_ALPHA, Comparison, Experiment, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Series
+from theory.judge.results import Axis, Profile, Result
 from theory.judge.statistics import (
     normal_p_value,
     pooled_kurtosis_variance,
@@ -179,7 +180,7 @@ def moment_tests(
     return Tests(np.concatenate(p_values), ratio, degrees)
 
 
-def to_comparison(tests: Tests, *, note: str = "", figures: tuple[Figure, ...] = ()) -> Comparison:
+def to_comparison(tests: Tests, *, note: str = "", results: tuple[Result, ...] = ()) -> Comparison:
     """The batch as a Comparison: the worst variance ratio with its interval at the family's level, the smallest p."""
     low, high = variance_interval(tests.ratio, tests.degrees, TEST_ALPHA)
     worst = int(np.argmin(variance_p_value(tests.ratio, tests.degrees)))
@@ -190,26 +191,25 @@ def to_comparison(tests: Tests, *, note: str = "", figures: tuple[Figure, ...] =
         num_tests=len(tests.p_values),
         reached=float(tests.degrees.min()),
         note=note,
-        figures=figures,
+        results=results,
     )
 
 
-def error_figure(title: str, parts: Mapping[str, tuple[NDArray, Tests]], caption: str) -> Figure:
-    """Relative error of every variance against ηλ, with intervals at the family's level."""
-    series = []
-    for label, (rates, tests) in parts.items():
+def error_profile(
+    title: str, parts: Mapping[str, tuple[NDArray, Tests]], evidence: Iterable[Evidence], caption: str
+) -> Profile:
+    """Relative error of every variance against ηλ, experiment by experiment."""
+    curves = []
+    for name, (rates, tests) in parts.items():
         low, high = variance_interval(tests.ratio, tests.degrees, TEST_ALPHA)
-        order = np.argsort(rates)
-        x, y = np.asarray(rates)[order], (tests.ratio - 1)[order]
-        series.append(Series(label=label, x=x, y=y, low=(low - 1)[order], high=(high - 1)[order], style="points"))
-    ends = [min(min(one.x) for one in series), max(max(one.x) for one in series)]
-    series.insert(0, Series(label="prediction", x=tuple(ends), y=(0.0, 0.0), style="line"))
-    return Figure(
+        curves.append(shown.measured_between(rates, tests.ratio - 1, low - 1, high - 1, subject=name))
+    ends = np.concatenate([rates for rates, _ in parts.values()])
+    return Profile(
         title=title,
-        x_label="step size times curvature, ηλ",
-        y_label="measured / predicted variance − 1",
-        x_scale="log",
-        series=tuple(series),
+        sample=shown.replicas(evidence, ", pooled over time"),
+        x=shown.RATE,
+        y=Axis("measured / predicted variance − 1"),
+        curves=(shown.level(0.0, ends, "prediction"), *curves),
         caption=caption,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.claims import averaging
+from theory.claims import averaging, shown
 from theory.claims.regression import RegressionStudy, plan_cell, regression_claims, run_study
 from theory.claims.replicates import (
     MeanTests,
@@ -31,7 +31,7 @@ from theory.closed_form.stationary import stationary_covariance, stationary_vari
 from theory.data import MissingPackageError, load_table
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Kind, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Series, Table
+from theory.judge.results import Agreement, Axis, Curve, Sample, Table, TimeCourse
 from theory.judge.statistics import normal_quantile
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
@@ -195,7 +195,7 @@ def _compare_limits(evidence: Mapping[str, Evidence], predict: LimitPredictor) -
     return Comparison(
         estimate=worst,
         interval=(worst, worst),
-        tables=(
+        results=(
             Table(
                 title="Largest stable learning rate for Gaussian inputs",
                 columns=("μ", "recursion", "batch", "brute force", "predicted", "limit of the mean"),
@@ -243,7 +243,7 @@ def _gaussian_runs(budget: str) -> SamplingRuns:
 def _compare_gaussian(evidence: Mapping[str, Evidence], predict: LawPredictor) -> Comparison:
     item = evidence["gaussian-inputs"]
     runs = SamplingRuns.from_dict(item.setting).runs
-    parts, p_values, series = [], [], []
+    parts, p_values, curves = [], [], []
     for index, run in enumerate(runs):
         assert isinstance(run.problem, GaussianRegression)
         predicted = np.diag(predict(run.problem, run.optimizer))
@@ -254,27 +254,16 @@ def _compare_gaussian(evidence: Mapping[str, Evidence], predict: LawPredictor) -
         scale = predicted / constant
         half = normal_quantile(TEST_ALPHA) * tests.error
         label = f"S={run.problem.batch_size}, {_kind_of(run.optimizer)}, η={run.optimizer.learning_rate:g}"
-        x = run.problem.input_cov
-        series += [
-            Series(label=f"{label}, exact law", x=tuple(x), y=tuple(scale), style="line"),
-            Series(
-                label=f"{label}, simulated",
-                x=tuple(x),
-                y=tuple(scale * tests.ratio),
-                low=tuple(scale * (tests.ratio - half)),
-                high=tuple(scale * (tests.ratio + half)),
-                style="points",
-            ),
-        ]
-    figure = Figure(
+        curves.append(shown.measured(scale, scale * tests.ratio, scale * half, label))
+    agreement = Agreement(
         title="How much state dependence inflates the variance",
-        x_label="curvature λ",
-        y_label="variance / constant-C variance",
-        x_scale="log",
-        series=tuple(series),
-        caption="Least squares on Gaussian inputs. 1 is the theorem with C frozen at the optimum.",
+        sample=Sample(min(run.replicas for run in runs), "replicas or more each"),
+        quantity=Axis("variance / constant-C variance"),
+        curves=tuple(curves),
+        caption="Least squares on Gaussian inputs, one point a direction. The theorem with C frozen at the optimum "
+        "predicts 1 for all.",
     )
-    return identity_comparison(MeanTests.join(parts), extra_p_values=np.concatenate(p_values), figures=(figure,))
+    return identity_comparison(MeanTests.join(parts), extra_p_values=np.concatenate(p_values), results=(agreement,))
 
 
 KurtosisPredictor = Callable[[GaussianRegression, MomentumSGD], NDArray[np.float64]]
@@ -302,7 +291,7 @@ def _compare_kurtosis(evidence: Mapping[str, Evidence], predict: KurtosisPredict
         rows=tuple(rows),
         caption="A Gaussian posterior has 0.",
     )
-    return identity_comparison(MeanTests.join(parts), tables=(table,))
+    return identity_comparison(MeanTests.join(parts), results=(table,))
 
 
 def _no_kurtosis(problem: GaussianRegression, optimizer: MomentumSGD) -> NDArray[np.float64]:
@@ -366,7 +355,7 @@ FactorPredictor = Callable[..., NDArray[np.float64]]
 
 def _compare_shuffled(evidence: Mapping[str, Evidence], predict: FactorPredictor) -> Comparison:
     item = evidence["shuffled-sampler"]
-    parts, figures, rows = [], [], []
+    parts, courses, rows = [], [], []
     for index, run in enumerate(SamplingRuns.from_dict(item.setting).runs):
         problem, optimizer = run.problem, run.optimizer
         assert isinstance(problem, FiniteSum)
@@ -387,11 +376,12 @@ def _compare_shuffled(evidence: Mapping[str, Evidence], predict: FactorPredictor
             for phase in (*run.phases, "mean")
         }
         square = item.arrays[f"square_{index}"]
-        found = []
+        found, errors = [], []
         for place, phase in enumerate(run.phases):
             tests = mean_tests(square[place], white * factors[phase])
             parts.append(tests)
             found.append(tests.ratio * factors[phase])
+            errors.append(tests.error * factors[phase])
         if len(run.phases) == problem.batches_per_epoch:
             tests = mean_tests(square.mean(axis=0), white * factors["mean"])
             parts.append(tests)
@@ -410,11 +400,11 @@ def _compare_shuffled(evidence: Mapping[str, Evidence], predict: FactorPredictor
                     )
                 )
         if index == 2 and predict is epoch_shuffling_factor:
-            figures.append(_cycle_figure(run, problem, predict, np.array(found)))
+            courses.append(_cycle(run, problem, predict, np.array(found), np.array(errors)))
     return identity_comparison(
         MeanTests.join(parts),
-        figures=tuple(figures),
-        tables=(
+        results=(
+            *courses,
             Table(
                 title="Variance under shuffled epochs over the white-noise variance",
                 columns=("M", "μ", "η", "λ", "repeated share", "step", "predicted", "measured"),
@@ -425,24 +415,32 @@ def _compare_shuffled(evidence: Mapping[str, Evidence], predict: FactorPredictor
     )
 
 
-def _cycle_figure(run: SamplingRun, problem: FiniteSum, predict: FactorPredictor, found: NDArray[np.float64]) -> Figure:
+def _cycle(
+    run: SamplingRun,
+    problem: FiniteSum,
+    predict: FactorPredictor,
+    found: NDArray[np.float64],
+    error: NDArray[np.float64],
+) -> TimeCourse:
     count = problem.batches_per_epoch
-    steps = np.unique(np.linspace(0, count, 40).astype(int))
+    phases = np.asarray(run.phases, dtype=int)
+    steps = np.union1d(np.linspace(0, count, 120).astype(int), phases)
     eta, mu = run.optimizer.learning_rate, run.optimizer.momentum
     laws = np.array([predict(eta, mu, problem.curvatures, count, int(step), 1.0) for step in steps])
-    series = []
+    z = normal_quantile(TEST_ALPHA)
+    curves: list[Curve] = []
     for mode, lam in enumerate(problem.curvatures):
-        label = f"ηλ = {run.optimizer.learning_rate * lam:g}"
-        series += [
-            Series(label=f"{label}, predicted", x=tuple(steps), y=tuple(laws[:, mode]), style="line"),
-            Series(label=f"{label}, simulated", x=run.phases, y=tuple(found[:, mode]), style="points"),
+        name = f"ηλ = {eta * lam:g}"
+        curves += [
+            shown.predicted(steps, laws[:, mode], name),
+            shown.measured(phases, found[:, mode], z * error[:, mode], name),
         ]
-    return Figure(
-        title=f"The posterior breathes with the epoch (M = {count}, μ = {run.optimizer.momentum:g})",
-        x_label="steps into the epoch",
-        y_label="variance / white-noise variance",
-        y_scale="log",
-        series=tuple(series),
+    return TimeCourse(
+        title=f"The posterior breathes with the epoch (M = {count}, μ = {mu:g})",
+        sample=Sample(run.replicas, "replicas"),
+        x=Axis("time into the epoch", "steps"),
+        y=Axis("variance / white-noise variance"),
+        curves=tuple(curves),
         caption="A real shuffling sampler. The white-noise theorem is 1 everywhere.",
     )
 

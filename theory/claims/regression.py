@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.claims import shown
 from theory.claims.replicates import (
     MeanTests,
     equivalence_comparison,
@@ -29,7 +30,7 @@ from theory.closed_form.stationary import stationary_covariance
 from theory.data import RegressionTable, load_table
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Kind, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Series, Table
+from theory.judge.results import Agreement, Axis, Sample, Table
 from theory.judge.statistics import normal_quantile
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
@@ -388,37 +389,23 @@ def _closed_by(errors: Mapping[str, float], shuffled: bool, noise: float) -> str
     return " and ".join(needed) if needed else "neither alone"
 
 
-def variance_figure(evidence: Iterable[Evidence]) -> Figure:
-    """Measured against predicted variance of every regression and direction, on one figure."""
-    series, ends = [], []
+def variance_agreement(evidence: Iterable[Evidence]) -> Agreement:
+    """Measured against predicted variance of every regression and direction."""
+    curves, least = [], []
     reach = normal_quantile(TEST_ALPHA)
     for item in evidence:
         for result in cell_results(item, state_shuffled):
             measured = result.tests.ratio * result.predicted
             half = reach * result.tests.error * result.predicted
-            low = np.maximum(measured - half, 1e-3 * measured)
-            order = np.argsort(result.predicted)
-            series.append(
-                Series(
-                    label=result.label,
-                    x=tuple(result.predicted[order]),
-                    y=tuple(measured[order]),
-                    low=tuple(low[order]),
-                    high=tuple((measured + half)[order]),
-                    style="points",
-                )
-            )
-            ends += [float(result.predicted.min()), float(result.predicted.max())]
-    line = (min(ends), max(ends))
-    series.insert(0, Series(label="prediction", x=line, y=line, style="line"))
-    return Figure(
+            curves.append(shown.measured(result.predicted, measured, half, result.label))
+            least.append(len(result.mean))
+    return Agreement(
         title="Weight variance of real ridge regressions, every eigen-direction",
-        x_label="predicted variance (exact C(Σ); shuffled epochs by phase)",
-        y_label="measured variance",
-        x_scale="log",
-        y_scale="log",
-        series=tuple(series),
-        caption="Mini-batch momentum SGD on the rows themselves. Bars: intervals at the family's level.",
+        sample=Sample(min(least), "replicas or more each"),
+        quantity=Axis("variance of a weight"),
+        curves=tuple(curves),
+        caption="Mini-batch momentum SGD on the rows themselves; predicted with the exact C(Σ), shuffled epochs by "
+        "phase.",
     )
 
 
@@ -487,12 +474,14 @@ def _compare_independent(evidence: Mapping[str, Evidence], predict: Predictor) -
     if missing is not None:
         return missing
     results = [result for item in evidence.values() for result in cell_results(item, predict, is_independent)]
-    shown = predict is state_white
     return identity_comparison(
         MeanTests.join([result.tests for result in results]),
         extra_p_values=np.concatenate([mean_p_values(result.mean) for result in results]),
-        figures=(variance_figure(evidence.values()),) if shown else (),
-        tables=(correction_table(evidence.values()),) if shown else (),
+        results=(
+            (variance_agreement(evidence.values()), correction_table(evidence.values()))
+            if predict is state_white
+            else ()
+        ),
     )
 
 

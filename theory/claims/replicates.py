@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from theory.judge.claim import MISS, TEST_ALPHA, Comparison
-from theory.judge.figure import Figure, Table
+from theory.judge.results import Result
 from theory.judge.statistics import normal_quantile
 
 
@@ -75,8 +75,7 @@ def identity_comparison(
     *,
     extra_p_values: NDArray[np.float64] | None = None,
     note: str = "",
-    figures: tuple[Figure, ...] = (),
-    tables: tuple[Table, ...] = (),
+    results: tuple[Result, ...] = (),
 ) -> Comparison:
     """A Comparison for an identity: the most deviant ratio with its interval at the family's level, the smallest p."""
     worst = int(np.argmin(tests.p_value))
@@ -89,13 +88,12 @@ def identity_comparison(
         num_tests=len(p_values),
         reached=float(tests.degrees.min()),
         note=note,
-        figures=figures,
-        tables=tables,
+        results=results,
     )
 
 
 def equivalence_comparison(
-    tests: MeanTests, margin: float, *, note: str = "", figures: tuple[Figure, ...] = (), tables: tuple[Table, ...] = ()
+    tests: MeanTests, margin: float, *, note: str = "", results: tuple[Result, ...] = ()
 ) -> Comparison:
     """A Comparison for an approximation: the direction whose whole interval is furthest out decides.
 
@@ -113,8 +111,7 @@ def equivalence_comparison(
         interval=(float(low[worst]), float(high[worst])),
         num_tests=len(tests.ratio),
         note=note,
-        figures=figures,
-        tables=tables,
+        results=results,
     )
 
 

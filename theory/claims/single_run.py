@@ -15,7 +15,7 @@ from theory.closed_form.correlation_time import variance_correlation_time
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Table
+from theory.judge.results import Table
 from theory.judge.statistics import normal_p_value, variance_interval, variance_p_value
 from theory.judge.trajectory import trajectory_covariance
 from theory.judge.verdict import Kind
@@ -148,7 +148,7 @@ def compare_spread(evidence: Mapping[str, Evidence], predict: Predictor) -> Comp
         num_tests=len(p_values),
         reached=float(degrees.min()),
         note="spread of a run's variance over runs against 2σ⁴τ₂/T",
-        tables=(table,),
+        results=(table,),
     )
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.claims import shown
 from theory.claims.moments import (
     Tests,
-    error_figure,
+    error_profile,
     measured_state,
     moment_tests,
     scaled_noise,
@@ -38,7 +39,7 @@ from theory.closed_form.stationary import (
 )
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Series
+from theory.judge.results import Agreement, Axis, Band, Curve, Estimate, Forest, Profile, Role, Sample
 from theory.judge.statistics import normal_p_value, normal_quantile, pooled_moment_covariance
 from theory.judge.verdict import Kind
 from theory.model.noise import Gaussian, NoiseLaw, Rademacher, StudentT, Uniform
@@ -428,13 +429,13 @@ def compare_variances(evidence: Mapping[str, Evidence], predict: Predictor) -> C
         found = _tested(item, predict, _weight_frame(simulation), off_diagonal=False)
         parts[name] = (_rates(simulation), found)
         tests.append(found)
-    figure = error_figure(
+    profile = error_profile(
         "Stationary variance along H's eigenvectors",
         parts,
-        "Every point is one direction; bars are intervals at the family's level. Where a bar misses the line, the "
-        "formula is wrong.",
+        evidence.values(),
+        "Every point is one direction. Where an interval misses the line, the formula is wrong.",
     )
-    return to_comparison(Tests.join(tests), figures=(figure,))
+    return to_comparison(Tests.join(tests), results=(profile,))
 
 
 def compare_states(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
@@ -448,19 +449,20 @@ def compare_states(evidence: Mapping[str, Evidence], predict: Predictor) -> Comp
         parts[name] = (_rates(simulation), weights)
         tests.append(found)
     first = next(iter(evidence.values()))
-    figures = (
-        error_figure(
+    results = (
+        error_profile(
             "Stationary variance without commutation",
             parts,
+            evidence.values(),
             "Weight variances along H's eigenvectors. The verdict also rests on every off-diagonal entry and on the "
             "velocity and cross blocks.",
         ),
-        _entries_figure(first, predict),
+        _correlations(first, predict),
     )
-    return to_comparison(Tests.join(tests), figures=figures)
+    return to_comparison(Tests.join(tests), results=results)
 
 
-def _entries_figure(evidence: Evidence, predict: Predictor) -> Figure:
+def _correlations(evidence: Evidence, predict: Predictor) -> Agreement:
     """Off-diagonal correlations, measured against predicted."""
     simulation = simulation_of(evidence)
     frame = _weight_frame(simulation)
@@ -470,20 +472,15 @@ def _entries_figure(evidence: Evidence, predict: Predictor) -> Figure:
     scale = np.sqrt(np.multiply.outer(np.diag(expected), np.diag(expected)))
     upper = np.triu_indices(len(second), 1)
     x, y = (expected / scale)[upper], (second / scale)[upper]
-    half = normal_quantile(TEST_ALPHA) * (spread / scale)[upper]
-    ends = (float(x.min()), float(x.max()))
-    return Figure(
+    return Agreement(
         title="Correlations that non-commutativity puts off the diagonal",
-        x_label="predicted Σᵢⱼ / (σᵢσⱼ)",
-        y_label="measured",
-        series=(
-            Series(label="prediction (S2)", x=ends, y=ends),
-            Series(label="prediction if H and C commuted", x=ends, y=(0.0, 0.0), style="dashed"),
-            Series(
-                label="simulation", x=tuple(x), y=tuple(y), low=tuple(y - half), high=tuple(y + half), style="points"
-            ),
+        sample=shown.replicas((evidence,), ", pooled over time"),
+        quantity=Axis("Σᵢⱼ / (σᵢσⱼ)"),
+        curves=(
+            shown.measured(x, y, normal_quantile(TEST_ALPHA) * (spread / scale)[upper]),
+            shown.decoy((x.min(), x.max()), (0.0, 0.0), "as if H and C commuted"),
         ),
-        caption="One point a pair of H's eigenvectors. The commuting formula predicts zero for all of them.",
+        caption="One point a pair of H's eigenvectors.",
     )
 
 
@@ -496,18 +493,19 @@ def compare_noise_laws(evidence: Mapping[str, Evidence], predict: Predictor) -> 
         found = _tested(item, predict, _weight_frame(simulation), means=False)
         parts[name.removeprefix("noise-")] = (_rates(simulation), Tests(found.p_values[:m], found.ratio, found.degrees))
         tests.append(found)
-    figure = error_figure(
+    profile = error_profile(
         "Stationary variance under three noise laws",
         parts,
+        evidence.values(),
         "The covariance needs second moments alone: Rademacher, uniform and Student-t noise give the same variance. "
         "What differs is how fast an estimate settles.",
     )
-    return to_comparison(Tests.join(tests), figures=(figure,))
+    return to_comparison(Tests.join(tests), results=(profile,))
 
 
 def compare_lag_one(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
     """E w_t w_{t−1}ᵀ in H's eigenbasis, entry by entry. `predict` maps a Simulation to that matrix."""
-    p_values, figures_series = [], []
+    p_values, curves, rates = [], [], []
     worst, best, reached = None, 0.0, math.inf
     for name, item in evidence.items():
         simulation = simulation_of(item)
@@ -532,19 +530,9 @@ def compare_lag_one(evidence: Mapping[str, Evidence], predict: Predictor) -> Com
         if worst is None or abs(np.diag(z)[index]) > best:
             best = float(abs(np.diag(z)[index]))
             worst = (float(error[index]), float(spread[index]))
-        half = normal_quantile(TEST_ALPHA) * spread
-        figures_series.append((name, _rates(simulation), np.diag(found) / scale, np.diag(expected) / scale, half))
+        rates.append(_rates(simulation))
+        curves.append(shown.measured(rates[-1], np.diag(found) / scale, normal_quantile(TEST_ALPHA) * spread, name))
     assert worst is not None
-    series = []
-    for name, rates, found, expected, half in figures_series:
-        order = np.argsort(rates)
-        series.append(Series(label=f"prediction, {name}", x=rates[order], y=expected[order]))
-        series.append(
-            Series(
-                label=name, x=rates[order], y=found[order], low=(found - half)[order], high=(found + half)[order],
-                style="points",
-            )
-        )  # fmt: skip
     half = normal_quantile(TEST_ALPHA) * worst[1]
     p = np.concatenate(p_values)
     return Comparison(
@@ -554,17 +542,26 @@ def compare_lag_one(evidence: Mapping[str, Evidence], predict: Predictor) -> Com
         num_tests=len(p),
         reached=reached,
         note="errors are stated against the variance, so that a correlation near zero does not blow them up",
-        figures=(
-            Figure(
+        results=(
+            Profile(
                 title="Lag-one correlation",
-                x_label="step size times curvature, ηλ",
-                y_label="E w_t w_{t−1} / σ²",
-                x_scale="log",
-                series=tuple(series),
+                sample=shown.replicas(evidence.values(), ", pooled over time"),
+                x=shown.RATE,
+                y=Axis("E w_t w_{t−1} / σ²"),
+                curves=(_fine_lag(next(iter(evidence.values())), np.concatenate(rates), predict), *curves),
                 caption="Falls from 1 through 0 at ηλ = 1+μ to −1 at the edge of stability.",
             ),
         ),
     )
+
+
+def _fine_lag(evidence: Evidence, rates: NDArray[np.float64], predict: Predictor) -> Curve:
+    """The predicted correlation over the range of `rates`, mode by mode of a fine spectrum."""
+    simulation = simulation_of(evidence)
+    fine = np.linspace(rates.min(), rates.max(), 200)
+    curvatures = fine / simulation.segments[0].optimizer.learning_rate
+    modes = with_problem(simulation, Quadratic(curvatures, np.ones(len(fine))))
+    return shown.predicted(fine, np.diag(predict(modes)) / _exact(modes))
 
 
 def lag_one(simulation: Simulation) -> NDArray[np.float64]:
@@ -632,13 +629,12 @@ def compare_dissipation(evidence: Mapping[str, Evidence], predict: Predictor) ->
     p, nu, ratio = np.concatenate(p_values), np.concatenate(degrees), np.concatenate(ratios)
     half = normal_quantile(TEST_ALPHA) * np.sqrt(2 / nu)
     worst = int(np.argmax(np.abs(ratio - 1) / half))
-    series, start = [], 0
+    rates = np.concatenate([a for _, a in labels])
+    curves, start = [shown.level(0.0, rates, "prediction")], 0
     for name, a in labels:
-        stop = start + len(a)
-        order = np.argsort(a)
-        y, bar = (ratio[start:stop] - 1)[order], half[start:stop][order]
-        series.append(Series(label=name, x=a[order], y=y, low=y - bar, high=y + bar, style="points"))
-        start = stop
+        part = slice(start, start + len(a))
+        curves.append(shown.measured(a, ratio[part] - 1, half[part], name))
+        start += len(a)
     return Comparison(
         estimate=float(ratio[worst] - 1),
         interval=(float(ratio[worst] - 1 - half[worst]), float(ratio[worst] - 1 + half[worst])),
@@ -646,13 +642,13 @@ def compare_dissipation(evidence: Mapping[str, Evidence], predict: Predictor) ->
         num_tests=len(p),
         reached=float(nu.min()),
         note="both sides are measured; C enters neither",
-        figures=(
-            Figure(
+        results=(
+            Profile(
                 title="Fluctuation–dissipation",
-                x_label="step size times curvature, ηλ",
-                y_label="η(HΣ+ΣH) / ((1+μ) Cov Δw) − 1",
-                x_scale="log",
-                series=tuple(series),
+                sample=shown.replicas(evidence.values(), ", pooled over time"),
+                x=shown.RATE,
+                y=Axis("η(HΣ+ΣH) / ((1+μ) Cov Δw) − 1"),
+                curves=tuple(curves),
                 caption="What curvature takes out of the fluctuations against what steps put in, by direction.",
             ),
         ),
@@ -680,29 +676,26 @@ def compare_boundary(evidence: Mapping[str, Evidence], predict: Predictor) -> Co
     high = np.array(item.measured["smallest_growing"]) / limits - 1
     middle = 0.5 * (low + high)
     worst = int(np.argmax(np.abs(middle)))
-    numbers = np.arange(1.0, len(limits) + 1)
+    estimates = []
+    for optimizer, limit, below, above in zip(setting.optimizers, limits, low, high, strict=True):
+        ends = ((below + 1) * limit, (above + 1) * limit)
+        name = _describe(optimizer)
+        estimates.append(
+            Estimate(category=name, value=sum(ends) / 2, low=ends[0], high=ends[1], band=Band.BRACKET)
+        )  # fmt: skip
+        estimates.append(Estimate(category=name, value=limit, role=Role.PREDICTED))
     return Comparison(
         estimate=float(middle[worst]),
         interval=(float(low[worst]), float(high[worst])),
         num_tests=len(limits),
         note=f"bracket of {len(limits)} recursions, worst: {_describe(setting.optimizers[worst])}",
-        figures=(
-            Figure(
+        results=(
+            Forest(
                 title="Edge of stability, found by simulation",
-                x_label="recursion, numbered as in the caption",
-                y_label="largest stable ηλ",
-                series=(
-                    Series(
-                        label="simulated bracket",
-                        x=numbers,
-                        y=(middle + 1) * limits,
-                        low=(low + 1) * limits,
-                        high=(high + 1) * limits,
-                        style="points",
-                    ),
-                    Series(label="prediction", x=numbers, y=limits, style="points"),
-                ),
-                caption="In order: " + "; ".join(_describe(optimizer) for optimizer in setting.optimizers) + ".",
+                sample=Sample(None, "recursion without noise"),
+                x=Axis("largest stable ηλ"),
+                estimates=tuple(estimates),
+                caption="Between the ends of a bracket the recursion turns from decay to growth.",
             ),
         ),
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.claims import shown
 from theory.claims.drops import (
     DETECTS,
     Law,
@@ -21,8 +22,10 @@ from theory.claims.drops import (
     comparison,
     directions,
     drop,
+    drop_course,
     exact_law,
     law_tests,
+    mode_label,
     replicas,
     seen_law,
     seen_moments,
@@ -38,7 +41,7 @@ from theory.closed_form.stationary import stationary_covariance, stationary_vari
 from theory.closed_form.transient import mean_path
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Series, Table
+from theory.judge.results import Axis, Curve, Result, Table, TimeCourse
 from theory.judge.statistics import normal_p_value, normal_quantile
 from theory.judge.verdict import Kind
 from theory.model.optimizer import MomentumSGD
@@ -467,7 +470,7 @@ def compare_means(evidence: Mapping[str, Evidence], predict: Predictor) -> Compa
     seen best, since a path that crosses zero has no relative error there.
     """
     p_values, reached, worst = [], [], (0.0, 0.0, np.inf)
-    figures = []
+    courses = []
     for item in evidence.values():
         simulation = simulation_of(item)
         frame = directions(simulation)
@@ -487,7 +490,7 @@ def compare_means(evidence: Mapping[str, Evidence], predict: Predictor) -> Compa
         half = normal_quantile(TEST_ALPHA) * error[at] / scale[at[1]]
         if p_values[-1].min() <= worst[2]:
             worst = (float(relative[at]), float(half), float(p_values[-1].min()))
-        figures.append(_mean_figure(item.experiment, simulation, found, predict))
+        courses.append(_mean_course(item, found, error, predict))
     joined = np.concatenate(p_values)
     return Comparison(
         estimate=worst[0],
@@ -496,33 +499,39 @@ def compare_means(evidence: Mapping[str, Evidence], predict: Predictor) -> Compa
         num_tests=len(joined),
         reached=min(reached),
         note="error of the worst mean as a share of its largest value along the path",
-        figures=tuple(figures),
+        results=tuple(courses),
     )
 
 
-def _mean_figure(name: str, simulation: Simulation, found: NDArray, predict: Predictor) -> Figure:
+def _mean_course(item: Evidence, found: NDArray, error: NDArray, predict: Predictor) -> TimeCourse:
+    simulation = simulation_of(item)
     began, m = simulation.segments[0].steps, simulation.problem.dimension
     first, last = simulation.record_times[0], simulation.record_times[-1]
     dense = replace(simulation, record_times=tuple(range(first, last + 1)))
     line = predict(dense)[:, :m] @ directions(simulation)[:m, :m].T
-    at = tuple(float(t - began) for t in simulation.record_times)
-    x = tuple(float(t - began) for t in dense.record_times)
-    series = []
+    at, x = np.asarray(simulation.record_times) - began, np.arange(first, last + 1) - began
+    half = normal_quantile(TEST_ALPHA) * error
+    curves: list[Curve] = []
     for mode in range(m):
-        series.append(Series(label=f"mode {mode}, predicted", x=x, y=tuple(line[:, mode])))
-        series.append(Series(label=f"mode {mode}, simulated", x=at, y=tuple(found[:, mode]), style="points"))
-    return Figure(
-        title=f"Mean path: {name}",
-        x_label="steps since the change",
-        y_label="mean along the eigenvector",
-        series=tuple(series),
-        marks=(0.0,),
-        caption="Released 12 steps before the drop. Lines: Fᵏ m₀. Points: averages over replicas.",
+        name = mode_label(simulation, mode)
+        curves += [shown.predicted(x, line[:, mode], name), shown.measured(at, found[:, mode], half[:, mode], name)]
+    return TimeCourse(
+        title=f"Mean path: {item.experiment}",
+        sample=shown.replicas((item,)),
+        x=shown.SINCE_CHANGE,
+        y=Axis("mean along the eigenvector"),
+        curves=tuple(curves),
+        decays=(0.0,),
+        caption=f"Released {began} steps before the drop; predicted: Fᵏ m₀.",
     )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Convention gap
+
+
+#: The mode in which the forms are shown to part: ηλ = 0.01 after the drop.
+_SHOWN = 2
 
 
 def compare_conventions(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
@@ -552,21 +561,22 @@ def compare_conventions(evidence: Mapping[str, Evidence], predict: Predictor) ->
         rows=tuple(rows),
         caption="The PyTorch form rescales the displacement with the rate; the position form carries the old one on.",
     )
-    x = tuple(float(k) for k in STEPS)
-    lines = [Series(label=f"{n[5:]} form, ηλ=0.01, predicted", x=x, y=tuple(predicted[n][:, 2])) for n in evidence]
-    points = [
-        Series(label=f"{n[5:]} form, ηλ=0.01, simulated", x=x, y=tuple(measured[n][:, 2]), style="points")
-        for n in evidence
-    ]
-    figure = Figure(
+    course = TimeCourse(
         title="Two conventions of momentum part at a learning-rate change",
-        x_label="steps since the change",
-        y_label="variance / variance at the change",
-        y_scale="log",
-        series=(*lines, *points),
-        caption="Same H, C, η and μ: the position form first widens the posterior, the PyTorch form shrinks it.",
+        sample=shown.replicas(evidence.values()),
+        x=shown.SINCE_CHANGE,
+        y=Axis("variance / variance at the change"),
+        curves=tuple(
+            replace(curve, subject=f"{item.experiment.removeprefix('drop-')} form")
+            for item in evidence.values()
+            for curve in drop_course(item, predict).curves
+            if curve.subject == mode_label(simulation_of(item), _SHOWN)
+        ),
+        decays=(0.0,),
+        caption="The mode with ηλ = 0.01 after the drop, same H, C, η and μ: the position form first widens the "
+        "posterior, the PyTorch form shrinks it.",
     )
-    return comparison(tests, figures=[figure], tables=[table])
+    return comparison(tests, results=[course, table])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -590,9 +600,7 @@ def _log_ratios(item: Evidence) -> tuple[NDArray[np.float64], int]:
     return np.diff(np.log(variances), axis=0), simulation.replicas
 
 
-def _log_ratio_comparison(
-    error: NDArray[np.float64], count: int, note: str, tables: tuple[Table, ...], figures: tuple[Figure, ...] = ()
-) -> Comparison:
+def _log_ratio_comparison(error: NDArray[np.float64], count: int, note: str, results: tuple[Result, ...]) -> Comparison:
     """The ln of a ratio of two variances of R draws each, settled in between, has variance 4/R: that of R/2 draws."""
     spread = np.sqrt(4.0 / count)
     worst = float(error.ravel()[int(np.argmax(np.abs(error)))])
@@ -604,8 +612,7 @@ def _log_ratio_comparison(
         num_tests=error.size,
         reached=count / 2,
         note=note,
-        figures=figures,
-        tables=tables,
+        results=results,
     )
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from theory.claims import adaptive, real_noise
-from theory.claims.regression import RegressionStudy, correction_table, variance_figure
+from theory.claims.regression import RegressionStudy, correction_table, variance_agreement
 from theory.judge.claim import Kind
 from theory.judge.evidence import Evidence
+from theory.judge.results import Band
 from theory.judge.verdict import Outcome
 
 CLAIMS = {claim.name: claim for claim in (*real_noise.CLAIMS, *adaptive.CLAIMS)}
@@ -68,8 +69,8 @@ def test_real_regressions_refute_every_simpler_theory(name):
     assert verdict.outcome is not Outcome.REFUTED, verdict.note
     assert {decoy.outcome for decoy in verdict.decoys} == {Outcome.REFUTED}
     if name == "minibatch-regression":
-        (figure,), (table,) = verdict.figures, verdict.tables
-        assert len(figure.series) == 1 + 5 + 4 * 2  # the line; independent cells; shuffled cells at two phases
+        agreement, table = verdict.results
+        assert len(agreement.curves) == 5 + 4 * 2  # independent cells; shuffled cells at two phases
         assert {row[-1] for row in table.rows} <= {"state dependence", "shuffling", "state dependence and shuffling"}
 
 
@@ -83,9 +84,8 @@ def test_the_table_says_which_correction_closes_the_gap():
             assert state_shuffled < 0.25 < state_white and state_shuffled < constant_shuffled
         else:
             assert state_white < 0.1 and constant_white == constant_shuffled > state_white
-    figure = variance_figure((evidence,))
-    line, *points = figure.series
-    assert line.style == "line" and all(len(series.x) == 10 for series in points)
+    curves = variance_agreement((evidence,)).curves
+    assert all(len(curve.x) == 10 and curve.band is Band.FAMILY for curve in curves)
 
 
 def test_without_scikit_learn_the_claim_does_not_apply():
@@ -122,9 +122,11 @@ def _replicas(setting) -> int:
 def test_the_map_shows_where_adam_leaves_its_prediction():
     claim = CLAIMS["adaptive-adam"]
     verdict = claim.judge({item: _evidence(item) for item in claim.experiments})
-    for figure in verdict.figures:
-        values = np.array(figure.heatmap.values, dtype=float)
-        memory = np.array(figure.heatmap.x)
+    *maps, _ = verdict.results
+    assert len(maps) == 2
+    for chart in maps:
+        values = np.array(chart.cells, dtype=float)
+        memory = np.array(chart.columns)
         assert (values[:, memory > 5] < 0.25).all()  # β₂ ≥ 0.9: within the margin and the map's coarse resolution
         assert (values[:, memory < 1.6] > claim.margin).all()  # β₂ = 0.3: outside
 
