@@ -20,16 +20,20 @@ from reports.outline import (
     Panels,
     Row,
     Section,
+    boundary,
     decoy_table,
     environments,
+    idle,
     matrices,
     overview,
     runs_table,
     sections,
+    set_aside,
     setting_rows,
     slug,
     subject_table,
     summary,
+    untitled,
     verdict_facts,
 )
 from reports.palette import COLORS
@@ -107,6 +111,7 @@ class Page:
         self.drawings: dict[str, list[Drawing]] = {}
         self._outlines: dict[str, str] = {}
         self._figures = 0
+        self._drawn: dict[Any, int] = {}  # what was drawn, to the number of its figure
         self._tables = 0
 
     def render(self, results: Results) -> str:
@@ -120,7 +125,8 @@ class Page:
             _overview(overview(parts)),
             *(_matrix(matrix, {part.claim: part.anchor for part in parts}) for matrix in matrices(parts)),
             "</section>",
-            *(self._section(part) for part in parts),
+            *(self._section(part) for part in idle(parts)[0]),
+            *(self._idle(part) for part in idle(parts)[1]),
             self._provenance(results),
             "</main>",
         ]
@@ -130,7 +136,7 @@ class Page:
         first = part.first
         blocks = [f'<section class="claim" aria-labelledby="{part.anchor}"><h2 id="{part.anchor}">{_text(part.claim)}']
         if len(part.verdicts) == 1:
-            blocks.append(f" {_outcome(first.outcome)}")
+            blocks.append(f" {_found(first)}")
         blocks.append(f'</h2><p class="statement">{_prose(first.statement)}</p>')
         if len(part.verdicts) == 1:
             facts = "".join(
@@ -141,6 +147,8 @@ class Page:
                 blocks.append(f'<p class="note">{_prose(first.remark)}</p>')
         else:
             blocks.append(self._table(subject_table(part), style="subjects", longest=_MANY_SUBJECTS))
+            if aside := set_aside(part):
+                blocks.append(f'<p class="note">{_prose(aside)}</p>')
         blocks.append(self._figure_row(part))
         blocks.extend(self._table(table) for table in part.tables())
         decoys = decoy_table(part)
@@ -154,6 +162,14 @@ class Page:
             + '</dl><p class="back"><a href="#verdicts">All verdicts</a></p></section>'
         )
         return "".join(blocks)
+
+    def _idle(self, part: Section) -> str:
+        return (
+            f'<section class="claim idle" aria-labelledby="{part.anchor}"><details><summary><h2 id="{part.anchor}">'
+            f"{_text(part.claim)}</h2> {_outcome(Outcome.NOT_APPLICABLE)}</summary>"
+            f'<p class="statement">{_prose(part.first.statement)}</p><p class="note">{_prose(set_aside(part))}</p>'
+            f'<p class="back"><a href="#verdicts">All verdicts</a></p></details></section>'
+        )
 
     def _figure_row(self, part: Section) -> str:
         drawn = []
@@ -182,6 +198,9 @@ class Page:
 
     def _chart(self, part: Section, found: Multiples, start: int) -> str:
         chunk = found.panels[start : start + _PANELS]
+        known = self._drawn.setdefault(tuple(untitled(chart) for _, chart in chunk), self._figures + 1)
+        if known <= self._figures:
+            return f'<p class="note"><b>{_text(found.title)}.</b> As figure {known}.</p>'
         if len(found.panels) > 1:
             family = [chart for _, chart in found.panels]
             drawing = draw_grid(chunk, family=family, title=found.title)
@@ -233,6 +252,7 @@ def _overview(rows: Sequence[Row]) -> str:
         subject = f'<br><span class="subject">{_text(row.subject)}</span>' if row.subject else ""
         several = len(row.outcomes) > 1
         outcome = "<br>".join(_outcome(found, many if several else 0) for found, many in row.outcomes)
+        outcome = _edge(row.boundary) if row.boundary else outcome
         decoys = "".join(_decoy(*decoy) for decoy in row.decoys)
         given = row.interval not in ("", DASH)
         interval = f'<br><span class="interval">{_text(row.interval)}</span>' if given else ""
@@ -318,6 +338,17 @@ def _cell(value: Any) -> str:
 def _outcome(outcome: Outcome, many: int = 0) -> str:
     words = f"{many} {outcome.value}" if many else outcome.value
     return f'<span class="outcome {_name(outcome)}">{_mark(outcome)}{words}</span>'
+
+
+def _found(verdict: Verdict) -> str:
+    edge = boundary(verdict)
+    return _edge(edge) if edge else _outcome(verdict.outcome)
+
+
+def _edge(words: str) -> str:
+    return (
+        f'<span class="outcome boundary"><span class="mark boundary" aria-hidden="true">┤</span>{_text(words)}</span>'
+    )
 
 
 def _mark(outcome: Outcome) -> str:

@@ -13,12 +13,15 @@ from reports.outline import (
     Matrix,
     Row,
     Section,
+    boundary,
     decoy_table,
     environments,
+    idle,
     matrices,
     overview,
     runs_table,
     sections,
+    set_aside,
     setting_rows,
     subject_table,
     summary,
@@ -47,8 +50,10 @@ def render(results: Results, figures: Mapping[str, Sequence[tuple[str, str]]] | 
     blocks.append(_overview(overview(parts)))
     blocks.extend(_matrix(matrix) for matrix in matrices(parts))
     blocks.append("## Claims")
-    for part in parts:
+    judged, nothing = idle(parts)
+    for part in judged:
         blocks.extend(_section(part, (figures or {}).get(part.claim)))
+    blocks.extend(f"### {_text(part.claim)}\n\n{_text(set_aside(part))}" for part in nothing)
     blocks.extend(_provenance(results))
     return "\n\n".join(blocks) + "\n"
 
@@ -57,7 +62,9 @@ def _overview(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         name = f"[{_text(row.claim)}](#{row.anchor.lower()})" + (f" ({_text(row.subject)})" if row.subject else "")
-        outcome = ", ".join(_outcome(found, many if len(row.outcomes) > 1 else 0) for found, many in row.outcomes)
+        outcome = _text(row.boundary) or ", ".join(
+            _outcome(found, many if len(row.outcomes) > 1 else 0) for found, many in row.outcomes
+        )
         estimate = f"{row.estimate} {row.interval}".strip()
         decoys = ", ".join(
             f"{_text(decoy)} {how or (_outcome(found) if found else DASH)}" for decoy, found, how in row.decoys
@@ -84,11 +91,13 @@ def _section(part: Section, figures: Sequence[tuple[str, str]] | None) -> list[s
     blocks = [f"### {_text(part.claim)}", _text(first.statement)]
     if len(part.verdicts) == 1:
         facts = [f"{name} {_text(value)}" for name, value in verdict_facts(first)]
-        blocks.append(f"**{_outcome(first.outcome)}**: {'; '.join(facts)}.")
+        blocks.append(f"**{_text(boundary(first)) or _outcome(first.outcome)}**: {'; '.join(facts)}.")
         if first.remark:
             blocks.append(_text(first.remark))
     else:
         blocks.append(_table(subject_table(part)))
+        if aside := set_aside(part):
+            blocks.append(_text(aside))
     lines = [f"- Kind: {first.kind.value}", f"- Source: {_text(first.source)}"]
     lines.extend(f"- Assumes: {_text(assumption)}" for assumption in first.assumptions)
     blocks.append("\n".join(lines))

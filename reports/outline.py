@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reports.formatting import DASH, cell, count, estimate_with_interval, number, percent, probability
@@ -157,6 +157,7 @@ class Row:
     tolerance: str
     decoys: tuple[tuple[str, Outcome | None, str], ...]  # name, outcome (None: several), how many
     degrees: str
+    boundary: str = ""  # in place of the outcome: what a claim meant to be refuted shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +216,10 @@ def matrices(parts: Sequence[Section]) -> tuple[Matrix, ...]:
 def summary(parts: Sequence[Section]) -> str:
     """One sentence: how many claims came out how, and how many decoys the evidence refuted."""
     verdicts = [verdict for part in parts for verdict in part.verdicts]
-    tally = Counter(verdict.outcome for verdict in verdicts)
+    tally = Counter(verdict.outcome for verdict in verdicts if not boundary(verdict))
     found = [f"{tally[outcome]} {outcome.value}" for outcome in Outcome if tally[outcome]]
+    edges = sum(bool(boundary(verdict)) for verdict in verdicts)
+    found.extend([f"{edges} boundar{'y' if edges == 1 else 'ies'} confirmed"] if edges else [])
     decoys = [decoy for verdict in verdicts for decoy in verdict.decoys]
     refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in decoys)
     claims = f"{len(parts)} claim{'s' if len(parts) != 1 else ''}"
@@ -260,6 +263,8 @@ def subject_table(part: Section) -> Table:
     columns = ("judged on", "outcome", "estimate", "interval", _tolerance_name(part.first), "note")
     rows = []
     for verdict in part.verdicts:
+        if verdict.outcome is Outcome.NOT_APPLICABLE:
+            continue  # said in one line, by `set_aside`
         estimate, interval = estimate_with_interval(verdict.estimate, verdict.interval)
         rows.append((verdict.subject, verdict.outcome, estimate, interval, tolerance(verdict), verdict.remark))
     return Table(title="Verdicts", columns=columns, rows=tuple(rows))
@@ -318,6 +323,37 @@ def setting_rows(setting: Mapping[str, Any], prefix: str = "") -> tuple[tuple[st
     return tuple(rows)
 
 
+def boundary(verdict: Verdict) -> str:
+    """What a claim that lies just outside a region, and is refuted as it was meant to be, says of that region."""
+    if not verdict.boundary or verdict.outcome is not Outcome.REFUTED:
+        return ""
+    return f"boundary: holds up to {verdict.boundary}"
+
+
+def idle(parts: Sequence[Section]) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
+    """Sections in which something was judged, and those whose claim applies to nothing here."""
+    nothing = [all(one.outcome is Outcome.NOT_APPLICABLE for one in part.verdicts) for part in parts]
+    return (
+        tuple(part for part, empty in zip(parts, nothing, strict=True) if not empty),
+        tuple(part for part, empty in zip(parts, nothing, strict=True) if empty),
+    )
+
+
+def set_aside(part: Section) -> str:
+    """One line on the subjects to which a claim does not apply: how many, and why."""
+    reasons: dict[str, list[str]] = {}
+    for verdict in part.verdicts:
+        if verdict.outcome is Outcome.NOT_APPLICABLE:
+            reasons.setdefault(verdict.note or "no reason given", []).append(verdict.subject)
+    total = sum(map(len, reasons.values()))
+    if not total:
+        return ""
+    if not part.has_subjects:
+        return f"Not applicable: {'; '.join(reasons)}"
+    said = (f"{', '.join(subjects)} ({reason})" for reason, subjects in reasons.items())
+    return f"Not applicable to {total} of {len(part.verdicts)}: {'; '.join(said)}"
+
+
 def tolerance(verdict: Verdict) -> str:
     """What the estimate was held against."""
     if verdict.tolerance is None:
@@ -355,6 +391,7 @@ def _row(part: Section, verdict: Verdict) -> Row:
         tolerance=tolerance(verdict),
         decoys=tuple((decoy.name, decoy.outcome, "") for decoy in verdict.decoys),
         degrees=degrees(verdict),
+        boundary=boundary(verdict),
     )
 
 
@@ -387,6 +424,11 @@ def _tolerance_name(verdict: Verdict) -> str:
     if verdict.kind is Kind.HYPOTHESIS:
         return "effect claimed"
     return "error detected" if verdict.p_value is not None else "margin"
+
+
+def untitled(chart: Chart) -> Chart:
+    """A chart without its words, to know it again."""
+    return replace(chart, title="", caption="")
 
 
 def _tables(verdict: Verdict) -> tuple[Table, ...]:

@@ -31,7 +31,7 @@ from reports.svg import Drawing
 from theory.judge.results import Role
 
 #: Factor between the largest and the smallest number of an axis from which on it is logarithmic.
-DECADES = 50.0
+DECADES = 30.0
 _STYLE = {
     "font.family": ["DejaVu Sans", "STIXGeneral"],
     "mathtext.fontset": "dejavusans",
@@ -86,7 +86,8 @@ class Scale:
     log: bool
     low: float
     high: float
-    common: bool = False  # whether panels share its ends
+    fixed: bool = False  # whether the ends are those of the axis: panels share them, or something lies beyond
+    common: bool = False  # whether panels share the ends
 
     @classmethod
     def of(cls, families: Sequence[Sequence[float]], *, linear: bool = False, margin: float = 0.04) -> Scale:
@@ -105,8 +106,8 @@ class Scale:
         )
         room = margin * whole if whole > 0 else 0.5 * (abs(low) or 1.0)
         if log:
-            return cls(True, math.exp(place(low) - room), math.exp(place(high) + room), common)
-        return cls(False, low - room, high + room, common)
+            return cls(True, math.exp(place(low) - room), math.exp(place(high) + room), common, common)
+        return cls(False, low - room, high + room, common, common)
 
 
 def set_scale(axes: Axes, name: str, scale: Scale, *, ticks: int = 6, small: bool = False) -> None:
@@ -122,7 +123,7 @@ def set_scale(axes: Axes, name: str, scale: Scale, *, ticks: int = 6, small: boo
             axis.set_minor_locator(NullLocator())
     else:
         axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
-    if scale.common:
+    if scale.fixed:
         getattr(axes, f"set_{name}lim")(scale.low, scale.high)
 
 

@@ -26,15 +26,27 @@ _DENSE = 60
 def scales(charts: Sequence[TimeCourse | Profile]) -> tuple[Scale, Scale]:
     """Of x and y, for all panels of a family."""
     x = [numbers(*(curve.x for curve in chart.curves)) for chart in charts]
-    y = []
-    for chart in charts:
-        values = numbers(*(curve.y for curve in chart.curves))
-        log = min(values) > 0 and max(values) / min(values) >= 50
+    values = [numbers(*(curve.y for curve in chart.curves if curve.role is not Role.DECOY)) for chart in charts]
+    values = [own or numbers(*(curve.y for curve in chart.curves)) for own, chart in zip(values, charts, strict=True)]
+    log = Scale.of(values).log
+    y, beyond = [], False
+    for chart, own in zip(charts, values, strict=True):
         ends = numbers(*(end for curve in chart.curves for end in (curve.low, curve.high)))
         # The end of an interval at or below zero must not turn a logarithmic axis into a linear one.
-        y.append(values + [end for end in ends if end > 0 or not log])
-    steps = isinstance(charts[0], TimeCourse)
-    return Scale.of(x, linear=steps), Scale.of(y)
+        own = own + [end for end in ends if end > 0 or not log]
+        decoys = numbers(*(curve.y for curve in chart.curves if curve.role is Role.DECOY))
+        kept = [value for value in decoys if _within(value, min(own), max(own), log=log)]
+        beyond = beyond or len(kept) < len(decoys)
+        y.append(own + kept)
+    scale = Scale.of(y)
+    return Scale.of(x, linear=isinstance(charts[0], TimeCourse)), replace(scale, fixed=scale.fixed or beyond)
+
+
+def _within(value: float, low: float, high: float, *, log: bool) -> bool:
+    """Whether a decoy is off by no more than the range of all else: one further off would hide it."""
+    if log:
+        return value > 0 and low * low / high <= value <= high * high / low
+    return 2 * low - high <= value <= 2 * high - low
 
 
 def heights(chart: TimeCourse | Profile, y: Scale) -> tuple[float, ...]:
@@ -46,8 +58,8 @@ def residuals(chart: TimeCourse | Profile) -> tuple[Curve, ...]:
     """measured / predicted − 1 in percent, where a subject has both at one place."""
     found = []
     for curve in chart.curves:
-        if curve.role is not Role.MEASURED:
-            continue
+        if curve.role is not Role.MEASURED or curve.band is None or not curve.band.is_error:
+            continue  # without its error a difference cannot be read
         mates = [one for one in chart.curves if one.role is Role.PREDICTED and one.subject == curve.subject]
         if len(mates) != 1:
             continue

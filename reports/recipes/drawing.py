@@ -81,7 +81,7 @@ def draw_grid(
         above, below = 0.3 + 0.17 * legend.rows, 0.55
         total = height * rows + above + below
         canvas = Canvas(figsize=(width, total))
-        left = 1.9 if isinstance(first, Forest) else 0.75
+        left = 1.9 if isinstance(first, Forest) else 0.75 + 0.2 * (deep - 1)
         right = 1.1 if isinstance(first, HeatMap) else 0.1
         panel = (width - left - right) / columns
         # Placed by hand: solving for the layout of a hundred panels takes longer than drawing them.
@@ -95,6 +95,7 @@ def draw_grid(
             wspace=(1.7 if isinstance(first, Forest) else 0.18 if y.common else 0.5) / (panel - 0.3),
             hspace=(0.34 if x.common else 0.5) / 1.3,
         )
+        lower: list[Axes] = []
         samples = {str(chart.sample) for chart in charts}
         for index, (name, chart) in enumerate(panels):
             stack = _stack(canvas, grid[index // columns, index % columns], stacks[index])
@@ -105,8 +106,14 @@ def draw_grid(
                 stack[-1].tick_params(labelbottom=index + columns >= len(panels))
             if y.common and index % columns and not isinstance(first, Forest):
                 stack[0].tick_params(labelleft=False)
+            lower.extend(stack[1:])
             if len(stack) > 1 and index % columns == 0:
-                stack[1].set_ylabel(_below(chart), fontsize=6.4)
+                stack[1].set_ylabel(_below(chart), fontsize=6.2, labelpad=2)
+        if lower:
+            ends = [axes.get_ylim() for axes in lower]
+            for axes in lower:
+                axes.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+                axes.tick_params(labelleft=axes.get_ylabel() != "")
         if isinstance(first, HeatMap):
             place = canvas.add_axes(
                 (1 - (right - 0.25) / width, below / total, 0.12 / width, 1 - (above + below) / total)

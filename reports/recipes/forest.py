@@ -9,7 +9,10 @@ from matplotlib.axes import Axes
 from reports.palette import COLORS
 from reports.recipes.canvas import Scale, numbers, set_scale, wrapped
 from reports.recipes.looks import Looks
-from theory.judge.results import Estimate, Forest, Role
+from theory.judge.results import Forest, Role
+
+#: Roles that are drawn as a tick across the line of their category.
+_TICKS = (Role.PREDICTED, Role.BOUND, Role.REFERENCE)
 
 
 def scales(charts: Sequence[Forest]) -> tuple[Scale, Scale]:
@@ -54,14 +57,16 @@ def draw(stack: Sequence[Axes], chart: Forest, looks: Looks, x: Scale, y: Scale,
         axes.axvline(chart.null, color=COLORS["ink"], linewidth=0.8, zorder=1.5)
     for row, name in enumerate(names):
         members = [one for one in chart.estimates if one.category == name]
-        for place, one in enumerate(_measured_first(members)):
+        ranged = [one for one in members if one.role not in _TICKS]
+        for one in members:
             look = looks.of(one)
-            at = row + 0.5 * ((place + 0.5) / len(members) - 0.5)
+            place = ranged.index(one) if one in ranged else 0.5 * (len(ranged) - 1)
+            at = row + 0.5 * ((place + 0.5) / max(len(ranged), 1) - 0.5)
             if one.low is not None and one.high is not None:
                 axes.plot(
                     (one.low, one.high), (at, at), color=look.color, linewidth=1.4, solid_capstyle="butt", zorder=2.5
                 )
-            marker, size, edge = (look.marker, 4, 0) if one.role is Role.MEASURED else ("|", 8, 1.5)
+            marker, size, edge = ("|", 13, 1.3) if one.role in _TICKS else (look.marker, 4, 0)
             axes.plot(
                 (one.value,), (at,), linestyle="none", marker=marker, markersize=size, color=look.color,
                 markeredgewidth=edge, zorder=2.6,
@@ -69,7 +74,3 @@ def draw(stack: Sequence[Axes], chart: Forest, looks: Looks, x: Scale, y: Scale,
     axes.set_yticks(range(len(names)), [wrapped(name, 30) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
-
-
-def _measured_first(members: Sequence[Estimate]) -> list[Estimate]:
-    return sorted(members, key=lambda one: one.role is not Role.MEASURED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from numpy.typing import NDArray
 
 from reports.formatting import number
 from reports.palette import COLORS, WHITE
-from reports.recipes.canvas import Scale, set_scale, wrapped
+from reports.recipes.canvas import DECADES, Scale, set_scale, wrapped
 from reports.recipes.looks import Looks
 from theory.judge.results import HeatMap
 
 #: Cells up to which the numbers are written into them.
 _FEW = 60
+#: Columns or rows up to which uneven ones get cells of one size, each with its number on the axis.
+_SEVERAL = 12
 
 
 def scales(charts: Sequence[HeatMap]) -> tuple[Scale, Scale]:
@@ -28,11 +31,29 @@ def scales(charts: Sequence[HeatMap]) -> tuple[Scale, Scale]:
 
 
 def _scale(families: Sequence[Sequence[float | str]]) -> Scale:
-    return Scale.of([_places(values) for values in families], margin=0.0)
+    scale = Scale.of([_places(values) for values in families], margin=0.0)
+    return replace(scale, log=all(_spacing(values) == "log" for values in families))
+
+
+def _spacing(values: Sequence[float | str]) -> str:
+    """``"linear"`` or ``"log"`` where neighbours are even or many, else ``"named"``: cells of one size."""
+    if any(isinstance(value, str) for value in values):
+        return "named"
+    given = np.asarray(values, dtype=float)
+    if len(given) < 3 or _even(given):
+        return "linear"
+    if (given > 0).all() and (_even(np.log(given)) or (len(given) > _SEVERAL and given.max() >= DECADES * given.min())):
+        return "log"
+    return "linear" if len(given) > _SEVERAL else "named"
+
+
+def _even(places: NDArray) -> bool:
+    gaps = np.diff(places)
+    return bool(gaps.max() <= 1.25 * gaps.min())
 
 
 def _places(values: Sequence[float | str]) -> list[float]:
-    named = any(isinstance(value, str) for value in values)
+    named = _spacing(values) == "named"
     return [float(place) if named else float(value) for place, value in enumerate(values)]
 
 
@@ -49,12 +70,12 @@ def draw(stack: Sequence[Axes], chart: HeatMap, looks: Looks, x: Scale, y: Scale
     places = {"x": _places(chart.columns), "y": _places(chart.rows)}
     edges = {}
     for name, scale, given in (("x", x, chart.columns), ("y", y, chart.rows)):
-        named = isinstance(given[0], str)
-        fitted = Scale(scale.log and not named, scale.low, scale.high)
+        named = _spacing(given) == "named"
+        fitted = replace(scale, log=scale.log and not named, fixed=False)
         set_scale(axes, name, fitted, ticks=4 if small else 6, small=small)
         edges[name] = _edges(np.asarray(places[name]), log=fitted.log)
         if named:
-            getattr(axes, f"set_{name}ticks")(places[name], [wrapped(str(value), 18) for value in given])
+            getattr(axes, f"set_{name}ticks")(places[name], [_name(value) for value in given])
     values = np.array([[np.nan if cell is None else cell for cell in row] for row in chart.cells], dtype=float)
     mapping = color_mapping([chart])
     axes.set_facecolor(COLORS["empty"])
@@ -81,6 +102,10 @@ def draw(stack: Sequence[Axes], chart: HeatMap, looks: Looks, x: Scale, y: Scale
                     )  # fmt: skip
     for spine in axes.spines.values():
         spine.set_visible(True)
+
+
+def _name(value: float | str) -> str:
+    return wrapped(value, 18) if isinstance(value, str) else number(value, 3)
 
 
 def color_bar(canvas: Canvas, charts: Sequence[HeatMap], axes: Axes | None, place: Axes | None = None) -> None:

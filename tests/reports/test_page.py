@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib", reason="the page is drawn with matplotlib: ins
 from reports.__main__ import main
 from reports.palette import COLORS
 from tests.reports.samples import empirical_results, theory_results, verdict
+from tests.theory.judge.test_results import RESULTS
 from theory.judge.figure import Figure, Heatmap, Series
 from theory.judge.verdict import Outcome, read_verdicts, write_verdicts
 
@@ -318,3 +319,42 @@ def test_a_front_page_of_nothing_is_refused(tmp_path, capsys, name):
     assert main(["index", str(tmp_path / name)]) == 2
     assert "`build_index(folder=...)` must" in capsys.readouterr().err
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_claim_meant_to_be_refuted_shows_the_boundary_it_found(tmp_path):
+    beyond = verdict("law-outside", (), boundary="η₂λ ≤ 0.0002", outcome=Outcome.REFUTED)
+    write_verdicts([verdict("law", ()), beyond], tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    for name in ("index.html", "report.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert text.count("boundary: holds up to η₂λ ≤ 0.0002") == 2, name  # in the overview and in its section
+        assert "1 claim" not in text and "1 supported, 1 boundary confirmed" in text
+    write_verdicts([dataclasses.replace(beyond, outcome=Outcome.SUPPORTED)], tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    assert "boundary" not in re.sub("<style>.*</style>", "", (tmp_path / "index.html").read_text(), flags=re.DOTALL)
+
+
+def test_what_does_not_apply_is_one_line(tmp_path):
+    idle = {"outcome": Outcome.NOT_APPLICABLE, "decoys": ()}
+    some = [verdict("some", (), subject=f"run {i}", note=f"note {i}") for i in range(2)]
+    some += [verdict("some", (), subject=f"run {i}", note="too short", **idle) for i in range(2, 5)]
+    none = verdict("none", (), note="no decay", **idle)
+    write_verdicts([none, *some], tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    for name in ("index.html", "report.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "Not applicable to 3 of 5: run 2, run 3, run 4 (too short)" in text
+        assert "Not applicable: no decay" in text
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert Checker(page).wrong == []
+    assert page.index('id="some"') < page.index('id="none"')  # what applies comes first
+    assert "level α" not in page[page.index('id="none"') : page.index('id="provenance"')]
+
+
+def test_a_chart_drawn_before_is_pointed_to(tmp_path):
+    chart = next(one for one in RESULTS if one.kind == "time course")
+    again = dataclasses.replace(chart, title="the same again", caption="once more")
+    write_verdicts([verdict("one", (), results=(chart,)), verdict("two", (), results=(again,))], tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert text.count("<figure") == 1 and "<b>the same again.</b> As figure 1." in text

@@ -84,18 +84,20 @@ def test_more_subjects_than_colors_become_panels_that_keep_the_levels():
 
 
 def test_a_logarithmic_axis_comes_with_the_residuals_it_hides():
-    measured, predicted = curve(Role.MEASURED, scale=1.1), curve(Role.PREDICTED)
+    ends = {"low": (1.0, 10.0, 100.0), "high": (1.2, 12.0, 120.0), "band": Band.INTERVAL}
+    measured, predicted = curve(Role.MEASURED, scale=1.1, **ends), curve(Role.PREDICTED)
     chart = course(measured, predicted)
     (found,) = residuals(chart)
     np.testing.assert_allclose(found.y, 10.0)
     assert len(heights(chart, scales([chart])[1])) == 2
     flat = course(curve(Role.MEASURED, n=2), curve(Role.PREDICTED, n=2))
     assert len(heights(flat, scales([flat])[1])) == 1
-    assert residuals(course(curve(Role.MEASURED, "a"), curve(Role.PREDICTED, "b"))) == ()
+    assert residuals(course(curve(Role.MEASURED, "a", **ends), curve(Role.PREDICTED, "b"))) == ()
+    assert residuals(course(curve(Role.MEASURED), predicted)) == ()  # no error, so nothing to read it against
 
 
-@pytest.mark.parametrize(("values", "log"), [((1, 60), True), ((1, 40), False), ((-1, 60), False), ((0, 60), False)])
-def test_an_axis_is_logarithmic_where_positive_numbers_span_a_factor_of_fifty(values, log):
+@pytest.mark.parametrize(("values", "log"), [((1, 40), True), ((1, 20), False), ((-1, 60), False), ((0, 60), False)])
+def test_an_axis_is_logarithmic_where_positive_numbers_span_a_factor_of_thirty(values, log):
     assert Scale.of([values]).log is log
     assert not Scale.of([values], linear=True).log
 
@@ -134,3 +136,26 @@ def test_a_single_point_without_a_positive_number_is_drawn():
     below = Profile(title="p", sample=EXACT, x=Axis("x"), y=Axis("y"), curves=(lone,))
     draw(below)
     draw_grid([("one", below), ("two", below)])
+
+
+def test_a_decoy_far_off_does_not_flatten_what_was_measured():
+    near, far = curve(Role.DECOY, scale=0.1), curve(Role.DECOY, scale=1e-12)
+    _, alone = scales([course(curve(Role.MEASURED))])
+    _, scale = scales([course(curve(Role.MEASURED), near)])
+    assert scale.low < alone.low and not scale.fixed
+    _, scale = scales([course(curve(Role.MEASURED), far)])
+    assert scale.fixed and scale.low > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("values", "spacing"),
+    [
+        ((0.0, 0.5, 1.0, 1.5), "linear"),
+        ((1.0, 2.0, 4.0, 8.0), "log"),
+        ((0.0, 0.5, 0.9, 0.99), "named"),
+        (("a", "b"), "named"),
+        (tuple(k**2 for k in range(1, 20)), "log"),
+    ],
+)
+def test_uneven_cells_of_a_small_map_have_one_size_and_their_numbers_on_the_axis(values, spacing):
+    assert heat_map._spacing(values) == spacing

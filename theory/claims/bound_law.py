@@ -333,7 +333,7 @@ def comparison(
 
 def _parts_course(simulation: Simulation, rows: list[tuple[float, ...]]) -> SmallMultiples:
     times, risk, risk_error, kl, kl_error = np.array([[row[place] for place in (0, 2, 3, 5, 6)] for row in rows]).T
-    fine = np.union1d(np.arange(1, simulation.steps + 1, 3), times.astype(int))
+    fine = np.union1d([*range(1, 61), *range(61, simulation.steps + 1, 3)], times.astype(int))
     along = replace(simulation, record_times=tuple(int(t) for t in fine))
     path, commuting = decomposition(along), _without_correlations(along).kl
     z, sample = normal_quantile(TEST_ALPHA), Sample(simulation.replicas, "replicas")
@@ -730,7 +730,7 @@ def _decay_courses(settings: SimulationSet, measured: list[Path]) -> tuple[TimeC
             caption=caption,
         )
 
-    by_prior = [one for ratio in PRIOR_RATIOS for one in pair(0, ratio, f"σ_P² = {ratio:g} σ²")]
+    by_prior = [one for ratio in PRIOR_RATIOS for one in pair(0, ratio, f"prior variance {ratio:g} σ²")]
     by_spike = [one for group, (s, t) in enumerate(SPIKES) for one in pair(group, 1.0, f"λ × {s:g}, γ × {t:g}")]
     tightens = "No spike. While σ² is above σ*² shrinking tightens the bound, below it loosens."
     return (

@@ -546,7 +546,7 @@ def _by_momentum(study: PairStudy, prices: NDArray[np.float64]) -> SmallMultiple
     for (label, problem, optimizer), nats in zip(cases, prices[-len(cases) :], strict=True):
         solved.setdefault(label, []).append((1 - optimizer.momentum, float(nats)))
         problems[label] = problem
-    fine = np.geomspace(1 - max(study.momenta), 1.0, 60)
+    fine = np.union1d(np.geomspace(1 - max(study.momenta), 1.0, 60), 1 - np.asarray(study.momenta))
     rates: dict[str, Callable[[float], float]] = {"η = 0.1": lambda _: 0.1, "η/(1−μ) = 0.2": lambda lag: 0.2 * lag}
     panels = []
     for rule, rate in rates.items():

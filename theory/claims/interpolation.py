@@ -279,7 +279,7 @@ def _claim(reading: Reading, outside: bool) -> Claim:
         compare=_compare(rates, reading),
         num_tests=1,
         margin=MARGIN,
-        tags=("expected-refuted",) if outside else (),
+        boundary=f"η₂λ ≤ {INSIDE[-1]:g}" if outside else "",
     )
 
 

@@ -547,7 +547,7 @@ def compare_lag_one(evidence: Mapping[str, Evidence], predict: Predictor) -> Com
                 title="Lag-one correlation",
                 sample=shown.replicas(evidence.values(), ", pooled over time"),
                 x=shown.RATE,
-                y=Axis("E w_t w_{t−1} / σ²"),
+                y=Axis("lag-one correlation"),
                 curves=(_fine_lag(next(iter(evidence.values())), np.concatenate(rates), predict), *curves),
                 caption="Falls from 1 through 0 at ηλ = 1+μ to −1 at the edge of stability.",
             ),
@@ -707,7 +707,7 @@ def _describe(optimizer: MomentumSGD) -> str:
     extras += [f"dampening {optimizer.dampening:g}"] if optimizer.dampening else []
     extras += [f"weight decay {optimizer.weight_decay:g}"] if optimizer.weight_decay else []
     extras += ["position form"] if optimizer.form == "position" else []
-    return " ".join(extras)
+    return " ".join(extras if len(extras) > 1 else ["heavy ball", *extras])
 
 
 def largest_stable_curvature(optimizer: MomentumSGD) -> float:

@@ -114,6 +114,7 @@ class Claim(Generic[Rule]):
         num_tests: slots it takes of the family.
         detects: relative error that every test of an identity must find with a miss chance of at most `MISS`.
         margin: half-width of the equivalence region, or the effect a hypothesis must exceed.
+        boundary: for a statement just outside the region of another claim, which is meant to be refuted: that region.
 
     Raises:
         ValueError: if there is no decoy, not exactly one of predictor and selector, an approximation has no margin, or
@@ -133,6 +134,7 @@ class Claim(Generic[Rule]):
     num_tests: int = 1
     detects: float | None = None
     margin: float | None = None
+    boundary: str = ""
     tags: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -211,6 +213,7 @@ class Claim(Generic[Rule]):
             figures=comparison.figures,
             tables=comparison.tables,
             results=comparison.results,
+            boundary=self.boundary,
         )
 
     def _outcome(self, comparison: Comparison) -> Outcome:

@@ -33,7 +33,7 @@ class Role(StrEnum):
 class Band(StrEnum):
     """What lies between `low` and `high`."""
 
-    FAMILY = "interval at the family’s level"
+    FAMILY = "simultaneous interval"  # at the level of one test of the register's family
     INTERVAL = "95 % interval"
     STANDARD_ERROR = "± standard error"
     BRACKET = "bracket"

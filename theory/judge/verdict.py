@@ -75,6 +75,7 @@ class Verdict:
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     results: tuple[Result, ...] = ()
+    boundary: str = ""  # the region that ends here, where the claim lies just outside it and is meant to be refuted
     subject: str = ""  # which run, pair or group this is about, where one claim is judged on several
     stale: str = ""  # why judging again might say something else; nothing where it would not
 
