@@ -1,4 +1,4 @@
-"""``python -m reports build | index | compare``: exit status 0, 1 (results differ), 2 (wrong usage, bad input)."""
+"""``python -m reports build | index | compare``: exit status 0, 1 (a result was lost), 2 (wrong usage, bad input)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reports.build import MissingMatplotlibError, build, build_index
-from reports.compare import compare, table
+from theory.judge.differences import compare, markdown, text
 from theory.judge.verdict import read_verdicts
 
 
@@ -37,10 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     front = commands.add_parser("index", help="write index.html of a folder of results folders")
     front.add_argument("folder", type=Path, help="folder whose subfolders hold verdicts.json")
     front.set_defaults(run=_index)
-    both = commands.add_parser("compare", help="compare two folders; exit 0 if all outcomes are the same, else 1")
+    both = commands.add_parser("compare", help="what is judged otherwise in B than in A; exit 1 if something was lost")
     both.add_argument("a", type=Path, metavar="A", help="folder with verdicts.json")
     both.add_argument("b", type=Path, metavar="B", help="folder with verdicts.json")
-    both.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    both.add_argument("--all", action="store_true", help="show what is the same as well")
+    shape = both.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    shape.add_argument("--markdown", action="store_true", help="print Markdown, for a pull request")
     both.set_defaults(run=_compare)
     return parser
 
@@ -60,15 +63,13 @@ def _index(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     differences = compare(*(read_verdicts(folder / "verdicts.json") for folder in (options.a, options.b)))
-    same = all(item.same_outcome for item in differences)
+    regressions = sum(item.change.is_regression for item in differences)
     if options.json:
-        found = {"same_outcomes": same, "verdicts": [item.to_dict() for item in differences]}
+        found = {"regressions": regressions, "verdicts": [item.to_dict() for item in differences]}
         print(json.dumps(found, indent=1, allow_nan=False, ensure_ascii=False))
     else:
-        print(table(differences))
-        changed = sum(not item.same_outcome for item in differences)
-        print("All outcomes are the same." if same else f"{changed} of {len(differences)} verdicts differ.")
-    return 0 if same else 1
+        print((markdown if options.markdown else text)(differences, everything=options.all))
+    return 1 if regressions else 0
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
+from urllib.parse import quote
 
 from reports import figures
 from reports.formatting import DASH, cell, is_number
@@ -78,13 +80,14 @@ def front_page(results: Mapping[str, Sequence[Verdict]]) -> str:
     """``index.html`` of a folder of results: one paragraph and one link for each, by folder name."""
     body = [_HEADER, "<main>"]
     for name, verdicts in results.items():
-        title = _text(name.replace("-", " ").capitalize())
+        title = _text(name.encode(errors="replace").decode().replace("-", " ").capitalize())
+        address = quote(os.fsencode(name), safe="")  # "./" keeps a name with a colon from being a scheme
         anchor = slug(name)
         tally = Counter(verdict.outcome for verdict in verdicts)
         counts = " ".join(_outcome(outcome, tally[outcome]) for outcome in Outcome if tally[outcome])
         body.append(
             f'<section class="claim" aria-labelledby="{anchor}"><h2 id="{anchor}">'
-            f'<a href="{_text(name)}/index.html">{title}</a></h2><p>{counts}</p>'
+            f'<a href="./{address}/index.html">{title}</a></h2><p>{counts}</p>'
             f"<p>{_text(summary(sections(verdicts)))}</p></section>"
         )
     return _document([*body, "</main>"], "")

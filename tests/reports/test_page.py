@@ -2,10 +2,13 @@
 
 import base64
 import dataclasses
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import pytest
 
@@ -306,11 +309,31 @@ def test_the_front_page_links_every_report_and_counts_its_verdicts(tmp_path, cap
     page = Checker(text)
     assert page.wrong == []
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
-    assert links == ["digits-<b>/index.html", "theory/index.html"]  # unescaped by the parser
+    assert links == ["./digits-%3Cb%3E/index.html", "./theory/index.html"]
     assert "<b>" not in text and "no-results" not in text
     verdicts = read_verdicts(tmp_path / "theory" / "verdicts.json")
     refuted = sum(verdict.outcome is Outcome.REFUTED for verdict in verdicts)
     assert f"{refuted} refuted" in text
+
+
+def test_the_front_page_quotes_every_folder_name(tmp_path):
+    names = ["javascript:alert(1)", 'a"onclick="b', "data:,x", "a b?c#d&e%2f", "ü", os.fsdecode(b"\xff"), "..a"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        theory_results(tmp_path / name)
+    assert main(["index", str(tmp_path)]) == 0
+    page = Checker((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert page.wrong == []
+    anchors = [attributes for tag, attributes in page.elements if tag == "a"]
+    found = set()
+    for attributes in anchors:
+        assert set(attributes) == {"href"}
+        parts = urlsplit(attributes["href"])
+        assert (parts.scheme, parts.netloc, parts.query, parts.fragment) == ("", "", "", "")
+        place = Path(os.fsdecode(unquote_to_bytes(parts.path)))
+        assert (tmp_path / place.parent).is_dir(), "the link leads to the folder"
+        found.add(place.parent.name)
+    assert found == set(names)
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
