@@ -63,6 +63,10 @@ def canonical_name(name: str) -> str | None:
     return found if found in COLUMNS else None
 
 
+#: Largest float32: what a training run computes is smaller, whatever a log says.
+LARGEST = (2 - 2**-23) * 2.0**127
+
+
 def broken_rule(column: str, value: float) -> str | None:
     """The rule that `value` breaks in `column`, as the end of "`column` must be …", or None.
 
@@ -70,6 +74,8 @@ def broken_rule(column: str, value: float) -> str | None:
     """
     if value != value or value in (float("inf"), float("-inf")):
         return "finite"
+    if abs(value) > LARGEST:
+        return f"at most {LARGEST:.3g}, the largest float32"
     if column.endswith("_accuracy") and not 0 <= value <= 1:
         return "a fraction in [0, 1] (columns swapped, or per cent?)"
     if column.endswith(("_loss", "_seconds")) and value < 0:

@@ -15,6 +15,8 @@ from typing import Any
 from empirical.logs.columns import canonical_name
 from empirical.logs.table import Fault, Parsed, Row, clashes
 
+#: Levels of nesting that a line may have.
+DEEPEST = 32
 _ITERATION = ("iteration", "step", "global_step")
 
 
@@ -32,7 +34,7 @@ def parse_json_lines(text: str, mapping: Mapping[str, str] | None = None) -> Par
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
+            item = _loaded(line)
         except ValueError as error:
             where = "the file ends in mid-line" if cut and number == len(lines) else f"not JSON: {error}"
             parsed.faults.append(Fault(line=number, text=where))
@@ -51,7 +53,12 @@ def parse_json_lines(text: str, mapping: Mapping[str, str] | None = None) -> Par
             if column is None:
                 others[key] = value
             elif isinstance(value, (int, float)) and not isinstance(value, bool):
-                values[column] = float(value)
+                try:
+                    values[column] = float(value)
+                except OverflowError:
+                    digits = len(str(abs(value)))
+                    fault = f"`{column}` must be a number that a double can hold; got one of {digits} digits"
+                    parsed.faults.append(Fault(line=number, text=fault))
             else:
                 parsed.faults.append(
                     Fault(line=number, text=f"`{column}` must be a number; got {json.dumps(value)[:40]}")
@@ -76,7 +83,7 @@ def _single_iterations(lines: list[str]) -> set[int]:
         if not any(f'"{name}"' in line for name in _ITERATION):
             continue
         try:
-            item = json.loads(line)
+            item = _loaded(line)
         except ValueError:
             continue
         if isinstance(item, dict) and isinstance(item.get("epoch"), (int, float)) and item.get("kind") != "epoch":
@@ -84,9 +91,30 @@ def _single_iterations(lines: list[str]) -> set[int]:
     return {number for group in groups.values() if len(group) > 1 for number in group}
 
 
+def _loaded(line: str) -> Any:
+    """The value of a line.
+
+    Raises:
+        ValueError: if it is no JSON, or is nested deeper than any log is.
+    """
+    try:
+        item = json.loads(line)
+        depth = _depth(item)
+    except RecursionError:
+        depth = DEEPEST + 1
+    if depth > DEEPEST:
+        raise ValueError(f"nested deeper than {DEEPEST} levels")
+    return item
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
+
+
 def _flatten(item: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in item.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _flatten(value, f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}", value
