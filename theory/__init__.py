@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         optimal_learning_rate,
         optimal_preconditioner,
         target_divergence,
+        target_preconditioner,
     )
     from theory.closed_form.minibatch_moments import (
         MinibatchMoments,
@@ -71,6 +72,7 @@ _HOMES = {
         "optimal_learning_rate",
         "optimal_preconditioner",
         "target_divergence",
+        "target_preconditioner",
     ),
     "theory.closed_form.minibatch_moments": (
         "MinibatchMoments",
@@ -164,6 +166,7 @@ __all__ = [
     "stationary_covariance",
     "stationary_minibatch_moments",
     "target_divergence",
+    "target_preconditioner",
     "trajectory",
     "transient_covariance",
 ]

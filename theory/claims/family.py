@@ -21,6 +21,7 @@ from theory.closed_form.langevin import (
     langevin_covariance,
     optimal_learning_rate,
     optimal_preconditioner,
+    target_preconditioner,
 )
 from theory.closed_form.preconditioned import damped_newton_covariance, natural_gradient_covariance
 from theory.closed_form.stability import largest_stable_learning_rate
@@ -339,6 +340,113 @@ def _continuous_noise(setting: Relatives, optimizer: MomentumSGD) -> Answers:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The sandwich covariance of a misspecified regression
+
+
+@keyword_setting
+class Misspecified(Setting):
+    """Least squares on a curve with noise that grows: real batches, drawn with replacement.
+
+    Args:
+        rows: number N of samples.
+        dimension: m.
+        batch_sizes: S of the batches.
+        seed: of the data.
+    """
+
+    rows: int
+    dimension: int
+    batch_sizes: tuple[int, ...]
+    seed: int
+
+    def data(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Inputs ``(N, m)``, and the residuals at the least-squares optimum ``(N,)``."""
+        rng = np.random.default_rng(self.seed)
+        x = rng.standard_normal((self.rows, self.dimension)) * np.linspace(0.5, 1.5, self.dimension)
+        x[:, 1] += 0.6 * x[:, 0]
+        y = x[:, 0] + 0.7 * x[:, 1] ** 2 + (1.0 + np.abs(x[:, 2])) * rng.standard_normal(self.rows)
+        return x, y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+
+
+def _batch_noise(x: NDArray, residuals: NDArray, law: NDArray, size: int) -> NDArray:
+    """Covariance of a batch's gradient around weights of covariance `law`: every row's own curvature counts."""
+    hessian = x.T @ x / len(x)
+    strength = residuals**2 + np.einsum("ni,ij,nj->n", x, law, x)
+    return ((x * strength[:, None]).T @ x / len(x) - hessian @ law @ hessian) / size
+
+
+def _law_of_batches(x: NDArray, residuals: NDArray, size: int, matrix: NDArray) -> NDArray:
+    """Second moments of w ← w − P g_B(w), iterated until they stay."""
+    hessian = x.T @ x / len(x)
+    keep = np.eye(len(hessian)) - matrix @ hessian
+    law = np.zeros_like(hessian)
+    for _ in range(100_000):
+        again = keep @ law @ keep.T + matrix @ _batch_noise(x, residuals, law, size) @ matrix.T
+        if np.abs(again - law).max() <= 1e-15 * np.abs(again).max() or not np.isfinite(again).all():
+            break
+        law = again
+    return again
+
+
+def _sandwich(x: NDArray, residuals: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """H, the mean outer product V of the rows' gradients, and H⁻¹VH⁻¹/N."""
+    hessian = x.T @ x / len(x)
+    outer = (x * (residuals**2)[:, None]).T @ x / len(x)
+    inverse = np.linalg.inv(hessian)
+    return hessian, outer, inverse @ outer @ inverse / len(x)
+
+
+def _sandwich_target(setting: Misspecified) -> Answers:
+    target = _sandwich(*setting.data())[2]
+    return {f"batches of {size}": target for size in setting.batch_sizes}
+
+
+Rule = Callable[[NDArray, NDArray, NDArray, NDArray, int], NDArray]
+
+
+def _met_by(rule: Rule) -> Callable[[Misspecified], Answers]:
+    """The law of real batches under a rule's preconditioner P(H, V, C(Q), Q, S)."""
+
+    def answers(setting: Misspecified) -> Answers:
+        x, residuals = setting.data()
+        hessian, outer, target = _sandwich(x, residuals)
+        laws = {}
+        for size in setting.batch_sizes:
+            noise = _batch_noise(x, residuals, target, size)
+            matrix = rule(hessian, outer, noise, target, size)
+            laws[f"batches of {size}"] = _law_of_batches(x, residuals, size, matrix)
+        return laws
+
+    return answers
+
+
+def _exact_rule(hessian: NDArray, outer: NDArray, noise: NDArray, target: NDArray, size: int) -> NDArray:
+    del outer, size
+    return target_preconditioner(Quadratic(hessian, noise), MomentumSGD(1.0), target)
+
+
+def _commuting_rule(hessian: NDArray, outer: NDArray, noise: NDArray, target: NDArray, size: int) -> NDArray:
+    """(HQ + QH)(C + HQH)⁻¹, right where the three commute."""
+    del outer, size
+    return (hessian @ target + target @ hessian) @ np.linalg.inv(noise + hessian @ target @ hessian)
+
+
+def _continuous_time_rule(hessian: NDArray, outer: NDArray, noise: NDArray, target: NDArray, size: int) -> NDArray:
+    """(2S/N) H⁻¹, which meets the sandwich as S/N → 0."""
+    scale = 2.0 * size * np.trace(hessian @ target @ hessian) / np.trace(outer)  # 2S/N
+    del noise
+    return scale * np.linalg.inv(hessian)
+
+
+def _constant_noise_rule(hessian: NDArray, outer: NDArray, noise: NDArray, target: NDArray, size: int) -> NDArray:
+    """(6) with the noise at the optimum, V/S."""
+    del noise
+    return target_preconditioner(Quadratic(hessian, outer / size), MomentumSGD(1.0), target)
+
+
+MISSPECIFIED = Misspecified(rows=300, dimension=5, batch_sizes=(4, 16, 50), seed=8)
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Second-order methods
 
 SECOND_ORDER = Relatives(
@@ -498,7 +606,13 @@ SUMS = exact_experiment(
     AVERAGES,
     _each(_averages_oracle),
 )
-EXPERIMENTS: tuple[Experiment, ...] = (LITERAL, THERMOSTAT, SEARCHES, PRECONDITIONED, SUMS)
+SANDWICH = exact_experiment(
+    "sandwich-target",
+    "the sandwich covariance of a misspecified regression, to be met by batches of its own rows",
+    MISSPECIFIED,
+    _sandwich_target,
+)
+EXPERIMENTS: tuple[Experiment, ...] = (LITERAL, THERMOSTAT, SEARCHES, SANDWICH, PRECONDITIONED, SUMS)
 
 CLAIMS: tuple[Claim, ...] = (
     exact_claim(
@@ -555,6 +669,20 @@ CLAIMS: tuple[Claim, ...] = (
         },
         assumptions=(*ASSUMED, "C positive definite"),
         num_tests=9,
+    ),
+    exact_claim(
+        name="sandwich-sampling",
+        statement="P = Y⁻¹ with AQY + YQA = C(Q) + AQA: SGD on real batches has the sandwich covariance Q exactly.",
+        source="own derivation; the aim and the rule for commuting matrices: Wang, Ding and Huggins (arXiv 2606.00293)",
+        experiment=SANDWICH,
+        predict=_met_by(_exact_rule),
+        decoys={
+            "rule for commuting matrices": _met_by(_commuting_rule),
+            "continuous time, (2S/N) H⁻¹": _met_by(_continuous_time_rule),
+            "noise at the optimum": _met_by(_constant_noise_rule),
+        },
+        assumptions=("least squares", "batches drawn with replacement", "constant P"),
+        num_tests=3,
     ),
     exact_claim(
         name="second-order-laws",

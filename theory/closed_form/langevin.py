@@ -17,10 +17,16 @@ Result    Cov w = Σ(A, C + J) of (S2). Without mini-batch noise, heavy ball,
           With heavy ball and P g in place of g (η = K = 1) the target is met exactly, KL = 0, by
               P* = 2(1−μ)T [C + (1−μ)/(1+μ) T A]⁻¹,                                                          (5)
           always stable; as T → 0 it is their 2(1−μ)T C⁻¹, which leaves out the second term.
+          Without momentum any covariance Q can be met exactly: P* = Y⁻¹ (η = 1), with Y the solution of
+              A Q Y + Y Q A = C + A Q A,                                                                     (6)
+          positive definite and stable by Lyapunov's theorem, for AQ has a positive spectrum. Q = A⁻¹CA⁻¹ S/N, S the
+          batch size, is the sandwich covariance of a misspecified model. Noise that depends on the weights is C(Q).
 Reading   The corrections are of relative size T(1−μ)/(1+μ) · A against C: they matter where noise is weak against
           curvature (large batches, hot targets), where the small-step optimum can even be unstable.
 Oracle    The dense recursion in extended precision with the noise written out, and a search over η that knows no law.
 Source    Mandt, Hoffman, Blei (JMLR 2017, arXiv 1704.04289), for the limits of (4) and (5). The rest is derived here.
+          Wang, Ding and Huggins (arXiv 2606.00293, code of 2026) meet Q by P = (AQ + QA)(C + AQA)⁻¹, which solves (6)
+          where A, Q and C commute and misses Q otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +35,8 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import solve_continuous_lyapunov
 from scipy.optimize import brentq
 
 from theory.closed_form.divergence import gaussian_kl
@@ -200,6 +207,38 @@ def optimal_preconditioner(problem: Quadratic, optimizer: MomentumSGD, temperatu
     inner = problem.dense_noise_cov() + T * (1.0 - mu) / (1.0 + mu) * decayed
     gain = modes(np.ones(1), optimizer).gain
     value = 2.0 * (1.0 - mu) * T / (gain * optimizer.learning_rate) * np.linalg.inv(inner)
+    return 0.5 * (value + value.T)
+
+
+def target_preconditioner(problem: Quadratic, optimizer: MomentumSGD, target: ArrayLike) -> NDArray[np.float64]:
+    """P with which plain SGD's stationary law has the covariance Q exactly, equation (6), shape ``(m, m)``.
+
+    Args:
+        problem: H, and C at the target where the noise depends on the weights.
+        optimizer: plain SGD, μ = 0; P is Y⁻¹/η.
+        target: Q, symmetric positive definite ``(m, m)``: a sandwich covariance, or any other.
+
+    Raises:
+        ValueError: if Q has another shape, is not symmetric or not positive definite, or the optimizer has momentum.
+        UnstableError: if H + weight decay is not positive definite.
+    """
+    where = "target_preconditioner"
+    if optimizer.momentum != 0:
+        raise ValueError(f"`{where}(optimizer=...)` must have no momentum; got {optimizer.momentum}.")
+    wanted = np.asarray(target, dtype=np.float64)
+    m = problem.dimension
+    if wanted.shape != (m, m) or not np.isfinite(wanted).all():
+        raise ValueError(f"`{where}(target=...)` must be finite of shape {(m, m)}; got shape {wanted.shape}.")
+    if np.abs(wanted - wanted.T).max() > 1e-8 * np.abs(wanted).max() or not np.linalg.eigvalsh(wanted)[0] > 0:
+        raise ValueError(
+            f"`{where}(target=...)` must be symmetric positive definite; got smallest eigenvalue "
+            f"{np.linalg.eigvalsh(wanted)[0]:.6g}."
+        )
+    stable_pull(eigenbasis(problem).curvatures, optimizer)
+    decayed = problem.dense_hessian() + optimizer.weight_decay * np.eye(m)
+    pull = decayed @ wanted
+    inverse = solve_continuous_lyapunov(pull, problem.dense_noise_cov() + pull @ decayed)
+    value = np.linalg.inv(0.5 * (inverse + inverse.T)) / (modes(np.ones(1), optimizer).gain * optimizer.learning_rate)
     return 0.5 * (value + value.T)
 
 

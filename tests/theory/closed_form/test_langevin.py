@@ -16,6 +16,7 @@ from theory.closed_form.langevin import (
     optimal_learning_rate,
     optimal_preconditioner,
     target_divergence,
+    target_preconditioner,
 )
 from theory.closed_form.preconditioned import preconditioned_covariance
 from theory.closed_form.stability import largest_stable_learning_rate
@@ -189,3 +190,34 @@ def test_a_direction_that_nothing_pulls_back_has_no_target():
         with pytest.raises(UnstableError, match="not pulled back"):
             call(saddle, MomentumSGD(0.1, 0.9), 1.0)
     assert optimal_learning_rate(saddle, MomentumSGD(0.1, 0.9, weight_decay=0.2), 1.0).divergence > 0
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_any_covariance_can_be_met_without_momentum(decay):
+    optimizer = MomentumSGD(0.05, weight_decay=decay)
+    target = dense([0.1, 0.4, 2.0, 30.0], 5)
+    matrix = target_preconditioner(PROBLEM, optimizer, target)
+    step, inflow = preconditioned_transition(PROBLEM, optimizer, matrix)
+    assert relative(settled(step, inflow @ PROBLEM.noise_cov @ inflow.T)[:4, :4], target) < 1e-11
+
+
+def test_for_a_posterior_both_preconditioners_are_one():
+    optimizer = MomentumSGD(0.05, weight_decay=0.1)
+    target = T * np.linalg.inv(decayed(optimizer))
+    assert relative(
+        target_preconditioner(PROBLEM, optimizer, target), optimal_preconditioner(PROBLEM, optimizer, T)
+    ) < 1e-13  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "target", "rule"),
+    [
+        (MomentumSGD(0.1, 0.5), np.eye(4), "no momentum"),
+        (MomentumSGD(0.1), np.eye(3), "of shape"),
+        (MomentumSGD(0.1), -np.eye(4), "positive definite"),
+        (MomentumSGD(0.1), np.eye(4) + np.eye(4, k=1), "symmetric"),
+    ],
+)
+def test_a_target_must_be_a_covariance(optimizer, target, rule):
+    with pytest.raises(ValueError, match=rule):
+        target_preconditioner(PROBLEM, optimizer, target)
