@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Heatmap, Series, Table
+from theory.judge.results import EXACT, Axis, Band, Curve, HeatMap, Profile, Role, Sample, Table, TimeCourse
 from theory.judge.verdict import DecoyVerdict, Kind, Outcome, Verdict, write_verdicts
 
 PROVENANCE = {
@@ -33,68 +33,66 @@ def run(experiment: str, seed: int = 0, **setting) -> Evidence:
     return Evidence(experiment=experiment, setting=plain, seed=seed, measured={"x": 1.0}, provenance=PROVENANCE)
 
 
-def lines_and_points() -> Figure:
+def lines_and_points() -> Profile:
     x = tuple(10 ** (-3 + 0.23 * i) for i in range(16))
     exact = tuple(a * 1.9 / (2 * (3.8 - a)) for a in x)
-    return Figure(
+    return Profile(
         title="Variance along each eigenvector",
-        x_label="ηλᵢ",
-        y_label="σᵢ² λᵢ / (η γᵢ)",
-        x_scale="log",
-        y_scale="log",
+        sample=Sample(20_000, "replicas"),
+        x=Axis("ηλᵢ"),
+        y=Axis("σᵢ² λᵢ / (η γᵢ)"),
         caption="Prediction <exact> & simulation; the decoy drops the factor 1/(1+μ).",
-        series=(
-            Series(label="closed form (S1)", x=x, y=exact),
-            Series(
-                label="simulation, 99.99 % interval",
+        curves=(
+            Curve(role=Role.PREDICTED, x=x, y=exact, by="(S1)"),
+            Curve(
+                role=Role.MEASURED,
                 x=x,
                 y=tuple(1.01 * y for y in exact),
                 low=tuple(0.9 * y for y in exact),
                 high=tuple(1.1 * y for y in exact),
-                style="points",
+                band=Band.FAMILY,
             ),
-            Series(label="decoy: continuous time", x=x, y=tuple(0.8 * y for y in exact), style="dashed"),
+            Curve(role=Role.DECOY, x=x, y=tuple(0.8 * y for y in exact), by="continuous time"),
         ),
     )
 
 
-def band_and_marks(name: str = "AT, seed 0", shift: float = 0.0) -> Figure:
+def band_and_decays(name: str = "AT, seed 0", shift: float = 0.0) -> TimeCourse:
     x = tuple(float(epoch) for epoch in range(1, 201))
     y = tuple(1.5 + shift - 0.3 * (epoch > 100) + 0.002 * max(epoch - 105, 0) + 0.02 * math.sin(epoch) for epoch in x)
-    return Figure(
+    low, high = tuple(v - 0.1 for v in y), tuple(v + 0.1 for v in y)
+    train = tuple(v - 0.2 - 0.002 * t for t, v in zip(x, y, strict=True))
+    return TimeCourse(
         title=f"Robust loss, {name}",
-        x_label="epoch",
-        y_label="robust cross-entropy",
-        caption="Dotted: learning-rate decays.",
-        marks=(100.0, 150.0),
-        series=(
-            Series(label="test", x=x, y=y),
-            Series(label="train", x=x, y=tuple(v - 0.2 - 0.002 * t for t, v in zip(x, y, strict=True))),
-            Series(
-                label="predicted interval",
-                x=x,
-                y=y,
-                low=tuple(v - 0.1 for v in y),
-                high=tuple(v + 0.1 for v in y),
-                style="band",
-            ),
+        sample=Sample(1, "run"),
+        x=Axis("time", "epochs"),
+        y=Axis("robust cross-entropy", "nats"),
+        decays=(100.0, 150.0),
+        curves=(
+            Curve(role=Role.MEASURED, subject="test", x=x, y=y),
+            Curve(role=Role.MEASURED, subject="train", x=x, y=train),
+            Curve(role=Role.PREDICTED, subject="test", x=x, y=y, low=low, high=high, band=Band.INTERVAL),
         ),
     )
 
 
-def map_with_contour() -> Figure:
+def map_with_contour() -> HeatMap:
     x = tuple(10 ** (-5 + 0.25 * i) for i in range(18))
     y = tuple(0.05 * i for i in range(20))
-    values = tuple(
+    cells = tuple(
         tuple(None if b > 0.9 and a < 1e-4 else 3e3 * a * (1 - 0.9 * b) / (1 + a) for a in x) for b in y
     )  # fmt: skip
-    return Figure(
+    return HeatMap(
         title="Where the interpolation holds",
-        x_label="η₂λ",
-        y_label="μ",
-        x_scale="log",
+        sample=EXACT,
+        x=Axis("η₂λ"),
+        y=Axis("μ"),
+        value=Axis("relative error"),
+        columns=x,
+        rows=y,
+        cells=cells,
+        contour=0.05,
         caption="Grey: no value.",
-        heatmap=Heatmap(x=x, y=y, values=values, label="relative error", contour=0.05),
     )
 
 
@@ -132,7 +130,7 @@ def theory_results(out: Path) -> tuple[Verdict, ...]:
     for item in (stationary, drop):
         item.write(out)
     verdicts = (
-        verdict("stationary-commuting", (stationary,), figures=(lines_and_points(),)),
+        verdict("stationary-commuting", (stationary,), results=(lines_and_points(),)),
         verdict(
             "transient-interpolation",
             (drop,),
@@ -148,8 +146,8 @@ def theory_results(out: Path) -> tuple[Verdict, ...]:
             tolerance=0.05,
             decoys=(decoy("first reading of ρ", Outcome.INCONCLUSIVE),),
             note="the interval straddles the margin at η₂λ = 3e-4 | both readings",
-            figures=(map_with_contour(),),
-            tables=(
+            results=(
+                map_with_contour(),
                 Table(
                     title="Error by region",
                     columns=("η₂λ", "error", "within 5 %", "remark"),
@@ -208,8 +206,10 @@ def empirical_results(out: Path, runs: int = 9) -> tuple[Verdict, ...]:
                 tolerance=0.02,
                 p_value=None,
                 note="this run only",
-                figures=(band_and_marks(name, 0.05 * seed),),
-                tables=(Table(title="Change points", columns=("epoch",), rows=((100 + seed,), (150,))),),
+                results=(
+                    band_and_decays(name, 0.05 * seed),
+                    Table(title="Change points", columns=("epoch",), rows=((100 + seed,), (150,))),
+                ),
             )
         )
     for seed in range(0, runs - 1, 2):

@@ -18,7 +18,7 @@ from reports.__main__ import main
 from reports.palette import COLORS
 from tests.reports.samples import empirical_results, theory_results, verdict
 from tests.theory.judge.test_results import RESULTS
-from theory.judge.figure import Figure, Heatmap, Series
+from theory.judge.results import EXACT, Axis, Band, Chart, Curve, HeatMap, Profile, Role, Table
 from theory.judge.verdict import Outcome, read_verdicts, write_verdicts
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
@@ -134,7 +134,7 @@ def test_tables_name_their_columns_and_figures_are_described(built):
     described = re.findall(r"<title id=[^>]*>([^<]+)</title>", text)
     assert len(described) == len(drawings)
     assert all(len(title) > 60 for title in described)
-    assert sum(len(item.figures) for item in verdicts) > 0
+    assert any(item.results for item in verdicts)
 
 
 def test_the_same_results_give_the_same_bytes(built):
@@ -154,7 +154,7 @@ def test_a_run_by_column_table_holds_every_run_and_small_multiples_every_figure(
         assert f'<th scope="row">{item.subject}</th>' in shown
     assert len([svg for svg in page.all("svg") if svg.get("role") == "img"]) == 1
     assert len(list((folder / "figures").iterdir())) == 1
-    runs = [item for item in verdicts if item.figures]
+    runs = [item for item in verdicts if item.results]
     assert f"{len(runs)} panels" in text
     assert f"refuted in {len(runs)} of {len(runs)}" in text[: text.index("<table class=matrix")]
 
@@ -195,9 +195,13 @@ def test_a_dark_page_finds_every_color_of_the_figures(built):
     assert {color for name, color in COLORS.items() if f": {color}" in body} == set()
 
 
-def drawn(tmp_path, *figures: Figure) -> str:
+def profile(*curves: Curve, title: str = "t", axis: str = "x") -> Profile:
+    return Profile(title=title, sample=EXACT, x=Axis(axis), y=Axis(axis), curves=curves)
+
+
+def drawn(tmp_path, *charts: Chart) -> str:
     base = theory_results(tmp_path)[0]
-    write_verdicts([dataclasses.replace(base, figures=figures)], tmp_path)
+    write_verdicts([dataclasses.replace(base, results=charts)], tmp_path)
     assert main(["build", str(tmp_path)]) == 0
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert Checker(text).wrong == []
@@ -207,14 +211,14 @@ def drawn(tmp_path, *figures: Figure) -> str:
 def test_markup_in_names_is_shown_and_not_obeyed(tmp_path):
     base = theory_results(tmp_path)[0]
     nasty = '<script>alert("x")</script> & $5 $ _a_ 模型'
-    figure = Figure(
+    chart = profile(
+        *(Curve(role=Role.MEASURED, subject=f"{nasty}{i}", by=nasty, x=(1, 2), y=(1, 2)) for i in (1, 2)),
         title=nasty,
-        x_label=nasty,
-        y_label=nasty,
-        series=tuple(Series(label=f"{nasty}{i}", x=(1, 2), y=(1, 2)) for i in (1, 2)),
+        axis=nasty,
     )
+    table = Table(title=nasty, columns=(nasty,), rows=((nasty,),), caption=nasty)
     changed = dataclasses.replace(
-        base, statement=nasty, note=nasty, assumptions=(nasty,), figures=(figure,), subject=nasty
+        base, statement=nasty, note=nasty, assumptions=(nasty,), results=(chart, table), subject=nasty
     )
     write_verdicts([changed], tmp_path)
     assert main(["build", str(tmp_path)]) == 0
@@ -238,45 +242,41 @@ def test_plain_formulas_are_set_with_their_indices(tmp_path, text, shown):
     assert f'<p class="statement">{shown}</p>' in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("scale", ["linear", "log"])
 @pytest.mark.parametrize(
     "y",
     [(0.0, 0.0, 0.0), (-1.0, 2.0, 3.0), (1e-300, 1e-150, 1.0), (5.0, 5.0, 5.0)],
     ids=["zero", "sign", "vast", "flat"],
 )
-def test_awkward_data_are_drawn_without_complaint(tmp_path, scale, y):
+def test_awkward_data_are_drawn_without_complaint(tmp_path, y):
     x = (0.0, 1.0, 2.0)
-    bars = Series(label="measured", x=x, y=y, low=tuple(v - 1 for v in y), high=tuple(v + 1 for v in y), style="points")
+    ends = {"low": tuple(v - 1 for v in y), "high": tuple(v + 1 for v in y), "band": Band.INTERVAL}
     text = drawn(
         tmp_path,
-        Figure(
-            title="t",
-            x_label="x",
-            y_label="y",
-            x_scale=scale,
-            y_scale=scale,
-            series=(bars, Series(label="l", x=x, y=y)),
-        ),
-        Figure(title="no series", x_label="x", y_label="y", x_scale=scale, y_scale=scale),
-        Figure(title="empty", x_label="x", y_label="y", series=(Series(label="none", x=(), y=()),), y_scale=scale),
-        Figure(title="one", x_label="x", y_label="y", series=(Series(label="dot", x=(1,), y=(2,)),), y_scale=scale),
+        profile(Curve(role=Role.MEASURED, x=x, y=y, **ends), Curve(role=Role.PREDICTED, x=x, y=y)),
+        profile(Curve(role=Role.DECOY, x=x, y=y), title="a decoy alone"),
+        profile(Curve(role=Role.PREDICTED, x=(1,), y=(2,)), title="one"),
     )
-    assert text.count("<figure>") == 4
+    assert text.count("<figure>") == 3
 
 
 def test_a_map_is_a_picture_whose_empty_cells_stay_empty(tmp_path):
-    values = ((0.1, None, 0.3), (0.2, 0.5, None))
-    grid = Heatmap(x=(1, 10, 100), y=(0, 1), values=values, label="error", contour=0.25)
-    empty = Heatmap(x=(1,), y=(0,), values=((None,),), label="error")
+    def chart(title: str, columns, cells, **more) -> HeatMap:
+        return HeatMap(
+            title=title, sample=EXACT, x=Axis("x"), y=Axis("y"), value=Axis("error"), columns=columns,
+            rows=tuple(float(row) for row in range(len(cells))), cells=cells, **more,
+        )  # fmt: skip
+
+    many = tuple(tuple((0.1 + i + j if i != j else None) for i in range(30)) for j in range(30))
     text = drawn(
         tmp_path,
-        Figure(title="m", x_label="x", y_label="y", x_scale="log", heatmap=grid),
-        Figure(title="e", x_label="x", y_label="y", heatmap=empty),
+        chart("m", (1.0, 10.0, 100.0), ((0.1, None, 0.3), (0.2, 0.5, None)), contour=0.25),
+        chart("e", (1.0,), ((None,),)),
+        chart("many", tuple(float(i) for i in range(30)), many),
     )
     images = [image["href"] for image in Checker(text).all("image")]
-    assert len(images) >= 2
+    assert len(images) >= 3  # the color bars and the large map
     assert all(base64.b64decode(image.split(",", 1)[1]).startswith(b"\x89PNG") for image in images if image)
-    assert "from 0.1 to 0.5, contour at 0.25" in text and "no values" in text
+    assert "from 0.1 to 0.5, line at 0.25" in text and "nowhere known" in text
 
 
 def test_long_series_do_not_swell_the_page(tmp_path):
@@ -284,8 +284,8 @@ def test_long_series_do_not_swell_the_page(tmp_path):
     y = tuple((i * 7919 % 1000) / 1000 for i in range(20_000))
     text = drawn(
         tmp_path,
-        Figure(title="t", x_label="x", y_label="y", series=(Series(label="p", x=x, y=y, style="points"),)),
-        Figure(title="l", x_label="x", y_label="y", series=(Series(label="smooth", x=x, y=tuple(v * v for v in x)),)),
+        profile(Curve(role=Role.MEASURED, x=x, y=y)),
+        profile(Curve(role=Role.PREDICTED, x=x, y=tuple(v * v for v in x))),
     )
     assert len(text) < 600_000
 
