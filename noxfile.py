@@ -29,19 +29,19 @@ def theory(session: nox.Session) -> None:
     """Simulate, judge every claim about quadratics, print the verdict table, build the report. CPU, no torch."""
     session.install(THEORY)
     out = LOCAL / "theory"
-    shutil.rmtree(out, ignore_errors=True)  # a session measures afresh; `python -m theory verify` resumes
+    shutil.rmtree(out, ignore_errors=True)  # a session measures afresh; `spikeshrink theory verify` resumes
     try:
-        session.run("python", "-m", "theory", "verify", "--out", str(out), *session.posargs)
+        session.run("spikeshrink", "theory", "verify", "--out", str(out), *session.posargs)
     finally:
         if (out / "verdicts.json").exists():  # refuted or undecided verdicts are reported as well
-            session.run("python", "-m", "reports", "build", "--figures", str(out))
+            session.run("spikeshrink", "report", "build", "--figures", str(out))
 
 
 @nox.session
 def compare(session: nox.Session) -> None:
     """A fresh theory run (`nox -s theory` before) against the published verdicts: same outcomes."""
     session.install("-e.")
-    session.run("python", "-m", "reports", "compare", "reports/published/theory", str(LOCAL / "theory"))
+    session.run("spikeshrink", "report", "compare", "reports/published/theory", str(LOCAL / "theory"))
 
 
 @nox.session
@@ -57,24 +57,24 @@ def empirical(session: nox.Session) -> None:
     session.install(EVERYTHING)
     out = LOCAL / "empirical"
     try:
-        session.run("python", "-m", "empirical", "run", "--out", str(out), *session.posargs)
+        session.run("spikeshrink", "empirical", "run", "--out", str(out), *session.posargs)
     finally:
         if (out / "verdicts.json").exists():
-            session.run("python", "-m", "reports", "build", str(out))
+            session.run("spikeshrink", "report", "build", str(out))
 
 
 @nox.session
 def gate(session: nox.Session) -> None:
     """A run's assumptions as an exit status: a results folder or a checkpoint; thresholds stand in pyproject.toml."""
     session.install(EVERYTHING)
-    session.run("python", "-m", "empirical", "gate", *(session.posargs or [str(LOCAL / "empirical")]))
+    session.run("spikeshrink", "empirical", "gate", *(session.posargs or [str(LOCAL / "empirical")]))
 
 
 @nox.session
 def report(session: nox.Session) -> None:
     """Build index.html and report.md of a results folder (default: the theory's)."""
     session.install("-e.[report]")
-    session.run("python", "-m", "reports", "build", *(session.posargs or [str(LOCAL / "theory")]))
+    session.run("spikeshrink", "report", "build", *(session.posargs or [str(LOCAL / "theory")]))
 
 
 @nox.session

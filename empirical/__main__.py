@@ -1,54 +1,69 @@
-"""Commands of the empirical half: ``python -m empirical run | train | measure | verify | sweep | import | …``.
+"""Commands of the empirical half: ``spikeshrink empirical run | train | measure | verify | sweep | import | …``.
 
-Exit status: 0 all right (a refuted hypothesis is a finding), 1 a gate failed, 2 wrong usage or unreadable input,
-3 inconclusive, 130 and 143 interrupted.
+In a checkout also ``python -m empirical``. Exit status: see `theory.judge.front`; 143 terminated.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-#: Subcommand -> module under `empirical.commands` with `add_options(parser)` and `run(args) -> int`.
-COMMANDS = {
-    "run": "run",
-    "train": "train",
-    "sweep": "sweep",
-    "measure": "measure",
-    "verify": "verify",
-    "import": "importing",
-    "reproduce": "reproduce",
-    "validate": "validate",
-    "gate": "gate",
-}
+# Python looks in the working folder first; this one import must find our own theory wherever that is.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from theory.judge.front import Command, command_line, run
+
+del sys.path[0]
+
+DESCRIPTION = "Adversarial training measured against the theory: train, measure, judge, import, gate."
+COMMANDS = (
+    Command(
+        name="run", help="train, measure, verify, report: the whole study, resumable", module="empirical.commands.run"
+    ),
+    Command(
+        name="train",
+        help="adversarial training runs: checkpoints, logs and evidence",
+        module="empirical.commands.train",
+    ),
+    Command(name="sweep", help="a grid of runs, resumable, local or on a cluster", module="empirical.commands.sweep"),
+    Command(
+        name="measure",
+        help="spectra, gradient noise, commutativity, posterior of trained networks, as evidence",
+        module="empirical.commands.measure",
+    ),
+    Command(name="verify", help="judge the evidence in a folder", module="empirical.commands.verify"),
+    Command(
+        name="import",
+        help="training logs (text, CSV/TSV, JSON lines, TensorBoard) as evidence",
+        module="empirical.commands.importing",
+    ),
+    Command(
+        name="reproduce",
+        help="the published runs on CIFAR-10, CIFAR-100 and SVHN",
+        module="empirical.commands.reproduce",
+    ),
+    Command(
+        name="validate",
+        help="check a folder of contributed runs: schema, digests, protocol, acceptance bands",
+        module="empirical.commands.validate",
+    ),
+    Command(
+        name="gate",
+        help="thresholds on a run's verdicts and assumptions, as an exit status",
+        module="empirical.commands.gate",
+    ),
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; building it imports no torch."""
-    top = argparse.ArgumentParser(prog="python -m empirical", description=(__doc__ or "").split("\n")[0])
-    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in dict.fromkeys(COMMANDS.values()):
-        if importlib.util.find_spec(f"empirical.commands.{module}") is not None:
-            command = importlib.import_module(f"empirical.commands.{module}")
-            command.add_options(subparsers.add_parser(command.NAME, help=command.HELP, description=command.DESCRIPTION))
-    return top
+    return command_line("python -m empirical", DESCRIPTION, COMMANDS)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; every foreseen error is one line on standard error and exit status 2."""
-    options = parser().parse_args(arguments)
-    try:
-        return importlib.import_module(f"empirical.commands.{COMMANDS[options.command]}").run(options)
-    except (ValueError, OSError) as error:
-        where = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
-        print(f"python -m empirical {options.command}: {' '.join(where.split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"python -m empirical {options.command}: interrupted; what was written is kept.", file=sys.stderr)
-        return 130
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m empirical") -> int:
+    """Run one command; every foreseen error is one line on standard error."""
+    return run(prog, DESCRIPTION, COMMANDS, arguments)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from theory.judge.verdict import read_verdicts
 class MissingMatplotlibError(RuntimeError):
     """The page was asked for and matplotlib is not installed."""
 
+    exit_status = 2
+
 
 def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tuple[Path, ...]:
     """Render ``index.html`` and ``report.md`` from the verdicts and the evidence in `folder`, beside them.
@@ -90,6 +92,6 @@ def build_index(folder: Path) -> Path:
 def _need_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingMatplotlibError(
-            "`python -m reports` needs matplotlib for index.html: pip install 'spikeshrink[report]', "
+            "the report needs matplotlib for index.html: pip install 'spikeshrink[report]', "
             "or ask `build` for report.md alone with --markdown."
         )

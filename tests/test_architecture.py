@@ -22,6 +22,8 @@ ALLOWED = {
     "empirical/settings": {"empirical.settings", "theory.model", "theory.judge"},
     "empirical/records": {"empirical.records", "empirical.settings", "theory.model", "theory.judge"},
     "empirical": {"empirical", "theory"},
+    "empirical/commands": {"empirical", "theory", "reports"},
+    "spikeshrink": {"spikeshrink", "theory", "empirical", "reports"},
     "reports": {"reports", "theory.judge", "empirical.records"},
 }
 
@@ -40,7 +42,7 @@ def imported(path: Path) -> set[str]:
 
 
 def ours(name: str) -> bool:
-    return name.split(".")[0] in {"theory", "empirical", "reports"}
+    return name.split(".")[0] in {"theory", "empirical", "reports", "spikeshrink"}
 
 
 @pytest.mark.parametrize("room", [room for room in ALLOWED if (ROOT / room).is_dir()])
@@ -122,3 +124,22 @@ def test_importing_empirical_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_no_product_code_uses_private_members_of_argparse():
+    for package in ("theory", "empirical", "reports", "spikeshrink"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                private = isinstance(node, ast.Attribute) and node.attr in {"_SubParsersAction", "_actions", "_Action"}
+                assert not private, f"{path.relative_to(ROOT)}:{node.lineno} uses argparse's {node.attr}"
+
+
+def test_no_stage_is_started_as_a_program_by_its_name():
+    """A name is looked up in the working folder first: our code calls functions. Git is asked for the commit."""
+    starters = [
+        str(path.relative_to(ROOT))
+        for package in ("theory", "empirical", "reports", "spikeshrink")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if {"subprocess", "runpy"} & {name.split(".")[0] for name in imported(path)}
+    ]
+    assert starters == ["theory/judge/evidence.py"]

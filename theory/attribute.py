@@ -12,7 +12,6 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +25,8 @@ from theory.model.quadratic import Quadratic
 EIGENVECTOR_TOLERANCE = 1e-3
 
 
-def add_parser(commands: Any) -> None:
-    """Add ``attribute`` to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "attribute", help="split the change of ln σ² between two states into learning rate, noise, curvature, step size"
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
     parser.add_argument("before", type=Path, help="state before: a JSON file")
     parser.add_argument("after", type=Path, help="state after: a JSON file")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -1,4 +1,4 @@
-"""What the commands of ``python -m theory`` do; the arguments are parsed in `theory.__main__`."""
+"""What the commands of the theory do; their options are in `theory.arguments`."""
 
 from __future__ import annotations
 

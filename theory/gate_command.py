@@ -13,14 +13,13 @@ from theory.judge.gate import decide, read_thresholds
 from theory.judge.verdict import read_verdicts
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    """Register the subcommand."""
-    command = commands.add_parser("gate", help="thresholds on verdicts, as an exit status for CI")
-    command.add_argument("folders", nargs="+", type=Path, metavar="OUT", help="results folders with verdicts.json")
-    command.add_argument("--config", help="pyproject.toml with [tool.spikeshrink.gate]")
-    command.add_argument("--require", action="append", default=[], metavar="CLAIM", help="must be supported")
-    command.add_argument("--junit", metavar="FILE", help="write JUnit XML")
-    command.add_argument("--summary", metavar="FILE", help="append a Markdown summary")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
+    parser.add_argument("folders", nargs="+", type=Path, metavar="OUT", help="results folders with verdicts.json")
+    parser.add_argument("--config", help="pyproject.toml with [tool.spikeshrink.gate]")
+    parser.add_argument("--require", action="append", default=[], metavar="CLAIM", help="must be supported")
+    parser.add_argument("--junit", metavar="FILE", help="write JUnit XML")
+    parser.add_argument("--summary", metavar="FILE", help="append a Markdown summary")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -55,43 +55,38 @@ _EXACT = "C(Σ), white"
 _BEST = "C(Σ), shuffled"
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command to the subparsers of ``python -m theory``."""
-    command = commands.add_parser(
-        "regress",
-        help="ridge regression on a real table by mini-batch SGD, against four predictions",
-        description=(__doc__ or "").split("\n\n")[1],
-    )
-    command.add_argument(
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
+    parser.add_argument(
         "--data", required=True, metavar="TABLE", help=f"{' or '.join(BUNDLED)}, or a CSV file with a header"
     )
-    command.add_argument("--target", metavar="COLUMN", help="column to predict (CSV files)")
-    command.add_argument("--batch-size", type=_counts, default=(8, 32), metavar="S,S", help="default: 8,32")
-    command.add_argument(
+    parser.add_argument("--target", metavar="COLUMN", help="column to predict (CSV files)")
+    parser.add_argument("--batch-size", type=_counts, default=(8, 32), metavar="S,S", help="default: 8,32")
+    parser.add_argument(
         "--learning-rate", type=float, help=f"default: feedback {_DEFAULT_FEEDBACK:g} at the smallest batch"
     )
-    command.add_argument("--momentum", type=float, default=0.9, help="default: %(default)s")
-    command.add_argument("--ridge", type=float, default=0.1, help="κ, inputs having variance 1 (default: %(default)s)")
-    command.add_argument(
+    parser.add_argument("--momentum", type=float, default=0.9, help="default: %(default)s")
+    parser.add_argument("--ridge", type=float, default=0.1, help="κ, inputs having variance 1 (default: %(default)s)")
+    parser.add_argument(
         "--sampling",
         type=_names,
         default=(Sampling.WITH_REPLACEMENT.value, Sampling.SHUFFLED_EPOCHS.value),
         metavar="SCHEME,SCHEME",
         help=f"{', '.join(scheme.value for scheme in Sampling)} (default: with-replacement,shuffled-epochs)",
     )
-    command.add_argument("--replicas", type=int, default=1024, help="independent runs (default: %(default)s)")
-    command.add_argument(
+    parser.add_argument("--replicas", type=int, default=1024, help="independent runs (default: %(default)s)")
+    parser.add_argument(
         "--relaxations", type=float, default=24, help="relaxation times recorded a run (default: %(default)s)"
     )
-    command.add_argument("--ignore", type=_names, default=(), metavar="COLUMN,COLUMN", help="columns to leave out")
-    command.add_argument("--drop-constant", action="store_true", help="leave out inputs that never change")
-    command.add_argument("--encoding", default="utf-8", help="of the CSV file (default: %(default)s)")
-    command.add_argument("--delimiter", default=",", help="of the CSV file (default: a comma)")
-    command.add_argument("--seed", type=int, default=20241010, help="root seed (default: %(default)s)")
-    command.add_argument(
+    parser.add_argument("--ignore", type=_names, default=(), metavar="COLUMN,COLUMN", help="columns to leave out")
+    parser.add_argument("--drop-constant", action="store_true", help="leave out inputs that never change")
+    parser.add_argument("--encoding", default="utf-8", help="of the CSV file (default: %(default)s)")
+    parser.add_argument("--delimiter", default=",", help="of the CSV file (default: a comma)")
+    parser.add_argument("--seed", type=int, default=20241010, help="root seed (default: %(default)s)")
+    parser.add_argument(
         "--out", type=Path, default=Path("reports/local/regress"), help="results folder (default: %(default)s)"
     )
-    command.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -23,6 +23,8 @@ class UnstableError(ValueError):
 class NumericalError(RuntimeError):
     """A solver did not reach an answer worth using."""
 
+    exit_status = 2
+
 
 class Status(StrEnum):
     """How a solve ended; every word is literally true."""

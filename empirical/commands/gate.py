@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from theory.judge.verdict import Verdict
 
 NAME = "gate"
-HELP = "thresholds on a run's verdicts and assumptions, as an exit status"
 DESCRIPTION = "Exits 0 if every demand is met, 1 if one is broken, 3 if the evidence decides neither."
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from empirical.logs.columns import COLUMNS
 
 NAME = "import"
-HELP = "training logs (text, CSV/TSV, JSON lines, TensorBoard) as evidence"
 DESCRIPTION = "Reads per-epoch training logs, checks every line, and writes them as evidence for `verify`."
 
 

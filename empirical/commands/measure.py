@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from empirical.training.checkpoint import Checkpoint
 
 NAME = "measure"
-HELP = "spectra, gradient noise, commutativity, posterior of trained networks, as evidence"
 DESCRIPTION = "Measures every checkpoint of the runs given, and the posterior's dynamics around one decay."
 
 

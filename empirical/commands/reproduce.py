@@ -14,7 +14,6 @@ from empirical.commands.options import add_run_options, add_training_options, de
 from empirical.settings.data import PUBLISHED
 
 NAME = "reproduce"
-HELP = "the published runs on CIFAR-10, CIFAR-100 and SVHN"
 DESCRIPTION = "Runs the published protocol for every data set, method and seed; then validates the folder."
 
 

@@ -7,16 +7,15 @@ that fails; otherwise that of `verify`.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
+from pathlib import Path
 
 from empirical.commands import measure, train, verify
 from empirical.commands.options import add_run_options, add_training_options, measuring_of
 from empirical.settings.measuring import Measuring
 
 NAME = "run"
-HELP = "train, measure, verify, report: the whole study, resumable"
 DESCRIPTION = "Trains every method with every seed, measures the checkpoints, judges the claims, reports."
 STAGES = ("train", "measure", "verify", "report")
 
@@ -66,4 +65,12 @@ def _stage(stage: str, args: argparse.Namespace, what: Measuring) -> int:
         return measure.measure([args.out], what, place)
     if stage == "verify":
         return verify.verify(args.out)
-    return subprocess.run([sys.executable, "-m", "reports", "build", args.out], check=False).returncode
+    return _report(Path(args.out))
+
+
+def _report(out: Path) -> int:
+    from reports.build import build
+
+    for path in build(out):
+        print(path)
+    return 0

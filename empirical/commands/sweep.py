@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from empirical.training.jobs import Job
 
 NAME = "sweep"
-HELP = "a grid of runs, resumable, local or on a cluster"
 DESCRIPTION = "Trains every point of a grid with every method and seed. Any option of train can be a grid axis."
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from empirical.training.jobs import Job
 
 NAME = "train"
-HELP = "adversarial training runs: checkpoints, logs and evidence"
 DESCRIPTION = "Trains every method with every seed. A folder a run, under OUT/runs; evidence under OUT/evidence."
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from theory.judge.evidence import Evidence
 
 NAME = "validate"
-HELP = "check a folder of contributed runs: schema, digests, protocol, acceptance bands"
 DESCRIPTION = "Checks every training run under FOLDER/evidence against the published protocol and its numbers."
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from theory.judge.verdict import Verdict
 
 NAME = "verify"
-HELP = "judge the evidence in a folder"
 DESCRIPTION = "Judges every empirical claim on the evidence under OUT/evidence and writes OUT/verdicts.json."
 #: Figures above which only those of whole runs are kept, and equal curves once: drawing takes longer than judging.
 MANY = 200

@@ -117,7 +117,7 @@ def test_one_line_status_two_and_nothing_written(tmp_path, capsys, spoil):
     assert main(["build", str(out)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert captured.err.startswith("python -m reports ") and captured.err.count("\n") == 1
     assert words in captured.err
     assert sorted(out.rglob("*")) == before
 

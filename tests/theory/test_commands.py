@@ -249,6 +249,6 @@ def test_the_module_runs_as_a_command_and_interrupts_cleanly(tmp_path):
     time.sleep(0.3)
     slow.send_signal(signal.SIGINT)
     _, errors = slow.communicate(timeout=120)
-    assert slow.returncode == 130 and "what was measured is kept" in errors and "Traceback" not in errors
+    assert slow.returncode == 130 and "what was written is kept" in errors and "Traceback" not in errors
     for path in (tmp_path / "slow").rglob("*.json"):
         json.loads(path.read_text())

@@ -1,0 +1,62 @@
+"""The options of the commands of the theory that `theory.commands` runs; importing it imports no NumPy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DEFAULT_SEED = 20241010
+DEFAULT_OUT = Path("reports/local/theory")
+
+
+def verify(parser: argparse.ArgumentParser) -> None:
+    """Which claims, where to, how long."""
+    parser.add_argument("--claims", type=_names, metavar="ID,ID", help="judge these alone (the family stays whole)")
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="results folder (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="root seed (default: %(default)s)")
+    parser.add_argument("--budget", default="default", help="default, or full: longer runs that detect smaller errors")
+    parser.add_argument(
+        "--until-decided",
+        action="store_true",
+        help="variance claims alone, by a confidence sequence: draw replicas until every claim and decoy is decided",
+    )
+    parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+
+
+def claims(parser: argparse.ArgumentParser) -> None:
+    """How to print."""
+    parser.add_argument("--json", action="store_true", help="print the register as JSON")
+
+
+def solve(parser: argparse.ArgumentParser) -> None:
+    """Which problem."""
+    _add_problem(parser)
+    parser.add_argument("--out", type=Path, help="write the covariances to this .npz file (must not exist)")
+
+
+def simulate(parser: argparse.ArgumentParser) -> None:
+    """Which problem, and how it is simulated."""
+    _add_problem(parser)
+    parser.add_argument("--noise-law", choices=("gaussian", "rademacher", "uniform", "student"), default="gaussian")
+    parser.add_argument("--replicas", type=int, default=4096, help="independent runs (default: %(default)s)")
+    parser.add_argument("--burn-in", type=int, help="steps before the first record (default: until 1e-6 is forgotten)")
+    parser.add_argument("--steps", type=int, default=1000, help="recorded steps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="root seed (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("reports/local/simulate"), help="results folder")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _add_problem(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--hessian", required=True, help="H: .npy or .npz, (m, m) or its diagonal (m,)")
+    command.add_argument("--noise", required=True, help="C of the mini-batch gradient: .npy or .npz")
+    command.add_argument("--learning-rate", type=float, required=True)
+    command.add_argument("--momentum", type=float, default=0.0)
+    command.add_argument("--dampening", type=float, default=0.0)
+    command.add_argument("--nesterov", action="store_true")
+    command.add_argument("--discount", type=float, default=1.0, help="share of the buffer in a step (QHM)")
+    command.add_argument("--weight-decay", type=float, default=0.0)
+    command.add_argument("--form", choices=("pytorch", "position"), default="pytorch")
+    command.add_argument("--json", action="store_true", help="print JSON")

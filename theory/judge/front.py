@@ -1,0 +1,198 @@
+"""The front of every command line: commands by name, imported when they are chosen, and exceptions as exit statuses.
+
+Exit status  0 all right; 1 what a command finds (an identity refuted, a gate failed, results that differ), never a
+             crash; 2 wrong usage, unreadable input, a package that is not installed, or a clash of names; 3 undecided;
+             70 a fault of ours (EX_SOFTWARE): anything unforeseen, a missing module of ours included;
+             130 interrupted; 141 the reader of a pipe has gone.
+Foreseen     `ValueError` and `OSError` name what is wrong with the input; another exception that is foreseen says so by
+             an attribute ``exit_status``. Each is one line on standard error.
+Clash        ``python -m`` puts the working folder on the import path, where a ``reports.py`` or ``theory/`` of the
+             user's hides ours. `require_own_packages` refuses to go on with packages that are not of one installation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import io
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+__all__ = ["FAULT", "PACKAGES", "ClashError", "Command", "command_line", "guarded", "require_own_packages", "run"]
+
+#: EX_SOFTWARE of sysexits.h.
+FAULT = 70
+#: Our top-level packages.
+PACKAGES = ("theory", "empirical", "reports", "spikeshrink")
+ROOT = Path(__file__).resolve().parents[2]
+#: Packages of others, and the extra of ours that installs them.
+EXTRAS: Mapping[str, str] = {
+    "numba": "fast",
+    "threadpoolctl": "fast",
+    "control": "oracles",
+    "slycot": "oracles",
+    "sklearn": "data",
+    "matplotlib": "report",
+    "ruptures": "logs",
+    "torch": "empirical",
+    "torchvision": "empirical",
+    "tensorboard": "empirical",
+    "joblib": "empirical",
+}
+#: Packages of others that every installation has.
+DEPENDENCIES = ("numpy", "scipy")
+
+
+class ClashError(ValueError):
+    """A module of someone else's has the name of one of our packages and is found first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command of a program: its module is imported when it is chosen.
+
+    Args:
+        name: as it is typed.
+        help: one line of the program's ``--help``.
+        module: has ``add_options(parser)`` and, unless `run` names another, ``run(options) -> int``.
+        options: name of the function in `module` that fills the parser.
+        run: name of the function in `module` that runs the command.
+        runner: module of `run`, where it is not `module`.
+    """
+
+    name: str
+    help: str
+    module: str
+    options: str = "add_options"
+    run: str = "run"
+    runner: str = ""
+
+    def fill(self, parser: argparse.ArgumentParser) -> None:
+        """Give the command's parser its options."""
+        module = importlib.import_module(self.module)
+        parser.description = getattr(module, "DESCRIPTION", self.help)
+        getattr(module, self.options)(parser)
+
+    def execute(self, options: argparse.Namespace) -> int:
+        """Run the command on parsed options."""
+        return getattr(importlib.import_module(self.runner or self.module), self.run)(options)
+
+
+def command_line(
+    prog: str, description: str, commands: Sequence[Command], *, chosen: str | None = None
+) -> argparse.ArgumentParser:
+    """The parser of a program: of all its commands, or with the options of the chosen one alone."""
+    top = argparse.ArgumentParser(prog=prog, description=description)
+    found = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in commands:
+        parser = found.add_parser(command.name, help=command.help)
+        if chosen is None or command.name == chosen:
+            command.fill(parser)
+    return top
+
+
+def run(prog: str, description: str, commands: Sequence[Command], arguments: Sequence[str] | None = None) -> int:
+    """Parse, run the command, and turn whatever is raised into an exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = next((word for word in words if not word.startswith("-")), "")
+
+    def work() -> int:
+        require_own_packages()
+        options = command_line(prog, description, commands, chosen=name).parse_args(words)
+        return next(command for command in commands if command.name == options.command).execute(options)
+
+    return guarded(f"{prog} {name}".strip(), work)
+
+
+def guarded(where: str, work: Callable[[], int]) -> int:
+    """The exit status of `work`, or of what it raises; see the module."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what the terminal's encoding cannot show is no error
+    try:
+        status = work()
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        _say(where, "interrupted; what was written is kept.")
+        return 130
+    except BrokenPipeError:
+        # What is still buffered has no reader: let the interpreter's last flush go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except ModuleNotFoundError as error:
+        name = (error.name or "").split(".")[0]
+        if name not in EXTRAS and name not in DEPENDENCIES:  # one of ours above all
+            return _fault(where, error)
+        extra = f"[{EXTRAS[name]}]" if name in EXTRAS else ""
+        _say(where, f"the package {name} is not installed: pip install 'spikeshrink{extra}'.")
+        return 2
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _say(where, f"{place}{error.strerror}" if error.strerror else str(error))
+        return 2
+    except ValueError as error:
+        _say(where, str(error))
+        return 2
+    except Exception as error:
+        status = getattr(error, "exit_status", None)
+        if isinstance(status, int):
+            _say(where, str(error))
+            return status
+        return _fault(where, error)
+
+
+def require_own_packages(path: Sequence[str] | None = None) -> None:
+    """Refuse to go on where an import of one of our packages would find somebody else's.
+
+    Args:
+        path: where imports look; ``sys.path`` by default.
+
+    Raises:
+        ClashError: naming the file that is in the way.
+    """
+    for name in PACKAGES:
+        spec = PathFinder.find_spec(name, list(sys.path if path is None else path))
+        if spec is None or spec.origin is None:  # not on the path, or a bare folder, which a package of ours outranks
+            continue
+        if Path(spec.origin).resolve().parent != ROOT / name:
+            raise ClashError(
+                f"`{name}` would be imported from {spec.origin}, which hides the package of Spikeshrink in {ROOT}; "
+                "rename it, work in another folder, or use the command `spikeshrink`, which does not look there."
+            )
+
+
+def _fault(where: str, error: BaseException) -> int:
+    text = "".join(traceback.format_exception(error))
+    summary = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    if os.environ.get("SPIKESHRINK_DEBUG"):
+        sys.stderr.write(text)
+        _say(where, f"a fault of Spikeshrink: {summary}. Please report it {_tracker()}.")
+        return FAULT
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="spikeshrink-fault-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+    ) as stream:
+        stream.write(f"{where}\nPython {sys.version}\n{text}")
+    _say(where, f"a fault of Spikeshrink: {summary}. Please report it {_tracker()}, with {stream.name}.")
+    return FAULT
+
+
+def _tracker() -> str:
+    """Where faults are reported: what the installation says, or what the repository's page says."""
+    try:
+        urls = importlib.metadata.metadata("spikeshrink").get_all("Project-URL") or []
+    except importlib.metadata.PackageNotFoundError:
+        urls = []
+    found = [url.partition(",")[2].strip() for url in urls if url.lower().startswith("issues,")]
+    return f"at {found[0]}" if found else "to the project (CONTRIBUTING.md, Faults)"
+
+
+def _say(where: str, message: str) -> None:
+    print(f"{where}: {' '.join(message.split())}", file=sys.stderr, flush=True)
