@@ -87,7 +87,7 @@ def evidence_without_a_field(out: Path) -> str:
 
 def a_folder_in_the_place_of_the_page(out: Path) -> str:
     (out / "index.html").mkdir()
-    return "cannot write"
+    return "index.html: Is a directory"
 
 
 CASES = [

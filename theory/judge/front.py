@@ -135,7 +135,8 @@ def guarded(where: str, work: Callable[[], int]) -> int:
         _say(where, f"the package {name} is not installed: pip install 'spikeshrink{extra}'.")
         return 2
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        name = error.filename2 or error.filename  # of a rename the target: the other is a temporary name of ours
+        place = f"{name}: " if name else ""
         _say(where, f"{place}{error.strerror}" if error.strerror else str(error))
         return 2
     except ValueError as error:
