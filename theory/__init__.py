@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from theory.closed_form.langevin import (
         exact_langevin_noise,
         langevin_covariance,
+        langevin_problem,
         optimal_learning_rate,
         optimal_preconditioner,
         target_divergence,
@@ -69,6 +70,7 @@ _HOMES = {
     "theory.closed_form.langevin": (
         "exact_langevin_noise",
         "langevin_covariance",
+        "langevin_problem",
         "optimal_learning_rate",
         "optimal_preconditioner",
         "target_divergence",
@@ -150,6 +152,7 @@ __all__ = [
     "impulse_response",
     "integrated_autocorrelation_time",
     "langevin_covariance",
+    "langevin_problem",
     "lyapunov_covariance",
     "mean_path",
     "minibatch_second_moments",

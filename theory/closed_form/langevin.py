@@ -68,24 +68,33 @@ class OptimalRate:
     small_step_divergence: float | None
 
 
-def langevin_covariance(problem: Quadratic, optimizer: MomentumSGD, temperature: float) -> Solution:
-    """Stationary law of SGLD at a finite step: `stationary_covariance` with the noise (1) added to C.
+def langevin_problem(problem: Quadratic, optimizer: MomentumSGD, temperature: float) -> Quadratic:
+    """The problem as SGLD sees it: C with the noise (1) added; every law of SGD on it is one of SGLD at a finite step.
 
     Args:
         problem: H and C.
-        optimizer: momentum SGD in any convention.
+        optimizer: momentum SGD in any convention, at the learning rate that it will run with.
         temperature: T ≥ 0, in units of the loss; 0 adds nothing.
+
+    Raises:
+        ValueError: if T is negative or not finite.
+    """
+    T = _temperature(temperature, "langevin_problem", least=0.0)
+    gain = modes(np.ones(1), optimizer).gain
+    added = 2.0 * (1.0 - optimizer.momentum) * T / (gain * optimizer.learning_rate)
+    noise = problem.noise_cov
+    heated = noise + added if noise.ndim == 1 else noise + added * np.eye(len(noise))
+    return replace(problem, noise_cov=heated)
+
+
+def langevin_covariance(problem: Quadratic, optimizer: MomentumSGD, temperature: float) -> Solution:
+    """Stationary law of SGLD at a finite step: `stationary_covariance` of the `langevin_problem`.
 
     Raises:
         ValueError: if T is negative or not finite.
         UnstableError: if some direction has no stationary law.
     """
-    T = _temperature(temperature, "langevin_covariance", least=0.0)
-    gain = modes(np.ones(1), optimizer).gain
-    added = 2.0 * (1.0 - optimizer.momentum) * T / (gain * optimizer.learning_rate)
-    noise = problem.noise_cov
-    heated = noise + added if noise.ndim == 1 else noise + added * np.eye(len(noise))
-    return stationary_covariance(replace(problem, noise_cov=heated), optimizer)
+    return stationary_covariance(langevin_problem(problem, optimizer, temperature), optimizer)
 
 
 def exact_langevin_noise(problem: Quadratic, optimizer: MomentumSGD, temperature: float) -> NDArray[np.float64]:

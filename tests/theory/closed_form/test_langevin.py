@@ -10,9 +10,12 @@ from scipy.optimize import minimize, minimize_scalar
 
 from tests.oracles import relative
 from tests.theory.strategies import rotation
+from theory.closed_form.averaging import averaged_covariance
+from theory.closed_form.correlation_time import integrated_autocorrelation_time
 from theory.closed_form.langevin import (
     exact_langevin_noise,
     langevin_covariance,
+    langevin_problem,
     optimal_learning_rate,
     optimal_preconditioner,
     target_divergence,
@@ -22,7 +25,7 @@ from theory.closed_form.preconditioned import preconditioned_covariance
 from theory.closed_form.stability import largest_stable_learning_rate
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
-from theory.oracle.dense import preconditioned_transition, settled
+from theory.oracle.dense import autocovariance_sum, averaged, preconditioned_transition, settled
 from theory.oracle.transition import transition
 from theory.solution import UnstableError
 
@@ -74,6 +77,20 @@ def test_langevin_dynamics_is_the_written_one(momentum):
     for form in ("pytorch", "position"):
         found = langevin_covariance(PROBLEM, MomentumSGD(eta, momentum, form=form), T)
         assert relative(found.value, expected) < 1e-13
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS[:3], ids=repr)
+def test_averages_and_memory_of_langevin_dynamics_are_those_of_its_problem(optimizer):
+    """Mean of 50 samples and the integrated autocorrelation time, from the recursion with its noise written out."""
+    heat = 2 * (1 - optimizer.momentum) * T / optimizer.learning_rate * np.eye(4)
+    step, inflow = transition(PROBLEM, optimizer, np.longdouble)
+    noise = PROBLEM.noise_cov + heat
+    state = settled(step, inflow @ noise @ inflow.T)
+    seen = langevin_problem(PROBLEM, optimizer, T)
+    expected = averaged([(step, inflow)], noise, state, 50, 4)
+    assert relative(averaged_covariance(seen, optimizer, 50), expected) < 1e-12
+    times = np.diag(autocovariance_sum(step, state, 4000)[:4, :4] / state[:4, :4]).astype(float)
+    assert relative(integrated_autocorrelation_time(seen, optimizer), times) < 1e-12
 
 
 def test_at_a_finite_step_langevin_dynamics_is_too_hot():
