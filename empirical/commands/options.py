@@ -39,7 +39,6 @@ __all__ = [
 #: The preset on a CPU, and where there is a CUDA device.
 CPU_PRESET: PresetName = "digits-cpu"
 GPU_PRESET: PresetName = "cifar10"
-DEFAULT_METHODS: tuple[MethodName, ...] = ("at", "awp")
 
 
 def number(text: str) -> float:
@@ -130,7 +129,9 @@ def add_training_options(parser: argparse.ArgumentParser, *, published: bool = F
         choices=tuple(PRESETS),
         help=f"default: {CPU_PRESET}, or {GPU_PRESET} where there is a CUDA device",
     )
-    parser.add_argument("--method", nargs="+", choices=METHODS, help=f"default: {' '.join(DEFAULT_METHODS)}")
+    parser.add_argument(
+        "--method", nargs="+", choices=METHODS, help="default: the preset's, at and awp for most"
+    )
     parser.add_argument("--seeds", type=whole, default=1, help="runs of each method, with distinct data orders")
     parser.add_argument("--seed", type=whole, default=0, help="first root seed (default: %(default)s)")
     group = parser.add_argument_group("overrides of the preset")
@@ -234,7 +235,7 @@ def preset_and_methods(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
             preset = args.dataset
         else:
             preset = GPU_PRESET if device_name(args.device) != "cpu" else CPU_PRESET
-    return preset, tuple(dict.fromkeys(args.method or DEFAULT_METHODS))
+    return preset, tuple(dict.fromkeys(args.method or PRESETS[preset].methods))
 
 
 def device_name(asked: str) -> str:

@@ -21,7 +21,7 @@ __all__ = ["Data", "Split", "epoch_order", "load_data"]
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Images ``(N, C, H, W)`` uint8 and labels ``(N,)`` int64 on one device; a pixel in [0, 1] is value / scale."""
+    """Images ``(N, C, H, W)`` of integers and labels ``(N,)`` int64 on one device; a pixel is value / scale."""
 
     images: Tensor
     labels: Tensor
@@ -31,7 +31,7 @@ class Split:
         return len(self.labels)
 
     def pixels(self, images: Tensor) -> Tensor:
-        """float32 pixels in [0, 1] of uint8 images."""
+        """float32 pixels in [0, 1] of stored images."""
         return images.float() / self.scale
 
     def first(self, count: int | None) -> Split:

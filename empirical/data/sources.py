@@ -1,7 +1,7 @@
 """Where the images come from: scikit-learn's digits, a generator, and CIFAR-10, CIFAR-100 and SVHN through torchvision.
 
-A source returns integers: pixel = value / scale, so that the whole set stays on the device as one byte a pixel and
-nothing is rounded (digits have 17 grey levels, scale 16; photographs 256, scale 255).
+A source returns integers: pixel = value / scale, so that the whole set stays on the device as one byte a pixel (two
+where pooled sums need them) and nothing is rounded (digits have 17 grey levels, scale 16; photographs 256, scale 255).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Images ``(N, C, H, W)`` uint8 and labels ``(N,)`` int64; a pixel in [0, 1] is value / scale."""
+    """Images ``(N, C, H, W)``, uint8 or int16, and labels ``(N,)`` int64; a pixel in [0, 1] is value / scale."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.integer]
     labels: NDArray[np.int64]
 
 
@@ -52,10 +52,27 @@ def load_raw(setting: DataSetting, *, root: str | Path = "data", download: bool 
         DataError: if the archives are absent, damaged or of another data set, or the download fails.
     """
     if setting.name == "digits":
-        return _digits(setting)
-    if setting.name == "generated":
-        return _generated(setting)
-    return _torchvision(setting, Path(root), download)
+        raw = _digits(setting)
+    elif setting.name == "generated":
+        raw = _generated(setting)
+    else:
+        raw = _torchvision(setting, Path(root), download)
+    return raw if setting.pool == 1 else _pooled(raw, setting.pool)
+
+
+def _pooled(raw: RawData, side: int) -> RawData:
+    """Means over blocks of `side` × `side` pixels, kept as sums under a larger scale so that nothing is rounded."""
+    scale = raw.scale * side**2
+    dtype = np.uint8 if scale <= np.iinfo(np.uint8).max else np.int16
+    if scale > np.iinfo(dtype).max:
+        raise DataError(f"`DataSetting(pool=...)` must keep the sum of a block within 16 bits; got {side}.")
+
+    def pooled(part: Images) -> Images:
+        count, channels, height, width = part.images.shape
+        blocks = part.images.reshape(count, channels, height // side, side, width // side, side)
+        return Images(images=blocks.sum(axis=(3, 5), dtype=dtype), labels=part.labels)
+
+    return RawData(train=pooled(raw.train), test=pooled(raw.test), scale=scale)
 
 
 def _digits(setting: DataSetting) -> RawData:
@@ -83,7 +100,7 @@ def _generated(setting: DataSetting) -> RawData:
     image = clip(½ + contrast · template(class), shifted by up to 1/8 of the side + nuisance · N(0, 1)). The templates
     are 4×4 normal fields enlarged bilinearly, so that classes differ in low frequencies, as photographs do.
     """
-    facts, side = setting.facts, setting.image_shape[1]
+    facts, side = setting.facts, setting.image_size or setting.facts.image_shape[1]
     rng = np.random.default_rng(derived_seed(setting.split_seed, "images"))
     coarse = rng.standard_normal((facts.num_classes, facts.image_shape[0], 4, 4))
     where = np.linspace(0, 3, side)
@@ -96,7 +113,7 @@ def _generated(setting: DataSetting) -> RawData:
 
     def draw(count: int) -> Images:
         labels = rng.integers(facts.num_classes, size=count)
-        images = np.empty((count, *setting.image_shape), dtype=np.uint8)
+        images = np.empty((count, facts.image_shape[0], side, side), dtype=np.uint8)
         for index in range(count):  # one image at a time: memory stays at one byte a pixel whatever the count
             shift = tuple(rng.integers(-reach, reach + 1, size=2)) if reach else (0, 0)
             image = 0.5 + 0.15 * np.roll(templates[labels[index]], shift, axis=(1, 2))

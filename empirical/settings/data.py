@@ -110,6 +110,7 @@ class DataSetting(Setting):
         padding: pixels padded before the random crop (4 in the published protocols).
         image_size: side of generated images; None for the data set's own.
         nuisance: generated images only: standard deviation of the pixel noise beside the class template, in [0, 1].
+        pool: side in pixels of the blocks over which images are averaged; it divides their sides. 1 leaves them.
 
     Raises:
         ValueError: if a value is out of range or a size exceeds what the data set has.
@@ -125,14 +126,18 @@ class DataSetting(Setting):
     padding: int = 4
     image_size: int | None = None
     nuisance: float = 0.15
+    pool: int = 1
 
     def __post_init__(self) -> None:
         require_choices(self)
         if self.augmentation is None:
             object.__setattr__(self, "augmentation", self.facts.augmentation)
-        require_at_least(self, train_size=1, test_size=1, validation_size=0, split_seed=0, padding=0, image_size=4)
+        require_at_least(self, train_size=1, test_size=1, validation_size=0, split_seed=0, padding=0, image_size=4, pool=1)
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"`DataSetting(label_noise=...)` must be in [0, 1); got {self.label_noise}.")
+        side = self.image_size or self.facts.image_shape[1]
+        if side % self.pool:
+            raise ValueError(f"`DataSetting(pool=...)` must divide the images' side, {side}; got {self.pool}.")
         if not 0 <= self.nuisance <= 1:
             raise ValueError(f"`DataSetting(nuisance=...)` must be in [0, 1]; got {self.nuisance}.")
         if self.num_train < 1:
@@ -166,7 +171,7 @@ class DataSetting(Setting):
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         channels, height, width = self.facts.image_shape
-        return (channels, self.image_size or height, self.image_size or width)
+        return (channels, (self.image_size or height) // self.pool, (self.image_size or width) // self.pool)
 
     @property
     def num_train(self) -> int:

@@ -6,6 +6,9 @@ cifar10, cifar100, svhn   200 epochs as published: optimizer, schedule, augmenta
 cifar10-short             60 epochs, decays at 30 and 45.
 digits-cpu                real images on two cores in minutes; see below.
 smoke                     the same code paths in seconds; its numbers mean nothing.
+control-…                 convex models on digits on which the laws must hold, so that a refutation on a network can be
+                          believed: see `empirical.settings.controls`. 300 epochs at one rate are six times the slowest
+                          mode's relaxation time (1 − μ)/(ηκ), κ the weight decay; then the rate drops.
 
 digits-cpu was tuned by hand for one property, named before the search: that robust overfitting of plain AT *appears*,
 as it does on CIFAR-10, so that the claims about it have something to be judged on. Searched, with seeds 0 and 1 and the
@@ -34,7 +37,7 @@ from empirical.settings.attack import PGD
 from empirical.settings.awp import AWP
 from empirical.settings.data import DATASETS, DatasetName, DataSetting
 from empirical.settings.evaluation import Evaluation
-from empirical.settings.method import METHODS, Method
+from empirical.settings.method import METHODS, Loss, Method, MethodName
 from empirical.settings.network import LAYERED, NetworkName, NetworkSetting, Normalization
 from empirical.settings.options import TRAINING, options_of
 from empirical.settings.precision import Precision
@@ -44,7 +47,17 @@ from theory.model.optimizer import MomentumSGD
 
 __all__ = ["OVERRIDES", "PRESETS", "Preset", "PresetName", "checkpoint_plan", "make_training"]
 
-PresetName = Literal["cifar10", "cifar100", "svhn", "cifar10-short", "digits-cpu", "smoke"]
+PresetName = Literal[
+    "cifar10",
+    "cifar100",
+    "svhn",
+    "cifar10-short",
+    "digits-cpu",
+    "smoke",
+    "control-ridge",
+    "control-softmax",
+    "control-adversarial",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +65,8 @@ class Preset:
     """What the methods of a preset share; `decays` are fractions of the epochs."""
 
     summary: str
+    methods: tuple[MethodName, ...] = ("at", "awp")
+    loss: Loss = "cross-entropy"
     data: DataSetting
     network: NetworkName
     widths: tuple[int, ...] = ()
@@ -85,6 +100,27 @@ def _photographs(name: DatasetName, **changes: Any) -> Preset:
         "epochs": 200,
         "train_probe": 1000,
         "log_window": 400,
+    }
+    return Preset(**(fields | changes))
+
+
+def _control(summary: str, **changes: Any) -> Preset:
+    fields: dict[str, Any] = {
+        "summary": summary,
+        "methods": ("standard",),
+        "data": DataSetting(name="digits", train_size=300, validation_size=300, label_noise=0.15),
+        "network": "linear",
+        "normalization": "none",
+        "epsilon": 0.05,
+        "step_size": 0.0125,
+        "evaluation_steps": 10,
+        "evaluation_every": 160,
+        "evaluation_batch_size": 600,
+        "learning_rate": 0.1,
+        "weight_decay": 2e-3,
+        "decays": (0.9375,),
+        "epochs": 320,
+        "batch_size": 32,
     }
     return Preset(**(fields | changes))
 
@@ -125,6 +161,15 @@ PRESETS: Mapping[PresetName, Preset] = {
         epochs=8,
         batch_size=32,
         log_window=5,
+    ),
+    "control-ridge": _control(
+        "ridge regression on digits averaged to 4×4: the quadratic itself, batch noise that depends on the state",
+        loss="squared",
+        data=DataSetting(name="digits", train_size=300, validation_size=300, label_noise=0.15, pool=2),
+    ),
+    "control-softmax": _control("softmax regression with weight decay on digits: convex, nearly quadratic"),
+    "control-adversarial": _control(
+        "softmax regression under a weak attack: convex, and its inputs move with the weights", methods=("at",)
     ),
 }
 
@@ -251,6 +296,7 @@ def _schedule(base: Preset, epochs: int, changes: Mapping[str, Any]) -> Learning
 
 def _method(name: str, attack: PGD, base: Preset, changes: Mapping[str, Mapping[str, Any]]) -> Method:
     own, awp = changes["method"], changes["method.awp"]
+    own = {"loss": base.loss} | dict(own)
     if name == "standard":
         return Method(objective="standard", **own)
     if name.startswith("trades"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import pickle
 import tarfile
@@ -37,6 +38,20 @@ def test_digits_are_scikit_learns_images_exactly():
     theirs = (load_digits().images / 16).reshape(-1, 64)
     assert np.array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)].astype(np.float32))
     assert ours.min() == 0 and ours.max() == 1
+
+
+def test_pooled_images_are_block_means_to_the_last_bit():
+    whole, pooled = (load_data(DataSetting(name="digits", train_size=50, pool=side)) for side in (1, 2))
+    assert pooled.train.images.shape == (50, 1, 4, 4) and DataSetting(name="digits", pool=2).image_shape == (1, 4, 4)
+    means = torch.nn.functional.avg_pool2d(whole.train.pixels(whole.train.images), 2)
+    assert torch.equal(pooled.train.pixels(pooled.train.images), means)  # sixteenths and their quarters are exact
+    assert torch.equal(pooled.test.labels, whole.test.labels)
+    photographs = DataSetting(name="generated", train_size=9, test_size=3, image_size=8)
+    fine = load_data(photographs)
+    coarse = load_data(dataclasses.replace(photographs, pool=4))
+    assert coarse.train.images.dtype == torch.int16
+    means = torch.nn.functional.avg_pool2d(fine.train.images.double(), 4) / 255
+    assert torch.allclose(coarse.train.pixels(coarse.train.images).double(), means, rtol=1e-6)
 
 
 def test_the_validation_split_is_disjoint_from_training_and_survives_a_growing_training_set():
