@@ -18,7 +18,7 @@ from typing import Any
 
 from empirical.settings.data import PUBLISHED
 from empirical.settings.measuring import Measuring
-from empirical.settings.method import METHODS, MethodName
+from empirical.settings.method import METHODS
 from empirical.settings.options import MEASURING, Option, options_of
 from empirical.settings.presets import OVERRIDES, PRESETS, PresetName, make_training
 from theory.model.setting import Setting

@@ -327,47 +327,88 @@ def bilinear_curvatures(landscape: Landscape, left: Tensor, right: Tensor) -> Te
     return torch.cat(rows)
 
 
-def projected_curvatures(landscape: Landscape, directions: Tensor) -> Tensor:
-    """Every sample's Hessian seen in k directions, Uᵀ∇²ℓ_n U: shape ``(N, k, k)``, float64, symmetric.
+def projected_curvatures(landscape: Landscape, directions: Tensor, along: Tensor | None = None) -> Tensor:
+    """Every sample's Hessian between two sets of directions, Uᵀ∇²ℓ_n V: shape ``(N, k, m)``, float64.
 
-    One forward derivative of the per-sample gradients a direction; products are projected parameter by parameter, so
+    One forward derivative of the per-sample gradients a column of V; products are projected parameter by parameter, so
     what is held is one chunk of per-sample products and never the N Hessians.
 
     Args:
         landscape: the loss; its units must be samples.
         directions: U, shape ``(P, k)``.
+        along: V, shape ``(P, m)``; None: U itself, and the result is symmetric.
 
     Raises:
         ValueError: if the units are mini-batches, or the directions are of another architecture.
         NonFiniteProductError: if a product is not finite.
     """
-    if landscape.units_are_batches:
-        raise ValueError(
-            "`projected_curvatures(landscape=...)` needs samples as units; got mini-batches (batch norm in train mode)."
-        )
+    _needs_samples(landscape, "projected_curvatures")
     directions = _columns(directions, landscape.dimension).to(landscape.dtype)
-    gradient = grad(landscape.sample_loss)
-    weights = landscape.unflatten(landscape.weights)
+    moves = directions if along is None else _columns(along, landscape.dimension).to(landscape.dtype)
+    columns = []
+    with full_precision(landscape.device), torch.no_grad():
+        for move in moves.unbind(dim=1):
+            tangent = landscape.unflatten(move)
+            rows = [_sample_products(landscape, units, tangent, directions) for units in landscape.chunks()]
+            columns.append(torch.cat(rows))
+    found = _finite(torch.stack(columns, dim=2), "per-sample curvature")
+    return (found + found.transpose(1, 2)) / 2 if along is None else found
+
+
+def own_couplings(landscape: Landscape, directions: Tensor) -> Tensor:
+    """Every sample's Hessian along its own gradient outside U: Uᵀ∇²ℓ_n (I − UUᵀ)(g_n − ḡ), shape ``(N, k)``, float64.
+
+    Args:
+        landscape: the loss; its units must be samples.
+        directions: U with orthonormal columns, shape ``(P, k)``.
+
+    Raises:
+        ValueError: as `projected_curvatures`.
+        NonFiniteProductError: if a product is not finite.
+    """
+    _needs_samples(landscape, "own_couplings")
+    directions = _columns(directions, landscape.dimension).to(landscape.dtype)
+    mean = landscape.gradient().to(landscape.dtype)
     rows = []
     with full_precision(landscape.device), torch.no_grad():
         for units in landscape.chunks():
-            columns = []
-            for direction in directions.unbind(dim=1):
-                tangent = landscape.unflatten(direction)
+            own = unit_gradients(landscape, units) - mean
+            own -= (own @ directions) @ directions.T
+            rows.append(_sample_products(landscape, units, landscape.unflatten(own), directions, own_tangents=True))
+    return _finite(torch.cat(rows), "per-sample curvature")
 
-                def product(x: Tensor, y: Tensor, tangent: dict[str, Tensor] = tangent) -> dict[str, Tensor]:
-                    return jvp(lambda at: gradient(at, x, y), (weights,), (tangent,))[1]
 
-                found = vmap(product)(landscape.inputs[units], landscape.targets[units])
-                total, start = torch.zeros(len(units), directions.shape[1]).to(landscape.device, torch.float64), 0
-                for piece in found.values():
-                    flat = piece.reshape(len(units), -1)
-                    total += inner_products(flat, directions[start : start + flat.shape[1]])
-                    start += flat.shape[1]
-                columns.append(total)
-            rows.append(torch.stack(columns, dim=2))
-    found = _finite(torch.cat(rows), "per-sample curvature")
-    return (found + found.transpose(1, 2)) / 2
+def _needs_samples(landscape: Landscape, where: str) -> None:
+    if landscape.units_are_batches:
+        raise ValueError(
+            f"`{where}(landscape=...)` needs samples as units; got mini-batches (batch norm in train mode)."
+        )
+
+
+def _sample_products(
+    landscape: Landscape, units: Tensor, tangent: dict[str, Tensor], directions: Tensor, *, own_tangents: bool = False
+) -> Tensor:
+    """Uᵀ∇²ℓ_n v of the given samples for a shared v, or one v a sample: shape ``(len(units), k)``."""
+    gradient = grad(landscape.sample_loss)
+    weights = landscape.unflatten(landscape.weights)
+
+    def product(move: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return jvp(lambda at: gradient(at, x, y), (weights,), (move,))[1]
+
+    found = vmap(product, in_dims=(0 if own_tangents else None, 0, 0))(
+        tangent, landscape.inputs[units], landscape.targets[units]
+    )
+    return _projected(found, directions)
+
+
+def _projected(pieces: dict[str, Tensor], directions: Tensor) -> Tensor:
+    # Parameter by parameter: laying the per-sample tensors side by side would copy all of them once more.
+    rows = [piece.reshape(len(piece), -1) for piece in pieces.values()]
+    total, start = torch.zeros(len(rows[0]), directions.shape[1], dtype=torch.float64, device=directions.device), 0
+    for flat in rows:
+        total += inner_products(flat, directions[start : start + flat.shape[1]])
+        start += flat.shape[1]
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -414,15 +455,8 @@ def _project(landscape: Landscape, directions: Tensor, units: Tensor, method: st
     if landscape.units_are_batches:
         return inner_products(unit_gradients(landscape, units), directions)
 
-    # Parameter by parameter: laying the per-sample gradients side by side would copy all of them once more.
-    total = torch.zeros(len(units), directions.shape[1], dtype=torch.float64, device=landscape.device)
-    start = 0
     with full_precision(landscape.device):
-        for gradient in _sample_gradients(landscape, units).values():
-            rows = gradient.reshape(len(units), -1)
-            total += inner_products(rows, directions[start : start + rows.shape[1]])
-            start += rows.shape[1]
-    return total
+        return _projected(_sample_gradients(landscape, units), directions)
 
 
 def probe_determinism(operator: SymmetricOperator, *, tolerance: float | None = None) -> None:
