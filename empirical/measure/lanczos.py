@@ -11,7 +11,7 @@ Result    Largest and most negative pairs from the same Krylov space, each with 
           bound |λ − θ| ≤ min(r, r²/gap) (Kato-Temple, the gap taken between Ritz values, so it is an estimate of
           the second form; r itself is rigorous).
 Limits    A single start vector sees one copy of an exactly repeated eigenvalue until rounding or an exhausted
-          Krylov space brings in the others.
+          Krylov space brings in the others. `repeated_eigenpairs` looks again, with what was found projected out.
 Oracle    Tests: dense `torch.linalg.eigvalsh`.
 """
 
@@ -174,6 +174,61 @@ def top_eigenpairs(
         num_restarts=restarts,
         status=LanczosStatus.CONVERGED if bool(converged.all()) else LanczosStatus.NOT_CONVERGED,
     )
+
+
+class _Deflated:
+    """An operator on the complement of orthonormal columns."""
+
+    def __init__(self, operator: SymmetricOperator, found: Tensor):
+        self.operator, self.found = operator, found
+        self.dimension, self.dtype, self.device = operator.dimension, operator.dtype, operator.device
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """(I − VVᵀ) A (I − VVᵀ) times the columns."""
+        return self._outside(self.operator.matmat(self._outside(vectors)))
+
+    def _outside(self, vectors: Tensor) -> Tensor:
+        return vectors - self.found @ (self.found.T @ vectors)
+
+
+def repeated_eigenpairs(
+    operator: SymmetricOperator, num_largest: int, *, tolerance: float = 1e-6, max_products: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The largest eigenpairs, every copy of a repeated eigenvalue counted: values ``(k,)``, vectors ``(P, k)``.
+
+    Lanczos again in the complement of what was found, until nothing there is as large as the smallest kept. A model
+    that is linear in its weights, one block of them a class, has as many copies as classes.
+
+    Args:
+        operator: as for `top_eigenpairs`; its wanted eigenvalues must be positive.
+        num_largest: k, pairs wanted.
+        tolerance: as for `top_eigenpairs`.
+        max_products: of each search.
+
+    Raises:
+        NotConvergedError: if a search does not converge.
+    """
+    values = torch.zeros(0, dtype=torch.float64)
+    vectors = torch.zeros(operator.dimension, 0, dtype=operator.dtype, device=operator.device)
+    while True:
+        search = _Deflated(operator, vectors)
+        wanted = min(num_largest, operator.dimension - len(values))
+        more = top_eigenpairs(search, wanted, tolerance=tolerance, max_products=max_products, seed=len(values))
+        more = more.require()
+        floor = values[num_largest - 1] if len(values) >= num_largest else more.values.new_tensor(0.0)
+        fresh = more.values > floor * (1 + 2 * tolerance)
+        if len(values) < num_largest:
+            fresh = torch.ones_like(fresh)
+        if not bool(fresh.any()):
+            return values[:num_largest], vectors[:, :num_largest]
+        columns = torch.cat([vectors, more.vectors[:, fresh]], dim=1)
+        columns = torch.linalg.qr(columns)[0]
+        # Rayleigh–Ritz over all that was found, so that copies found apart come out orthonormal.
+        ritz = columns.T.double() @ operator.matmat(columns).double()
+        theta, turn = torch.linalg.eigh((ritz + ritz.T) / 2)
+        values, vectors = theta.flip(0), (columns.double() @ turn.flip(1)).to(operator.dtype)
+        if len(values) == operator.dimension:
+            return values[:num_largest], vectors[:, :num_largest]
 
 
 def _start_vector(operator: SymmetricOperator, start: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,8 @@
 r"""What the law of mini-batches with noise that depends on the state needs of a network.
 
-Model     Near w₀ sample n has the gradient s_n + A_n δ in k tracked directions U: s_n = Uᵀg_n, A_n = Uᵀ∇²ℓ_n U. What moves
-          outside U is felt through the couplings Uᵀ∇²ℓ_n (I − UUᵀ): of those, the covariance that (P2) wants is taken
-          from random sign combinations of the samples' outside slopes, without a matrix.
+Model     Near w₀ sample n has the gradient s_n + A_n δ in k tracked directions U: s_n = Uᵀg_n, A_n = Uᵀ∇²ℓ_n U. What
+          moves outside U is felt through the couplings Uᵀ∇²ℓ_n (I − UUᵀ): of those, the covariance that (P2) wants is
+          taken from random sign combinations of the samples' outside slopes, without a matrix.
 Use       `theory.closed_form.minibatch_moments.minibatch_second_moments`.
 Oracle    Tests: dense per-sample Hessians in float64.
 """

@@ -132,7 +132,8 @@ class DataSetting(Setting):
         require_choices(self)
         if self.augmentation is None:
             object.__setattr__(self, "augmentation", self.facts.augmentation)
-        require_at_least(self, train_size=1, test_size=1, validation_size=0, split_seed=0, padding=0, image_size=4, pool=1)
+        require_at_least(self, train_size=1, test_size=1, validation_size=0, split_seed=0, padding=0, pool=1)
+        require_at_least(self, image_size=4)
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"`DataSetting(label_noise=...)` must be in [0, 1); got {self.label_noise}.")
         side = self.image_size or self.facts.image_shape[1]

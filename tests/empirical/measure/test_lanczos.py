@@ -7,7 +7,13 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
-from empirical.measure.lanczos import LanczosStatus, NotConvergedError, orthogonalized, top_eigenpairs
+from empirical.measure.lanczos import (
+    LanczosStatus,
+    NotConvergedError,
+    orthogonalized,
+    repeated_eigenpairs,
+    top_eigenpairs,
+)
 from empirical.measure.landscape import Landscape
 from empirical.measure.operators import GradientCovarianceOperator, HessianOperator
 from empirical.measure.precision import inner_products, norm
@@ -215,3 +221,17 @@ def test_a_vector_nearly_inside_the_basis_is_swept_until_it_is_orthogonal():
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         top_eigenpairs(Dense(spread_matrix()), **arguments)
+
+
+@pytest.mark.parametrize("copies", [1, 3, 10])
+def test_every_copy_of_a_repeated_eigenvalue_is_found(copies):
+    rng = np.random.default_rng(copies)
+    basis = np.linalg.qr(rng.standard_normal((80, 80)))[0]
+    levels = np.repeat([5.0, 2.0, 1.9, 0.3], copies)
+    values = np.r_[levels, 0.2 * rng.random(80 - len(levels))]
+    matrix = torch.from_numpy(basis * values @ basis.T)
+    wanted = 2 * copies + 1
+    found, vectors = repeated_eigenpairs(Dense(matrix), wanted, tolerance=1e-8)
+    assert np.allclose(found.numpy(), np.sort(values)[::-1][:wanted], rtol=1e-9)
+    assert torch.allclose(vectors.T @ vectors, torch.eye(wanted, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(matrix @ vectors, vectors * found, atol=1e-6)
