@@ -800,8 +800,15 @@ def test_presets_are_the_published_protocols():
     assert trades.awp.gamma == 0.005 and trades.awp.warmup_epochs == 10
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("preset", "method"),
+    [
+        (p, m)
+        for p, made in sorted(PRESETS.items())
+        for m in METHODS
+        if made.loss == "cross-entropy" or m in made.methods
+    ],
+)
 def test_every_preset_makes_every_method_and_round_trips(preset, method):
     setting = make_training(preset, method)
     assert setting.method.name == method

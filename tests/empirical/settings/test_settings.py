@@ -71,8 +71,16 @@ def test_the_types_of_autocast_are_those_that_settings_name():
     assert tuple(AUTOCAST) == choices(Precision, "autocast")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("method", METHODS)
+#: A squared loss is trained without an attack, so its preset knows one method alone.
+TRAINABLE = [
+    (preset, method)
+    for preset, made in PRESETS.items()
+    for method in METHODS
+    if made.loss == "cross-entropy" or method in made.methods
+]
+
+
+@pytest.mark.parametrize(("preset", "method"), TRAINABLE)
 def test_a_training_is_read_back_by_a_process_that_imported_nothing_else(preset, method):
     setting = make_training(preset, method)
     assert Training.from_dict(json.loads(json.dumps(setting.to_dict(), allow_nan=False))) == setting
