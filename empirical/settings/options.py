@@ -92,7 +92,7 @@ TRAINING = (
         fixed=("num_classes", "image_shape", "mean", "std"),
     ),
     Part(path="", kind=Training, renamed={"ema_decay": "ema"}),
-    Part(path="optimizer", kind=MomentumSGD, fixed=("form", "discount")),
+    Part(path="optimizer", kind=MomentumSGD, fixed=("form", "discount", "groups")),
     Part(path="schedule", kind=LearningRate, renamed={"kind": "schedule"}),
     Part(path="method", kind=Method, fixed=("objective",)),
     Part(path="method.attack", kind=PGD, renamed={"batch_norm": "attack_batch_norm"}, fixed=("loss",)),

@@ -10,6 +10,7 @@ import sys
 import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from empirical.commands import options
@@ -31,7 +32,7 @@ from empirical.settings.data import PUBLISHED, DatasetName
 from empirical.settings.fields import choices, meaning
 from empirical.settings.options import MEASURING, TRAINING, Part, options_of
 from empirical.settings.presets import OVERRIDES, PresetName
-from theory.model.optimizer import MomentumSGD
+from theory.model.optimizer import MomentumSGD, ParameterGroups
 
 ROOT = Path(__file__).parents[3]
 
@@ -249,3 +250,10 @@ def test_meanings_are_read_from_the_classes_own_words():
     assert meaning(PGD, "steps") == "gradient steps of the attack, ≥ 0"
     assert meaning(PGD, "batch_norm").startswith('"train": batch statistics') and "eval" in meaning(PGD, "batch_norm")
     assert meaning(MomentumSGD, "momentum") == "momentum μ in [0, 1)"
+
+
+def test_what_training_would_ignore_is_refused():
+    setting = make_training("smoke", "at")
+    for changes in ({"groups": ParameterGroups(decay_factors=np.ones(3))}, {"discount": 0.5}):
+        with pytest.raises(ValueError, match="training applies neither"):
+            dataclasses.replace(setting, optimizer=dataclasses.replace(setting.optimizer, **changes))
