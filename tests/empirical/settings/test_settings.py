@@ -201,7 +201,7 @@ def test_an_option_reaches_its_field(name):
         "dataset": "generated", "network": "mlp", "widths": "8,16", "milestones": "2,5", "checkpoint_epochs": "0,3",
         "schedule": "cosine", "peak": "3", "train_size": "64", "test_size": "50", "validation_size": "9",
         "image_size": "8", "norm": "l2", "train_probe": "7", "momentum": "0.5", "nesterov": None, "epochs": "9",
-        "steps": "7", "batch_size": "7", "factor": "1/8",
+        "steps": "7", "batch_size": "7", "factor": "1/8", "pool": "2",
     }  # fmt: skip
     text = examples.get(name, "")
     if text == "":
@@ -254,6 +254,6 @@ def test_meanings_are_read_from_the_classes_own_words():
 
 def test_what_training_would_ignore_is_refused():
     setting = make_training("smoke", "at")
-    for changes in ({"groups": ParameterGroups(decay_factors=np.ones(3))}, {"discount": 0.5}):
-        with pytest.raises(ValueError, match="training applies neither"):
+    for changes, named in (({"groups": ParameterGroups(decay_factors=np.ones(3))}, "alike"), ({"discount": 0.5}, "1")):
+        with pytest.raises(ValueError, match=named):
             dataclasses.replace(setting, optimizer=dataclasses.replace(setting.optimizer, **changes))
