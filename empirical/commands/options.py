@@ -129,9 +129,7 @@ def add_training_options(parser: argparse.ArgumentParser, *, published: bool = F
         choices=tuple(PRESETS),
         help=f"default: {CPU_PRESET}, or {GPU_PRESET} where there is a CUDA device",
     )
-    parser.add_argument(
-        "--method", nargs="+", choices=METHODS, help="default: the preset's, at and awp for most"
-    )
+    parser.add_argument("--method", nargs="+", choices=METHODS, help="default: the preset's, at and awp for most")
     parser.add_argument("--seeds", type=whole, default=1, help="runs of each method, with distinct data orders")
     parser.add_argument("--seed", type=whole, default=0, help="first root seed (default: %(default)s)")
     group = parser.add_argument_group("overrides of the preset")
