@@ -88,6 +88,8 @@ class Training(Setting):
             raise ValueError(
                 f"`Training(optimizer=...)` must have discount 1, as torch's SGD has; got {self.optimizer.discount}."
             )
+        if self.optimizer.groups is not None:
+            raise ValueError("`Training(optimizer=...)` must treat all parameters alike; got parameter groups.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`Training(ema_decay=...)` must be in [0, 1); got {self.ema_decay}.")
         if any(not 0 <= epoch <= self.epochs for epoch in self.checkpoint_epochs):
