@@ -73,3 +73,18 @@ def test_too_few_runs_decide_nothing(name):
     claim = STATISTICAL[name]
     verdict = claim.judge({item: evidence(item, 0.02) for item in claim.experiments})
     assert verdict.outcome is Outcome.INCONCLUSIVE
+
+
+def test_a_rate_is_judged_at_the_level_of_the_family():
+    from scipy.stats import beta
+
+    from theory.judge.claim import TEST_ALPHA
+
+    hits = np.arange(400) < 30
+    item = Evidence(
+        experiment="descending-runs", setting={}, seed=0, measured={}, arrays={"level": np.where(hits, 0.9, 0.01)}
+    )
+    comparison = stationarity._compare_power({"descending-runs": item}, stationarity._by("level"))
+    assert comparison.estimate == 30 / 400
+    expected = (beta.ppf(TEST_ALPHA / 2, 30, 371), beta.ppf(1 - TEST_ALPHA / 2, 31, 370))
+    assert comparison.interval == pytest.approx(expected, rel=1e-9)
