@@ -45,6 +45,14 @@ def compare(session: nox.Session) -> None:
 
 
 @nox.session
+def rejudge(session: nox.Session) -> None:
+    """Published evidence judged with today's claims: the same verdicts as published (or `-- FOLDER`)."""
+    session.install("-e.")
+    for folder in session.posargs or ["reports/published/theory"]:
+        session.run("python", "-m", "theory", "rejudge", folder)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """The whole test suite, with the peers that check us: what is skipped needs a GPU or downloaded data."""
     session.install(EVERYTHING, *group("tests"), *group("peers"))

@@ -47,20 +47,21 @@ if TYPE_CHECKING:
     from theory.closed_form.shuffling import epoch_shuffling_factor
     from theory.closed_form.stationary import stationary_covariance
     from theory.closed_form.transient import mean_path, transient_covariance
-    from theory.judge.claim import Claim
+    from theory.judge.claim import Claim, Comparison, Experiment
     from theory.judge.evidence import Evidence
     from theory.judge.fluctuation import (
         FluctuationDissipation,
         first_fluctuation_dissipation,
         second_fluctuation_dissipation,
     )
-    from theory.judge.verdict import Outcome, Verdict
+    from theory.judge.verdict import Kind, Outcome, Verdict
     from theory.model.optimizer import MomentumSGD
     from theory.model.quadratic import Quadratic
     from theory.model.schedule import Schedule
     from theory.oracle.lyapunov import lyapunov_covariance
     from theory.oracle.simulate import Moments, Segment, Simulation, impulse_response, simulate, trajectory
     from theory.solution import NumericalError, Solution, UnstableError
+    from theory.verification import verify
 
 _HOMES = {
     "theory.closed_form.alignment": ("commutativity", "commutativity_price"),
@@ -101,30 +102,34 @@ _HOMES = {
     "theory.closed_form.shuffling": ("epoch_shuffling_factor",),
     "theory.closed_form.stationary": ("stationary_covariance",),
     "theory.closed_form.transient": ("mean_path", "transient_covariance"),
-    "theory.judge.claim": ("Claim",),
+    "theory.judge.claim": ("Claim", "Comparison", "Experiment"),
     "theory.judge.evidence": ("Evidence",),
     "theory.judge.fluctuation": (
         "FluctuationDissipation",
         "first_fluctuation_dissipation",
         "second_fluctuation_dissipation",
     ),
-    "theory.judge.verdict": ("Outcome", "Verdict"),
+    "theory.judge.verdict": ("Kind", "Outcome", "Verdict"),
     "theory.model.optimizer": ("MomentumSGD",),
     "theory.model.quadratic": ("Quadratic",),
     "theory.model.schedule": ("Schedule",),
     "theory.oracle.lyapunov": ("lyapunov_covariance",),
     "theory.oracle.simulate": ("Moments", "Segment", "Simulation", "impulse_response", "simulate", "trajectory"),
     "theory.solution": ("NumericalError", "Solution", "UnstableError"),
+    "theory.verification": ("verify",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BoundedLoss",
     "Claim",
+    "Comparison",
     "DataDependentPrior",
     "Evidence",
+    "Experiment",
     "FixedPrior",
     "FluctuationDissipation",
+    "Kind",
     "MinibatchMoments",
     "Moments",
     "MomentumSGD",
@@ -172,6 +177,7 @@ __all__ = [
     "target_preconditioner",
     "trajectory",
     "transient_covariance",
+    "verify",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Commands of the theory: ``spikeshrink theory verify | claims | solve | simulate | attribute | regress | gate``.
+"""Commands: ``spikeshrink theory verify | rejudge | claims | solve | simulate | attribute | regress | gate``.
 
 In a checkout also ``python -m theory``. Exit status: see `theory.judge.front`.
 """
@@ -20,6 +20,11 @@ COMMANDS = (
         options="verify",
         run="verify",
         runner="theory.commands",
+    ),
+    Command(
+        name="rejudge",
+        help="judge a folder's recorded evidence with today's claims; exit 1 if a verdict differs",
+        module="theory.rejudge",
     ),
     Command(
         name="claims",

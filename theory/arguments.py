@@ -13,18 +13,20 @@ def verify(parser: argparse.ArgumentParser) -> None:
     """Which claims, where to, how long."""
     parser.add_argument("--claims", type=_names, metavar="ID,ID", help="judge these alone (the family stays whole)")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="results folder (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="root seed (default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=DEFAULT_SEED, help="root seed (default: %(default)s)")
     parser.add_argument("--budget", default="default", help="default, or full: longer runs that detect smaller errors")
     parser.add_argument(
         "--until-decided",
         action="store_true",
         help="variance claims alone, by a confidence sequence: draw replicas until every claim and decoy is decided",
     )
+    add_register_option(parser)
     parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
 
 
 def claims(parser: argparse.ArgumentParser) -> None:
-    """How to print."""
+    """Of what, and how to print."""
+    add_register_option(parser)
     parser.add_argument("--json", action="store_true", help="print the register as JSON")
 
 
@@ -41,8 +43,22 @@ def simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replicas", type=int, default=4096, help="independent runs (default: %(default)s)")
     parser.add_argument("--burn-in", type=int, help="steps before the first record (default: until 1e-6 is forgotten)")
     parser.add_argument("--steps", type=int, default=1000, help="recorded steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="root seed (default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=DEFAULT_SEED, help="root seed (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reports/local/simulate"), help="results folder")
+
+
+def add_register_option(parser: argparse.ArgumentParser) -> None:
+    """Claims beside those of the theory and of installed packages."""
+    parser.add_argument(
+        "--register", action="append", default=[], metavar="MODULE", help="claims of your own: a module, or a .py file"
+    )
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**64:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^64 - 1; got {text[:40]}")
+    return seed
 
 
 def _names(text: str) -> list[str]:

@@ -39,23 +39,24 @@ _NOISE_LAWS: dict[str, NoiseLaw] = {
 
 def verify(options: argparse.Namespace) -> int:
     """Judge the register, or part of it, and print the verdict table."""
-    from theory.claims import CLAIMS, EXPERIMENTS
+    from theory.register import register
     from theory.verification import pages_behind, select, verdict_table
     from theory.verification import verify as run
 
     quiet = options.json
-    chosen = select(CLAIMS, options.claims)
+    known = register(options.register)
+    chosen = select(known.claims, options.claims)
     if options.until_decided:
         from theory.until_decided import verify_until_decided
 
         named = options.claims is not None
         verdicts = verify_until_decided(
-            chosen, EXPERIMENTS, options.out, seed=options.seed, named=named, show=not quiet
+            chosen, known.experiments, options.out, seed=options.seed, named=named, show=not quiet
         )
     else:
         verdicts = run(
             chosen,
-            EXPERIMENTS,
+            known.experiments,
             options.out,
             seed=options.seed,
             budget=options.budget,
@@ -79,17 +80,20 @@ def verify(options: argparse.Namespace) -> int:
 
 def claims(options: argparse.Namespace) -> int:
     """Print the register."""
-    from theory.claims import CLAIMS, EXPERIMENTS
     from theory.judge.claim import FAMILY_ALPHA, FAMILY_SIZE, MISS, Kind
+    from theory.register import register
     from theory.verification import register_table
 
+    known = register(options.register)
     if options.json:
         fields = ("name", "statement", "source", "kind", "experiments", "assumptions", "num_tests", "detects", "margin")
-        rows = [{**{name: getattr(claim, name) for name in fields}, "decoys": list(claim.decoys)} for claim in CLAIMS]
+        rows = [
+            {**{name: getattr(claim, name) for name in fields}, "decoys": list(claim.decoys)} for claim in known.claims
+        ]
         print(json.dumps(plain(rows), indent=1, ensure_ascii=False))
         return 0
-    print(register_table(CLAIMS, EXPERIMENTS))
-    used = sum(claim.num_tests for claim in CLAIMS if claim.kind is not Kind.HYPOTHESIS)
+    print(register_table(known.claims, known.experiments))
+    used = sum(claim.num_tests for claim in known.claims if claim.kind is not Kind.HYPOTHESIS)
     print(
         f"\nfamily: α = {FAMILY_ALPHA:g} over {FAMILY_SIZE} slots, {used} in use; a decoy off by what a claim detects "
         f"escapes with chance ≤ {MISS:g}"

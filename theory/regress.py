@@ -38,11 +38,11 @@ from theory.claims.regression import (
 from theory.claims.replicates import equivalence_comparison, identity_comparison
 from theory.closed_form.minibatch import ridge_regression_law
 from theory.data import BUNDLED, MissingPackageError, RegressionTable, load_table
-from theory.judge.claim import TEST_ALPHA, Experiment, classify, decide_identity, needed_degrees
+from theory.judge.claim import TEST_ALPHA, Claim, Experiment, classify, decide_identity, needed_degrees
 from theory.judge.evidence import Evidence
 from theory.judge.files import results_folder
 from theory.judge.statistics import normal_quantile
-from theory.judge.verdict import Outcome
+from theory.judge.verdict import Outcome, Verdict
 from theory.model.optimizer import MomentumSGD
 from theory.model.regression import RidgeRegression, Sampling
 from theory.progress import Progress
@@ -53,6 +53,10 @@ from theory.verification import gather, record, recorded
 _DEFAULT_FEEDBACK = 0.1
 _EXACT = "C(Σ), white"
 _BEST = "C(Σ), shuffled"
+
+
+#: Experiment name of its evidence.
+EXPERIMENT = "regress"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(str(error)) from None
     study, notes = _planned(options, table)
     experiment = Experiment(
-        name="regress",
+        name=EXPERIMENT,
         title=f"ridge regression on {table.name} by real mini-batch momentum SGD",
         setting=lambda budget: study,
         run=run_study,
@@ -121,9 +125,9 @@ def run(options: argparse.Namespace) -> int:
     with results_folder(options.out):
         kept = recorded(options.out)
         gathered = gather((experiment,), options.out, seed=options.seed, budget="default", progress=progress)
-        evidence = gathered["regress"]
+        evidence = gathered[EXPERIMENT]
         result, status = _judged(table, study, evidence, notes)
-        verdicts = _verdicts(study, evidence, table)
+        verdicts = _verdicts(evidence, table)
         record(verdicts, kept, options.out, (experiment,))
     if options.json:
         result["verdicts"] = [verdict.to_dict() for verdict in verdicts]
@@ -299,13 +303,18 @@ def _directions(
     return entries
 
 
-def _verdicts(study: RegressionStudy, evidence: Evidence, table: RegressionTable) -> tuple[Any, ...]:
+def claims_on(evidence: Evidence) -> tuple[Claim, ...]:
+    """What is claimed of a table's evidence, with a test for each of its directions and batch schemes."""
+    study = RegressionStudy.from_dict(evidence.setting)
     width = evidence.arrays["directions"].shape[1]
     independent = sum(2 * width for cell in study.cells if not is_shuffled(cell))
     shuffled = sum(len(cell.phases) * width for cell in study.cells if is_shuffled(cell))
-    claims = regression_claims(("regress",), independent=independent, shuffled=shuffled)
+    return regression_claims((EXPERIMENT,), independent=independent, shuffled=shuffled)
+
+
+def _verdicts(evidence: Evidence, table: RegressionTable) -> tuple[Verdict, ...]:
     subject = Path(table.name).name  # verdicts on another table stay beside these
-    return tuple(replace(claim.judge({"regress": evidence}), subject=subject) for claim in claims)
+    return tuple(replace(claim.judge({EXPERIMENT: evidence}), subject=subject) for claim in claims_on(evidence))
 
 
 def _print(result: dict[str, Any], out: Path) -> None:

@@ -110,7 +110,7 @@ def test_bad_input_is_one_line_and_exit_status_two(matrices, tmp_path, capsys):
     )
     fails(["solve", *matrices, *rate, "--momentum", "1.0"], capsys, "`MomentumSGD(momentum=...)`", "[0, 1)", "1.0")
     fails(["solve", *matrices, "--learning-rate", "-1"], capsys, "learning_rate", "> 0", "-1.0")
-    fails(["solve", "--hessian", "nowhere.npy", "--noise", "nowhere.npy", *rate], capsys, "nowhere.npy", "no such file")
+    fails(["solve", "--hessian", "nowhere.npy", "--noise", "nowhere.npy", *rate], capsys, "nowhere.npy", "No such file")
     np.save(tmp_path / "bad.npy", np.array([[1.0, 2.0], [0.0, 1.0]]))
     fails(["solve", "--hessian", str(tmp_path / "bad.npy"), *matrices[2:], *rate], capsys, "symmetric")
     fails(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
@@ -58,12 +59,21 @@ class Experiment:
         title: what it does, in one line.
         setting: budget (``"default"`` or ``"full"``) to Setting.
         run: (Setting, seed, progress) to (measured JSON values, arrays).
+
+    Raises:
+        ValueError: if the name cannot be a folder's.
     """
 
     name: str
     title: str
     setting: Callable[[str], Any]
     run: Callable[[Any, int, Progress], tuple[Mapping[str, Any], Mapping[str, Any]]]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(
+                f"`Experiment(name=...)` must be a folder name of letters, digits, . _ -; got {self.name!r}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
