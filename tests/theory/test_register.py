@@ -125,7 +125,7 @@ def test_installed_packages_register_through_entry_points(file, monkeypatch, cap
         (("", ""), "must name each claim once"),  # the same file under another name
         (("CLAIMS = (", "OTHERS = ("), "must export CLAIMS, a tuple of Claim; got NoneType"),
         (("EXPERIMENTS = (", "EXPERIMENTS = (3,) + ("), "must export EXPERIMENTS, a tuple of Experiment; got tuple"),
-        (('name="short-walk",\n        statement', 'name="lag-one",\n        statement'), "twice: ['lag-one']"),
+        (('name="short-walk",\n    statement', 'name="lag-one",\n    statement'), "twice: ['lag-one']"),
         (('Experiment(name="short-walk"', 'Experiment(name="stationary-general"'), "must name each experiment once"),
         (('experiments=("short-walk",)', 'experiments=("long-walk",)'), "unknown: ['long-walk']"),
         (("detects=0.05", "detects=0.05, num_tests=9999"), "room for 10000 tests"),
