@@ -329,8 +329,13 @@ def test_the_predicted_variance_is_that_of_the_recursion_step_by_step():
 # --- the register and the command --------------------------------------------------------------------------------
 
 
-def test_the_register_holds_the_claims_and_names_what_is_missing():
-    found = collect(["logs", "no_such_module"])
+def refuse_torch(name: str):
+    """An import that finds no torch."""
+    raise ModuleNotFoundError(f"No module named 'torch', which {name} needs", name="torch")
+
+
+def test_the_register_holds_the_claims_and_names_what_is_missing(monkeypatch):
+    found = collect(["logs"])
     assert [entry.claim.name for entry in found.claims] == [
         "robust-overfitting",
         "decay-dip",
@@ -338,7 +343,12 @@ def test_the_register_holds_the_claims_and_names_what_is_missing():
         "awp-tightens-bound",
         "bound-tracks-gap",
     ]
-    assert found.missing == ("claims of empirical.claims.no_such_module: not part of this installation",)
+    assert found.missing == ()
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):  # of ours: a fault, not a smaller register
+        collect(["logs", "no_such_module"])
+    monkeypatch.setattr("importlib.import_module", refuse_torch)
+    assert collect(["training"]).missing == ("claims of empirical.claims.training: needs 'torch'",)
+    monkeypatch.undo()
     with pytest.raises(ValueError, match="must name each empirical claim once; twice"):
         collect(["logs", "logs"])
 

@@ -17,7 +17,7 @@ from empirical.__main__ import main, parser
 from empirical.claims import training as claims
 from empirical.commands import options, sweep
 from empirical.commands import train as train_command
-from empirical.settings.presets import make_training
+from empirical.settings import Training, make_training
 from empirical.training import reproduction
 from empirical.training.run import run_folder
 from theory.judge.evidence import Evidence
@@ -235,7 +235,7 @@ def test_the_register_supports_a_faithful_run_refutes_a_wrong_one_and_its_decoy(
 
 
 def test_until_someone_runs_them_the_claims_stand_as_untested_visibly():
-    run = dataclasses.replace(contributed(), measured={"data": "digits", "method": "at", "checkpoints": []})
+    run = dataclasses.replace(contributed(), setting=make_training("digits-cpu", "at").to_dict())
     for entry in claims.CLAIMS:
         assert list(entry.subjects([])) == []
         (subject,) = entry.subjects([run])
@@ -247,9 +247,10 @@ def test_a_run_off_the_protocol_is_not_the_published_one():
     other = contributed(batch_size=256)
     (subject,) = claims.CLAIMS[0].subjects([other])
     assert not subject.evidence
-    lines = reproduction.protocol_differences(other.setting, "cifar10", "at")
+    lines = reproduction.protocol_differences(Training.of(other), "cifar10", "at")
     assert lines == ["batch_size: 256, not 128"]
-    assert reproduction.protocol_differences(contributed(channels_last=True).setting, "cifar10", "at") == []
+    alike = Training.of(contributed(channels_last=True))
+    assert reproduction.protocol_differences(alike, "cifar10", "at") == []
 
 
 def test_validate_checks_numbers_protocol_and_digests(tmp_path, capsys):
