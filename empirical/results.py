@@ -13,10 +13,23 @@ from pathlib import Path
 
 from theory.judge.files import hold, remove_partials
 
-__all__ = ["hold_results"]
+__all__ = ["hold_results", "make_results_folder"]
 
 #: Evidence guarded by the lock of the run that it is of.
 OF_RUNS = "training"
+
+
+def make_results_folder(out: str | Path) -> None:
+    """Make `out` if need be.
+
+    Raises:
+        ValueError: if it cannot be a folder.
+    """
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(f"the results folder must be one that can be written; got {out}: {reason}.") from None
 
 
 @contextlib.contextmanager
@@ -28,9 +41,9 @@ def hold_results(out: str | Path) -> Iterator[None]:
             which).
     """
     out = Path(out)
+    make_results_folder(out)
     with contextlib.ExitStack() as stack:
         try:
-            out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold(out))
             for place in (out / "measuring", *(out / "evidence").glob("*")):
                 if place.name != OF_RUNS:

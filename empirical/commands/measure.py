@@ -131,8 +131,11 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
     """
     from empirical.measure.landscape import has_batch_norm
     from empirical.measure.pipeline import Chain, find_checkpoints, thinned
+    from empirical.network.build import parameter_count
     from empirical.training.checkpoint import load_checkpoint
 
+    if place.jobs is not None and place.jobs < 1:
+        raise ValueError(f"`--jobs` must be >= 1; got {place.jobs}.")
     found = find_checkpoints(paths)
     device = device_name(place.device)
     options = {
@@ -146,6 +149,12 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
     dynamics: list[Chain] = []
     for index, files in enumerate(found.values()):
         first = load_checkpoint(files[-1])
+        asked, weights = what.measurement.eigenpairs + what.measurement.smallest, parameter_count(first.model)
+        if asked > weights:
+            raise ValueError(
+                f"`--k` and `--smallest` must add up to at most {weights}, the parameters of {Path(files[-1])}; "
+                f"got {asked}."
+            )
         modes = what.modes or (("eval", "train") if has_batch_norm(first.model) else ("eval",))
         measurements = tuple(dataclasses.replace(what.measurement, batch_norm=mode) for mode in modes)
         kept = tuple(str(file) for file in thinned(files, what.checkpoints))

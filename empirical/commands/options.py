@@ -39,6 +39,9 @@ __all__ = [
 #: The preset on a CPU, and where there is a CUDA device.
 CPU_PRESET: PresetName = "digits-cpu"
 GPU_PRESET: PresetName = "cifar10"
+#: Runs of a method that one command may ask for, and the bound of root seeds.
+MOST_SEEDS = 100_000
+LARGEST_SEED = 2**63
 
 
 def number(text: str) -> float:
@@ -59,7 +62,11 @@ def whole(text: str) -> int:
 
 def _several(one: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     def several(text: str) -> tuple[Any, ...]:
-        return tuple(one(part) for part in text.split(",") if part)
+        if text == "none":
+            return ()
+        if not text.strip():
+            raise argparse.ArgumentTypeError(f"must be values separated by commas, or none; got {text!r}")
+        return tuple(one(part) for part in text.split(","))
 
     return several
 
@@ -223,10 +230,12 @@ def preset_and_methods(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
     """The preset and the methods that were meant.
 
     Raises:
-        ValueError: if the number of seeds is not positive.
+        ValueError: if the first seed or the number of seeds is out of range.
     """
-    if args.seeds < 1:
-        raise ValueError(f"`--seeds` must be >= 1; got {args.seeds}.")
+    if not 1 <= args.seeds <= MOST_SEEDS:
+        raise ValueError(f"`--seeds` must be in [1, {MOST_SEEDS:,}]; got {args.seeds}.")
+    if not 0 <= args.seed < LARGEST_SEED:
+        raise ValueError(f"`--seed` must be in [0, 2^63); got {args.seed}.")
     preset = args.preset
     if preset is None:
         if args.dataset in PRESETS:

@@ -73,6 +73,7 @@ def planned(args: argparse.Namespace, changes: Mapping[str, Any] | None = None) 
 
 def execute(jobs: list[Job], args: argparse.Namespace, *, command: str) -> int:
     """Run the jobs and turn what goes wrong into one line and an exit status."""
+    from empirical.results import make_results_folder
     from empirical.training.distributed import join_world, leave_world
     from empirical.training.jobs import JobError, run_jobs
     from empirical.training.run import DivergedError, Interrupted, run_folder
@@ -84,13 +85,14 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str) -> int:
     workers = args.jobs or (min(cores, len(jobs)) if on_cpu and not distributed else 1)
     threads = args.threads or max(1, cores // workers)
     try:
+        if workers < 1 or threads < 1:
+            raise ValueError(f"`--jobs` and `--threads` must be >= 1; got {args.jobs} and {args.threads}.")
+        make_results_folder(args.out)
         if not distributed:  # there the processes of one run would meet each other
             for job in jobs:  # before the first of them starts
                 folder = run_folder(job.setting, job.seed, job.options["out"])
                 folder.require_resume(job.options["resume"])
                 folder.require_free()
-        if workers < 1 or threads < 1:
-            raise ValueError(f"`--jobs` and `--threads` must be >= 1; got {args.jobs} and {args.threads}.")
         if distributed:
             world, device = join_world(device_name(args.device))
             try:

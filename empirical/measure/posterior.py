@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from empirical.measure.intervals import linear_interval
+from empirical.settings.measuring import SHORTEST_TRAJECTORY
 from theory.closed_form.alignment import commutativity_price
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
@@ -141,8 +142,10 @@ def trajectory_variance(
         ValueError: if the window is too short.
     """
     steps = len(positions)
-    if positions.ndim != 2 or steps < 20:
-        raise ValueError(f"`trajectory_variance(positions=...)` must be (T >= 20, k); got {positions.shape}.")
+    if positions.ndim != 2 or steps < SHORTEST_TRAJECTORY:
+        raise ValueError(
+            f"`trajectory_variance(positions=...)` must be (T >= {SHORTEST_TRAJECTORY}, k); got {positions.shape}."
+        )
     time = np.linspace(-1, 1, steps)
     design = np.stack([np.ones(steps), time], axis=1)
     residual = positions - design @ np.linalg.lstsq(design, positions, rcond=None)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from empirical.settings.fields import require_at_least, require_choices
+from empirical.settings.fields import require_at_least, require_at_most, require_choices
 from theory.model.setting import Setting, keyword_setting
 
 __all__ = ["ATTACK_BATCH_NORMS", "PGD", "AttackBatchNorm", "AttackLoss", "Norm", "Start"]
@@ -56,3 +56,4 @@ class PGD(Setting):
         if not 0 <= self.step_size < float("inf"):
             raise ValueError(f"`PGD(step_size=...)` must be >= 0 and finite; got {self.step_size}.")
         require_at_least(self, steps=0, restarts=1)
+        require_at_most(self, steps=100_000, restarts=1000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from empirical.settings.fields import require_at_least, require_choices
+from empirical.settings.fields import require_at_least, require_at_most, require_choices
 from theory.model.setting import Setting, keyword_setting
 
 __all__ = ["AWP", "PerturbationBatch", "PerturbationNorm", "WeightDecayAt"]
@@ -45,4 +45,5 @@ class AWP(Setting):
         if not 0 <= self.gamma < float("inf"):
             raise ValueError(f"`AWP(gamma=...)` must be >= 0 and finite; got {self.gamma}.")
         require_at_least(self, warmup_epochs=0, steps=1)
+        require_at_most(self, steps=1000)
         require_choices(self)

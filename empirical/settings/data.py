@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from empirical.settings.fields import require_at_least, require_choices
+from empirical.settings.fields import require_at_least, require_at_most, require_choices
 from theory.model.setting import Setting, keyword_setting
 
 __all__ = ["AUGMENTATIONS", "DATASETS", "PUBLISHED", "Augmentation", "DataSetting", "DatasetFacts", "DatasetName"]
@@ -93,6 +94,10 @@ DATASETS: Mapping[DatasetName, DatasetFacts] = {
 PUBLISHED: tuple[DatasetName, ...] = tuple(name for name, facts in DATASETS.items() if facts.published)
 
 
+#: Bytes of images that may be resident; CIFAR-10 has 0.2 GiB.
+LARGEST_DATA = 64 * 2**30
+
+
 @keyword_setting
 class DataSetting(Setting):
     """The training, validation and test images of a run. Every choice is deterministic in `split_seed`.
@@ -134,6 +139,7 @@ class DataSetting(Setting):
             object.__setattr__(self, "augmentation", self.facts.augmentation)
         require_at_least(self, train_size=1, test_size=1, validation_size=0, split_seed=0, padding=0, pool=1)
         require_at_least(self, image_size=4)
+        require_at_most(self, train_size=10**8, test_size=10**8, validation_size=10**8, image_size=4096)
         if not 0 <= self.label_noise < 1:
             raise ValueError(f"`DataSetting(label_noise=...)` must be in [0, 1); got {self.label_noise}.")
         side = self.image_size or self.facts.image_shape[1]
@@ -141,6 +147,14 @@ class DataSetting(Setting):
             raise ValueError(f"`DataSetting(pool=...)` must divide the images' side, {side}; got {self.pool}.")
         if not 0 <= self.nuisance <= 1:
             raise ValueError(f"`DataSetting(nuisance=...)` must be in [0, 1]; got {self.nuisance}.")
+        if self.padding > side:
+            raise ValueError(f"`DataSetting(padding=...)` must be <= {side}, the images' side; got {self.padding}.")
+        size = (self.num_train + self.validation_size + (self.test_size or 0)) * math.prod(self.image_shape)
+        if size > LARGEST_DATA:
+            raise ValueError(
+                f"`DataSetting(...)` must describe at most {LARGEST_DATA / 2**30:.0f} GiB of images; these are "
+                f"{size / 2**30:,.0f} GiB."
+            )
         if self.num_train < 1:
             raise ValueError(
                 f"`DataSetting(validation_size=...)` must leave training images of {self.facts.train_size}; "

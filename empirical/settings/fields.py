@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from theory.model.setting import Setting
 
-__all__ = ["choices", "meaning", "require_at_least", "require_choices", "value_type"]
+__all__ = ["choices", "meaning", "require_at_least", "require_at_most", "require_choices", "value_type"]
 
 
 @functools.cache
@@ -79,3 +79,15 @@ def require_at_least(setting: Setting, **least: float) -> None:
         value = getattr(setting, field)
         if value is not None and not value >= bound:
             raise ValueError(f"`{type(setting).__name__}({field}=...)` must be >= {bound}; got {value}.")
+
+
+def require_at_most(setting: Setting, **most: float) -> None:
+    """Refuse numbers beyond what any machine finishes or holds; None, where a field allows it, passes.
+
+    Raises:
+        ValueError: naming the argument, its largest value, and the one given.
+    """
+    for field, bound in most.items():
+        value = getattr(setting, field)
+        if value is not None and not value <= bound:
+            raise ValueError(f"`{type(setting).__name__}({field}=...)` must be <= {bound:,}; got {value}.")

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from empirical.settings.fields import require_at_least, require_choices
+from empirical.settings.fields import require_at_least, require_at_most, require_choices
 from theory.model.setting import Setting, keyword_setting
 
-__all__ = ["BATCH_NORMS", "BatchNorm", "EnsembleSetting", "FloatType", "Measurement", "Measuring", "ReplicaOrder"]
+__all__ = [
+    "BATCH_NORMS",
+    "SHORTEST_TRAJECTORY",
+    "BatchNorm",
+    "EnsembleSetting",
+    "FloatType",
+    "Measurement",
+    "Measuring",
+    "ReplicaOrder",
+]
 
 BatchNorm = Literal["eval", "train", "frozen-batch"]
 FloatType = Literal["float64", "float32"]
 ReplicaOrder = Literal["run", "replacement"]
+#: Steps of the shortest trajectory whose variance is estimated.
+SHORTEST_TRAJECTORY = 20
 BATCH_NORMS: tuple[BatchNorm, ...] = get_args(BatchNorm)
 
 
@@ -74,6 +85,17 @@ class Measurement(Setting):
             evaluated=8,
             seed=0,
         )
+        require_at_most(
+            self,
+            eigenpairs=100_000,
+            smallest=100_000,
+            batches=100_000,
+            probes=100_000,
+            groups=100_000,
+            redraws=1000,
+            resamples=1_000_000,
+            density=10_000,
+        )
         if 0 < self.groups < 6:
             raise ValueError(f"`Measurement(groups=...)` must be 0 or >= 6; got {self.groups}.")
         require_choices(self)
@@ -108,6 +130,7 @@ class EnsembleSetting(Setting):
 
     def __post_init__(self) -> None:
         require_at_least(self, replicas=2, before=1, after=0, records=1, seed=0)
+        require_at_most(self, replicas=10**6, before=10**6, after=10**6)
         if not 0 < self.factor <= 1:
             raise ValueError(f"`EnsembleSetting(factor=...)` must lie in (0, 1]; got {self.factor}.")
         require_choices(self)
@@ -141,6 +164,12 @@ class Measuring(Setting):
     def __post_init__(self) -> None:
         require_choices(self)
         require_at_least(self, checkpoints=1, replicas=0, ensemble_steps=1, window=0)
+        require_at_most(self, replicas=10**6, ensemble_steps=10**6, window=10**7)
+        if 0 < self.window < SHORTEST_TRAJECTORY:
+            raise ValueError(
+                f"`Measuring(window=...)` must be 0 or >= {SHORTEST_TRAJECTORY}, the shortest trajectory that can be "
+                f"judged; got {self.window}."
+            )
         if self.replicas == 1:
             raise ValueError("`Measuring(replicas=...)` must be 0 or >= 2; got 1.")
         if self.modes is not None and (not self.modes or not set(self.modes) <= set(BATCH_NORMS)):

@@ -23,6 +23,8 @@ ActivationName = Literal["relu", "softplus", "gelu"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 ACTIVATION_NAMES: tuple[ActivationName, ...] = get_args(ActivationName)
+#: Largest width: a convolution between two such layers has 10 GiB of weights.
+WIDEST = 16_384
 #: Networks that are made of layers as wide as `NetworkSetting.widths` says.
 LAYERED = ("convnet", "mlp")
 
@@ -69,5 +71,7 @@ class NetworkSetting(Setting):
             )
         if min(self.std) <= 0:
             raise ValueError(f"`NetworkSetting(std=...)` must be > 0; got {self.std}.")
-        if self.name in LAYERED and (not self.widths or min(self.widths) < 1):
-            raise ValueError(f"`NetworkSetting(widths=...)` must name at least one positive width; got {self.widths}.")
+        if self.name in LAYERED and not self.widths:
+            raise ValueError(f"`NetworkSetting(widths=...)` must name at least one width; got {self.widths}.")
+        if self.widths and not 1 <= min(self.widths) <= max(self.widths) <= WIDEST:
+            raise ValueError(f"`NetworkSetting(widths=...)` must lie in [1, {WIDEST:,}]; got {self.widths}.")

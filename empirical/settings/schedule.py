@@ -54,15 +54,19 @@ class LearningRate(Setting):
 
     def __post_init__(self) -> None:
         require_choices(self)
-        if any(milestone <= 0 for milestone in self.milestones) or list(self.milestones) != sorted(
+        if any(not 0 < milestone < math.inf for milestone in self.milestones) or list(self.milestones) != sorted(
             set(self.milestones)
         ):
-            raise ValueError(f"`LearningRate(milestones=...)` must be > 0 and increasing; got {self.milestones}.")
+            raise ValueError(
+                f"`LearningRate(milestones=...)` must be > 0, finite and increasing; got {self.milestones}."
+            )
         if not 0 < self.factor < math.inf:
             raise ValueError(f"`LearningRate(factor=...)` must be > 0 and finite; got {self.factor}.")
-        if (self.kind == "cyclic") != (self.peak is not None) or (self.peak is not None and self.peak <= 0):
+        if (self.kind == "cyclic") != (self.peak is not None) or (
+            self.peak is not None and not 0 < self.peak < math.inf
+        ):
             raise ValueError(
-                f"`LearningRate(peak=...)` must be > 0 for a cyclic path, and only there; got {self.peak}."
+                f"`LearningRate(peak=...)` must be > 0 and finite for a cyclic path, and only there; got {self.peak}."
             )
         if self.kind != "piecewise" and (self.milestones or self.published_offset):
             raise ValueError(

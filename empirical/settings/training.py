@@ -37,6 +37,10 @@ Order = Literal["shuffle", "replacement"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
 
+#: Iterations of the longest run: a schedule keeps a rate for each.
+MOST_ITERATIONS = 10**8
+
+
 @keyword_setting
 class Training(Setting):
     """A training run up to its seed.
@@ -105,6 +109,11 @@ class Training(Setting):
             raise ValueError(
                 f"`Training(network=...)` must have the data's {self.data.facts.num_classes} classes; "
                 f"got {self.network.num_classes}."
+            )
+        if self.num_iterations > MOST_ITERATIONS:
+            raise ValueError(
+                f"`Training(epochs=..., batch_size=...)` must make at most {MOST_ITERATIONS:,} iterations; "
+                f"got {self.num_iterations:.3g}, whose rates alone take {8 * self.num_iterations / 2**40:.3g} TiB."
             )
         _ = self.path  # milestones beyond the last epoch are refused here, not at the first step
 

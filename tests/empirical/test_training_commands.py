@@ -91,6 +91,15 @@ def test_a_second_writer_of_a_results_folder_is_told_who_holds_it_and_writes_not
         assert f"process {os.getpid()}" in error and str(tmp_path) in error, command
 
 
+@pytest.mark.parametrize("word", ["--milestones=", "--widths= ", "--train-size=--", "--seed=--", "--epochs=1e3"])
+def test_a_word_that_is_no_value_is_refused_by_the_parser(tmp_path, capsys, word):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *TINY, "--out", str(tmp_path / "out"), word])
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    assert word.split("=")[0] in capsys.readouterr().err.splitlines()[-1]
+    assert parser().parse_args(["train", "--milestones", "none"]).milestones == ()
+
+
 @pytest.mark.slow
 def test_runs_in_processes_of_their_own_are_the_same_to_the_bit(tmp_path):
     words = ["train", *TINY[:-2], "--threads", "1", "--method", "at", "awp"]
@@ -111,12 +120,31 @@ def test_runs_in_processes_of_their_own_are_the_same_to_the_bit(tmp_path):
         (["--device", "tpu"], "--device"),
         (["--milestones", "50"], "milestones"),
         (["--epochs", "0"], "--epochs"),
+        (["--seed", "-1"], "--seed"),
+        (["--steps", "9999999999999"], "steps"),
+        (["--epochs", "9999999999999"], "TiB"),
+        (["--widths", "9999999999999"], "widths"),
+        (["--restarts", "9999999999999"], "restarts"),
+        (["--padding", "9999999999999"], "padding"),
+        (["--milestones", "1e400"], "finite"),
+        (["--dataset", "generated", "--train-size", "90000000"], "GiB"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(tmp_path, capsys, words, named):
     assert main(["train", *TINY, "--out", str(tmp_path), *words]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("train: ") and named in error and "\n" not in error
+
+
+@pytest.mark.parametrize("command", ["train", "run", "sweep"])
+def test_a_results_folder_that_cannot_be_is_wrong_usage(tmp_path, capsys, command):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "loop", tmp_path / ("x" * 300)):
+        assert main([command, *TINY, "--method", "at", "--out", str(place)]) == 2
+        (error,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith(("==", "sweep: 1 p")))
+        assert "cannot be written" in error or "can be written" in error
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_missing_data_folder_is_one_line(tmp_path, capsys):

@@ -105,7 +105,11 @@ def run(prog: str, description: str, commands: Sequence[Command], arguments: Seq
 
     def work() -> int:
         require_own_packages()
-        options = command_line(prog, description, commands, chosen=name).parse_args(words)
+        parser = command_line(prog, description, commands, chosen=name)
+        for word in words:
+            if word.startswith("--") and word.endswith("=--"):  # argparse would read an empty list
+                parser.error(f"argument {word[:-3]}: must be given a value; got '--'")
+        options = parser.parse_args(words)
         return next(command for command in commands if command.name == options.command).execute(options)
 
     return guarded(f"{prog} {name}".strip(), work)

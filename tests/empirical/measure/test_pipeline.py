@@ -189,6 +189,14 @@ def test_bare_weights_and_what_was_said_of_them_make_a_checkpoint(tmp_path):
     assert torch.equal(item.model.linear.weight, network.linear.weight)
 
 
+@pytest.mark.parametrize("window", [1, 10, 19, -1])
+def test_a_window_too_short_to_be_judged_is_refused_before_anything_is_measured(out, tmp_path, capsys, window):
+    assert measure.run(parsed(out, "--window", str(window), "--out", tmp_path / "none")) == 2
+    error = capsys.readouterr().err.strip()
+    assert "window" in error and str(window) in error and "\n" not in error
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
