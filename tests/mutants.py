@@ -130,6 +130,8 @@ MUTANTS = (
     Mutant("theory/closed_form/langevin.py", "(2.0 + level_slope / level(mode) - slope / product)", "(2.0 - slope / product)", LANGEVIN),
     Mutant("theory/closed_form/langevin.py", "needed = T / (", "needed = 0.99 * T / (", LANGEVIN),
     Mutant("theory/closed_form/langevin.py", "problem.dense_noise_cov() + pull @ decayed", "problem.dense_noise_cov()", LANGEVIN),
+    Mutant("theory/closed_form/langevin.py", "dual = solved(curvature / T - np.linalg.inv(law))", "dual = solved(curvature / T)", LANGEVIN),
+    Mutant("theory/closed_form/langevin.py", "steps - np.multiply.outer(steps, steps)", "steps", LANGEVIN),
     Mutant("theory/closed_form/preconditioned.py", "return _symmetric(root @ law @ root)", "return _symmetric(law)", PRECONDITIONED),
     Mutant("theory/closed_form/preconditioned.py", "Quadratic(curvatures / (curvatures + epsilon), scale", "Quadratic(curvatures / curvatures, scale", PRECONDITIONED),
     Mutant("theory/closed_form/preconditioned.py", "half = 0.25 * (rate / (1 + mu)", "half = 0.25 * (rate / (1 - mu)", PRECONDITIONED),

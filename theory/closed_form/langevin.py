@@ -21,6 +21,9 @@ Result    Cov w = Σ(A, C + J) of (S2). Without mini-batch noise, heavy ball,
               A Q Y + Y Q A = C + A Q A,                                                                     (6)
           positive definite and stable by Lyapunov's theorem, for AQ has a positive spectrum. Q = A⁻¹CA⁻¹ S/N, S the
           batch size, is the sandwich covariance of a misspecified model. Noise that depends on the weights is C(Q).
+          A diagonal P (μ = 0) cannot in general meet a posterior. With Y = P⁻¹ and the self-adjoint map
+          𝓛(Σ) = AΣY + YΣA − AΣA, Σ = 𝓛⁻¹(C) and ∂KL/∂Y_kk = −(ZAΣ)_kk, Z = 𝓛⁻¹(A/T − Σ⁻¹): the best one is
+          searched with exact gradients. Mandt et al.'s 2T/C_kk is its limit for small T and diagonal A and C.       (7)
 Reading   The corrections are of relative size T(1−μ)/(1+μ) · A against C: they matter where noise is weak against
           curvature (large batches, hot targets), where the small-step optimum can even be unstable.
 Oracle    The dense recursion in extended precision with the noise written out, and a search over η that knows no law.
@@ -37,7 +40,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_continuous_lyapunov
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize
 
 from theory.closed_form.divergence import gaussian_kl
 from theory.closed_form.eigenbasis import Eigenbasis, eigenbasis
@@ -45,8 +48,10 @@ from theory.closed_form.stability import Modes, largest_stable_learning_rate, mo
 from theory.closed_form.stationary import level, root_product, stationary_covariance, weight_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
-from theory.solution import Solution
+from theory.solution import NumericalError, Solution
 
+#: Searches that the best diagonal preconditioner may take.
+_RESTARTS = 20
 #: Points of the grid that finds the basin of the best rate.
 _GRID = 200
 
@@ -217,6 +222,64 @@ def optimal_preconditioner(problem: Quadratic, optimizer: MomentumSGD, temperatu
     gain = modes(np.ones(1), optimizer).gain
     value = 2.0 * (1.0 - mu) * T / (gain * optimizer.learning_rate) * np.linalg.inv(inner)
     return 0.5 * (value + value.T)
+
+
+def optimal_diagonal_preconditioner(
+    problem: Quadratic, optimizer: MomentumSGD, temperature: float
+) -> NDArray[np.float64]:
+    """The diagonal P under which plain SGD's law is closest to N(0, T A⁻¹) in KL, shape ``(m,)``; see (7).
+
+    Args:
+        problem: H and C, C positive definite.
+        optimizer: plain SGD, μ = 0; P multiplies its gradient, so that its learning rate divides P.
+        temperature: T > 0.
+
+    Returns:
+        A local minimum, to about 1e-6 relative, searched from a P that is stable by diagonal dominance.
+
+    Raises:
+        ValueError: if T is not > 0, the optimizer has momentum, or C is singular.
+        UnstableError: if A is not positive definite.
+        NumericalError: if the search does not settle.
+    """
+    where = "optimal_diagonal_preconditioner"
+    T = _temperature(temperature, where)
+    if optimizer.momentum != 0:
+        raise ValueError(f"`{where}(optimizer=...)` must have no momentum; got {optimizer.momentum}.")
+    frame = eigenbasis(problem)
+    stable_pull(frame.curvatures, optimizer)
+    curvature = problem.dense_hessian() + optimizer.weight_decay * np.eye(problem.dimension)
+    noise = problem.dense_noise_cov()
+    if not np.linalg.eigvalsh(noise)[0] > 0:
+        raise ValueError(f"`{where}(problem=...)` must have a positive definite C; got a direction without noise.")
+
+    def cost(log_inverse: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        root = np.exp(-0.5 * log_inverse)  # P^{1/2}
+        steps, turn = np.linalg.eigh(root[:, None] * curvature * root)
+        if not steps[-1] < 2.0:
+            return math.inf, np.zeros_like(root)
+        there = root[:, None] * turn
+        divisor = steps[:, None] + steps - np.multiply.outer(steps, steps)
+
+        def solved(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+            return there @ ((there.T @ matrix @ there) / divisor) @ there.T
+
+        law = solved(noise)
+        dual = solved(curvature / T - np.linalg.inv(law))
+        value = 0.5 * (float(np.sum(curvature * law)) / T - float(np.linalg.slogdet(law)[1]))
+        return value, -np.einsum("ki,ij,jk->k", dual, curvature, law) * np.exp(log_inverse)
+
+    small_step = (np.diag(noise) + T * np.diag(curvature)) / (2.0 * T)
+    point = np.log(np.maximum(small_step, np.abs(curvature).sum(axis=1)))
+    slope = math.inf
+    for _ in range(_RESTARTS):  # a line search that meets the edge of stability ends early: begin again from there
+        point = minimize(cost, point, jac=True, method="BFGS", options={"gtol": 1e-11}).x
+        slope = float(np.abs(cost(point)[1]).max())
+        if slope <= 1e-8:
+            break
+    if not slope <= 1e-5:  # what rounding leaves where KL is steep on all sides
+        raise NumericalError(f"`{where}` must end where KL is flat; got a slope of {slope:.3g} nats per unit of ln P.")
+    return np.exp(-point) / (modes(np.ones(1), optimizer).gain * optimizer.learning_rate)
 
 
 def target_preconditioner(problem: Quadratic, optimizer: MomentumSGD, target: ArrayLike) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from theory.closed_form.langevin import (
     exact_langevin_noise,
     langevin_covariance,
     langevin_problem,
+    optimal_diagonal_preconditioner,
     optimal_learning_rate,
     optimal_preconditioner,
     target_divergence,
@@ -238,3 +239,51 @@ def test_for_a_posterior_both_preconditioners_are_one():
 def test_a_target_must_be_a_covariance(optimizer, target, rule):
     with pytest.raises(ValueError, match=rule):
         target_preconditioner(PROBLEM, optimizer, target)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.3, 3.0, 100.0])
+def test_no_diagonal_preconditioner_that_a_search_finds_is_better(temperature):
+    optimizer = MomentumSGD(0.05, weight_decay=0.1)
+    best = optimal_diagonal_preconditioner(PROBLEM, optimizer, temperature)
+
+    def cost(diagonal):
+        try:
+            step, inflow = preconditioned_transition(PROBLEM, optimizer, np.diag(diagonal))
+            covariance = settled(step, inflow @ PROBLEM.noise_cov @ inflow.T)[:4, :4].astype(float)
+        except OverflowError:
+            return 1e6
+        return divergence(covariance, optimizer, temperature)
+
+    found = cost(best)
+    for k in range(4):  # the parabola through three points has its bottom within 5e-6
+        change = np.ones(4)
+        change[k] = 1 + 1e-4
+        up, down = cost(best * change), cost(best / change)
+        assert up > found and down > found
+        assert abs(up - down) < 0.1 * (up + down - 2 * found)
+    simplex = minimize(lambda x: cost(np.exp(x)), np.log(best) + 0.2, method="Nelder-Mead",
+                       options={"xatol": 1e-5, "fatol": 1e-10, "maxfev": 4000})  # fmt: skip
+    assert found <= simplex.fun + 1e-9
+    exact = optimal_preconditioner(PROBLEM, optimizer, temperature)
+    assert found > 1e-3, "H and C do not commute: no diagonal matrix meets the target"
+    assert relative(np.diag(exact), best) > 1e-3
+
+
+def test_where_everything_is_diagonal_the_diagonal_preconditioner_is_the_best_of_all():
+    problem, optimizer = Quadratic([0.3, 1.0, 5.0], [2.0, 0.5, 1.0]), MomentumSGD(0.05)
+    found = optimal_diagonal_preconditioner(problem, optimizer, T)
+    assert relative(np.diag(found), optimal_preconditioner(problem, optimizer, T)) < 1e-6
+    cold = optimal_diagonal_preconditioner(problem, optimizer, 1e-7)
+    assert relative(cold, 2e-7 / (0.05 * problem.noise_cov)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("problem", "optimizer", "rule"),
+    [
+        (PROBLEM, MomentumSGD(0.1, 0.5), "no momentum"),
+        (Quadratic([1.0, 2.0], [1.0, 0.0]), MomentumSGD(0.1), "definite C"),
+    ],
+)
+def test_what_a_diagonal_search_refuses(problem, optimizer, rule):
+    with pytest.raises(ValueError, match=rule):
+        optimal_diagonal_preconditioner(problem, optimizer, 1.0)
