@@ -44,6 +44,10 @@ JUDGE = "tests/theory/judge/test_judge.py"
 FILES = "tests/theory/judge/test_files.py"
 SOURCES = "tests/theory/judge/test_sources.py"
 COMMANDS = "tests/theory/test_commands.py"
+READING = "tests/theory/judge/test_reading.py"
+COMPARE = "tests/reports/test_compare.py"
+REGISTER = "tests/theory/test_register.py"
+REJUDGE = "tests/theory/test_rejudge.py"
 SEQUENTIAL = "tests/theory/test_until_decided.py"
 SETTINGS = "tests/theory/model/test_settings.py"
 TRANSIENT = "tests/theory/closed_form/test_transient_accuracy.py"
@@ -168,8 +172,20 @@ MUTANTS = (
     Mutant("theory/judge/files.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", FILES),
     Mutant("theory/judge/sources.py", "self.found[key] = module.source(statement)", 'self.found[key] = ""', SOURCES),
     Mutant("theory/judge/sources.py", "elif isinstance(node, ast.Name) and node.id in module.bindings:", "elif False:", SOURCES),
-    Mutant("theory/verification.py", "stale=_staleness(old[key], out, run)", 'stale=""', COMMANDS),
+    Mutant("theory/verification.py", 'stale=next(filter(None, found), "")', 'stale=""', COMMANDS),
     Mutant("theory/verification.py", "for key in dict.fromkeys((*old, *new)):", "for key in new:", COMMANDS),
+    # What is read is checked; what is compared is told apart.
+    Mutant("theory/judge/evidence.py", 'if _digest(array) != said["sha256"]:', "if False:", READING),
+    Mutant("theory/judge/evidence.py", "if (path.parent.name, path.stem) != (evidence.experiment, evidence.run_id):", "if False:", READING),
+    Mutant("theory/judge/reading.py", "if member.file_size > LARGEST_ARRAY + _HEADER:", "if False:", READING),
+    Mutant("theory/judge/reading.py", "if stream.tell() + count * dtype.itemsize != size:", "if False:", READING),
+    Mutant("theory/judge/reading.py", "if len(found) != len(pairs):", "if False:", READING),
+    Mutant("theory/judge/verdict.py", "            _check_fields(fields, _VERDICT_FIELDS)\n", "            pass\n", READING),
+    Mutant("theory/judge/differences.py", "return self <= Change.MOVED", "return self <= Change.REMOVED", COMPARE),
+    Mutant("theory/judge/differences.py", "Outcome.INCONCLUSIVE: 2", "Outcome.INCONCLUSIVE: 4", COMPARE),
+    Mutant("theory/judge/differences.py", "estimate > high + slack", "estimate > 9 * high + slack", COMPARE),
+    Mutant("theory/register.py", "            check_register(claims, experiments)\n", "            pass\n", REGISTER),
+    Mutant("theory/rejudge.py", "return not any(item.change.is_difference", "return not any(item.change.is_regression", REJUDGE),
     # Looking after every batch.
     Mutant("theory/until_decided.py", "high < 1 + self.detects)).all()", "high < 1 + self.detects)).any()", SEQUENTIAL),
     Mutant("theory/until_decided.py", "((low > 1) | (high < 1)).any()", "((low > 1) | (high < 1)).all()", SEQUENTIAL),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -140,6 +141,7 @@ def record(
         experiments: those whose code is known.
     """
     run = {experiment.name: experiment.run for experiment in experiments}
+    reason = functools.cache(functools.partial(_staleness, out, run))
     new = {(verdict.claim, verdict.subject): verdict for verdict in verdicts}
     old = {(verdict.claim, verdict.subject): verdict for verdict in kept}
     merged = []
@@ -147,24 +149,24 @@ def record(
         if key in new:
             merged.append(new[key])
         else:
-            merged.append(dataclasses.replace(old[key], stale=_staleness(old[key], out, run)))
+            found = (reason(name) for name in old[key].evidence)
+            merged.append(dataclasses.replace(old[key], stale=next(filter(None, found), "")))
     write_verdicts(merged, out)
     return tuple(merged)
 
 
-def _staleness(verdict: Verdict, out: Path, run: Mapping[str, Callable[..., object]]) -> str:
-    """Why a verdict may not be what its evidence would give today; nothing if it is."""
-    for name in verdict.evidence:
-        paths = list((out / "evidence").glob(f"*/{glob.escape(name)}.json"))
-        if not paths:
-            return f"its evidence {name} is gone"
-        try:
-            evidence = Evidence.read(paths[0])
-        except ValueError:
-            return f"its evidence {name} cannot be read"
-        measuring = run.get(evidence.experiment)
-        if measuring is not None and evidence.provenance.get("measuring_code") != measuring_code(measuring):
-            return f"its evidence {name} was measured by other code"
+def _staleness(out: Path, run: Mapping[str, Callable[..., object]], name: str) -> str:
+    """Why what was said of a run may not be what would be said today; nothing if it is."""
+    paths = list((out / "evidence").glob(f"*/{glob.escape(name)}.json"))
+    if not paths:
+        return f"its evidence {name} is gone"
+    try:
+        evidence = Evidence.read(paths[0])
+    except ValueError:
+        return f"its evidence {name} cannot be read"
+    measuring = run.get(evidence.experiment)
+    if measuring is not None and evidence.provenance.get("measuring_code") != measuring_code(measuring):
+        return f"its evidence {name} was measured by other code"
     return ""
 
 

@@ -45,7 +45,7 @@ def verify(out: str | Path, *, claims: Sequence[str] | None = None, quiet: bool 
 
     Args:
         out: folder with evidence.
-        claims: judge only these; all by default.
+        claims: judge only these, and keep the folder's verdicts on others; all by default.
         quiet: print the summary only.
     """
     from empirical.results import hold_results
@@ -64,11 +64,15 @@ def _verify(out: str | Path, claims: Sequence[str] | None, quiet: bool) -> int:
     from empirical.claims import collect
     from theory.judge.evidence import read_evidence
     from theory.judge.verdict import exit_status, write_verdicts
+    from theory.verification import recorded
 
+    kept: tuple[Verdict, ...] = ()
     try:
         evidence = read_evidence(out)
         register = collect()
+        order = {entry.claim.name: place for place, entry in enumerate(register.claims)}
         if claims:
+            kept = tuple(verdict for verdict in recorded(Path(out)) if verdict.claim not in claims)
             register = _chosen(register, claims)
     except ValueError as error:
         print(f"verify: {error}", file=sys.stderr)
@@ -84,7 +88,8 @@ def _verify(out: str | Path, claims: Sequence[str] | None, quiet: bool) -> int:
         verdicts = _without_details(verdicts)
         print(f"{drawn} figures: details of runs and repeated curves are left out", file=sys.stderr)
     try:
-        write_verdicts(verdicts, Path(out))
+        merged = sorted((*kept, *verdicts), key=lambda verdict: order.get(verdict.claim, len(order)))
+        write_verdicts(merged, Path(out))
     except OSError as error:
         print(f"verify: {out} cannot be written: {error.strerror or error}", file=sys.stderr)
         return 2

@@ -429,6 +429,16 @@ def test_folders_are_imported_and_judged_without_torch(tmp_path, monkeypatch, ca
     assert found["awp-tightens-bound", "cifar10_awp · against cifar10_at"] == "supported"
     assert "\ncifar10_at" in judged.stdout and "yes, no" in judged.stdout
 
+    # Judging one claim keeps what was said of the others; verdicts that cannot be read cannot be kept.
+    written = (tmp_path / "X/verdicts.json").read_bytes()
+    status, said, _ = command(capsys, "verify", "X", "--claim", "robust-overfitting")
+    assert status == 0 and "awp-tightens-bound" not in said.replace("no evidence here for", "")
+    assert (tmp_path / "X/verdicts.json").read_bytes() == written
+    (tmp_path / "X/verdicts.json").write_text("[null]")
+    status, _, complaint = command(capsys, "verify", "X", "--claim", "robust-overfitting")
+    assert status == 2 and complaint.count("\n") == 1 and "verdicts.json" in complaint
+    assert (tmp_path / "X/verdicts.json").read_text() == "[null]"
+
 
 def test_wrong_usage_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
