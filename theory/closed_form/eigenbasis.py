@@ -93,8 +93,12 @@ def congruence(basis: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArr
     """
     half = np.array(matrix)
     half[np.diag_indices_from(half)] *= 0.5
-    moved = blas.dtrmm(1.0, half.T, basis, side=1, lower=0, trans_a=1)
-    result = blas.dsyr2k(1.0, basis, moved, lower=1)
+    if basis.flags.f_contiguous:
+        moved = blas.dtrmm(1.0, half.T, basis, side=1, lower=0, trans_a=1)
+        result = blas.dsyr2k(1.0, basis, moved, lower=1)
+    else:  # the same of Bᵀ, which BLAS then takes as it lies
+        moved = blas.dtrmm(1.0, half.T, basis.T, side=0, lower=0)
+        result = blas.dsyr2k(1.0, basis.T, moved, lower=1, trans=1)
     for start in range(0, len(result), _MIRRORED):
         stop = start + _MIRRORED
         result[start:stop, stop:] = result[stop:, start:stop].T
