@@ -21,7 +21,7 @@ from theory.closed_form.adaptive import (
     AdaptiveLaw,
     adaptive_covariance,
     bias_corrected_rates,
-    preconditioned_covariance,
+    frozen_adaptive_covariance,
     preconditioned_problem,
 )
 from theory.closed_form.propagate import propagate
@@ -124,7 +124,7 @@ FrozenPredictor = Callable[[Quadratic, Adaptive, NDArray[np.float64]], NDArray[n
 
 def _unpreconditioned(problem: Quadratic, optimizer: Adaptive, scale: NDArray[np.float64]) -> NDArray[np.float64]:
     """Momentum SGD with the learning rate times the mean of the preconditioner."""
-    return preconditioned_covariance(problem, optimizer, np.full_like(scale, scale.mean()))
+    return frozen_adaptive_covariance(problem, optimizer, np.full_like(scale, scale.mean()))
 
 
 def _noise_not_scaled(problem: Quadratic, optimizer: Adaptive, scale: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,7 +148,7 @@ def _coupled_decay(problem: Quadratic, optimizer: Adaptive, scale: NDArray[np.fl
     """AdamW's decay treated as an L2 term."""
     if isinstance(optimizer, Adam):
         optimizer = replace(optimizer, decoupled_weight_decay=False)
-    return preconditioned_covariance(problem, optimizer, scale)
+    return frozen_adaptive_covariance(problem, optimizer, scale)
 
 
 def _compare_frozen(evidence: Mapping[str, Evidence], predict: FrozenPredictor) -> Comparison:
@@ -198,7 +198,7 @@ def _from_second_moment(
     problem: Quadratic, optimizer: Adaptive, second_moment: NDArray[np.float64], factor: float = 1.0
 ) -> NDArray[np.float64]:
     scale = factor / (np.sqrt(second_moment) + optimizer.epsilon)
-    return preconditioned_covariance(problem, optimizer, scale)
+    return frozen_adaptive_covariance(problem, optimizer, scale)
 
 
 def _noise_alone(problem: Quadratic, optimizer: Adaptive) -> NDArray[np.float64]:
@@ -214,7 +214,7 @@ def _mean_absolute(problem: Quadratic, optimizer: Adaptive) -> NDArray[np.float6
 
 def _no_preconditioner(problem: Quadratic, optimizer: Adaptive) -> NDArray[np.float64]:
     """The covariance of the same optimizer with D = I."""
-    return preconditioned_covariance(problem, optimizer, np.ones(problem.dimension))
+    return frozen_adaptive_covariance(problem, optimizer, np.ones(problem.dimension))
 
 
 def _compare_adam(evidence: Mapping[str, Evidence], predict: AdamPredictor) -> Comparison:
@@ -380,7 +380,7 @@ def _quasi_stationary_path(run: AdaptiveRun) -> NDArray[np.float64]:
     rows = []
     for time in run.record_times:
         now = replace(run.optimizer, learning_rate=float(run.learning_rates[time - 1]))
-        rows.append(np.diag(preconditioned_covariance(run.problem, now, scale)))
+        rows.append(np.diag(frozen_adaptive_covariance(run.problem, now, scale)))
     return np.array(rows)
 
 
@@ -454,7 +454,7 @@ CLAIMS: tuple[Claim, ...] = (
         kind=Kind.IDENTITY,
         experiments=("adaptive-frozen",),
         assumptions=("constant H and C", "preconditioner constant"),
-        predict=preconditioned_covariance,
+        predict=frozen_adaptive_covariance,
         decoys={
             "one learning rate for all axes": _unpreconditioned,
             "noise not preconditioned": _noise_not_scaled,

@@ -244,7 +244,7 @@ def constant_white(problem: RidgeRegression, optimizer: MomentumSGD, phase: int 
 def state_white(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
     """The data's own fourth moments, batches independent."""
     del phase
-    return _independent_law(_Case.of(problem, optimizer)).covariance
+    return _independent_law(_Case.of(problem, optimizer)).require()
 
 
 def constant_shuffled(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
@@ -254,13 +254,13 @@ def constant_shuffled(problem: RidgeRegression, optimizer: MomentumSGD, phase: i
 
 def state_shuffled(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
     """Both corrections; for independent batches, state dependence alone (exact)."""
-    return _law(problem, optimizer, phase).covariance
+    return _law(problem, optimizer, phase).require()
 
 
 def with_replacement(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
     """State dependence, but the finite population forgotten."""
     del phase
-    return _independent_law(_Case.of(replace(problem, sampling=Sampling.WITH_REPLACEMENT), optimizer)).covariance
+    return _independent_law(_Case.of(replace(problem, sampling=Sampling.WITH_REPLACEMENT), optimizer)).require()
 
 
 def gaussian_fourth_moments(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:

@@ -83,7 +83,7 @@ def preconditioned_problem(
     return Quadratic(hessian, noise), sgd
 
 
-def preconditioned_covariance(
+def frozen_adaptive_covariance(
     problem: Quadratic, optimizer: Adaptive, preconditioner: ArrayLike
 ) -> NDArray[np.float64]:
     """Exact Cov w with the preconditioner frozen, shape ``(m, m)``.

@@ -22,17 +22,18 @@ from numpy.typing import NDArray
 
 from theory.closed_form.eigenbasis import Eigenbasis, eigenbasis
 from theory.closed_form.mode_response import mode_response
-from theory.closed_form.stability import stable_modes
+from theory.closed_form.stability import stability, stable_modes
 from theory.closed_form.transient import checked_steps
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
+from theory.solution import Rest, Solution, Status
 
 #: Doublings after which any stable recursion with 1 − ρ > 1e-15 has settled.
 _MAX_DOUBLINGS = 60
 
 
-@dataclass(frozen=True, kw_only=True)
-class CorrelatedTransient:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class CorrelatedTransient(Solution):
     """Covariance of (w, v, ξ) at K steps in the coordinates of the problem.
 
     Args:
@@ -42,17 +43,6 @@ class CorrelatedTransient:
 
     steps: NDArray[np.int64]
     augmented: NDArray[np.float64]
-
-    @property
-    def value(self) -> NDArray[np.float64]:
-        """Cov(w), shape ``(K, m, m)``."""
-        m = self.augmented.shape[1] // 3
-        return self.augmented[:, :m, :m]
-
-    def state(self) -> NDArray[np.float64]:
-        """Covariance of (w, v), shape ``(K, 2m, 2m)``."""
-        m = self.augmented.shape[1] // 3
-        return self.augmented[:, : 2 * m, : 2 * m]
 
 
 def correlated_transient(
@@ -106,7 +96,16 @@ def correlated_transient(
         rows = [np.concatenate([frame.outward(block) for block in row], axis=1) for row in state]
         joined = np.concatenate(rows, axis=0)
         states[index] = 0.5 * (joined + joined.T)
-    return CorrelatedTransient(steps=checked, augmented=states)
+    edge = stability(problem, after)
+    return CorrelatedTransient(
+        value=states[:, :m, :m],
+        rest=Rest(velocity=states[:, m : 2 * m, m : 2 * m], cross=states[:, :m, m : 2 * m]),
+        status=Status.OK if edge.stable.all() else Status.UNSETTLED,
+        method="correlated_transient",
+        spectral_radius=float(edge.spectral_radius.max()),
+        steps=checked,
+        augmented=states,
+    )
 
 
 def still_start(problem: Quadratic) -> NDArray[np.float64]:

@@ -38,21 +38,21 @@ from scipy.sparse.linalg import LinearOperator, gmres
 
 from theory.closed_form.mode_response import mode_response
 from theory.closed_form.shuffling import Phase, shuffled_covariance
+from theory.closed_form.stability import modes
 from theory.closed_form.stationary import stationary_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.regression import GaussianRegression, RidgeRegression, Sampling
-from theory.solution import UnstableError
+from theory.solution import Solution, Status, UnstableError
 
 CovarianceMap = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MinibatchLaw:
-    """Stationary second moments under noise that depends on the weights.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class MinibatchLaw(Solution):
+    """Stationary second moments under noise that depends on the weights; the spectral radius is the mean's.
 
     Args:
-        covariance: Σ, shape ``(m, m)``.
         constant_noise_covariance: the (S2) answer with C frozen at the optimum, C_0, shape ``(m, m)``.
         noise_cov: C(Σ), shape ``(m, m)``.
         noise_cov_at_optimum: C_0, shape ``(m, m)``.
@@ -63,7 +63,6 @@ class MinibatchLaw:
             covariance; for Gaussian inputs k of equation (2). A stationary second moment exists iff it is below 1.
     """
 
-    covariance: NDArray[np.float64]
     constant_noise_covariance: NDArray[np.float64]
     noise_cov: NDArray[np.float64]
     noise_cov_at_optimum: NDArray[np.float64]
@@ -83,7 +82,7 @@ class MinibatchLaw:
     @property
     def variances(self) -> NDArray[np.float64]:
         """uᵢᵀ Σ uᵢ, shape ``(m,)``."""
-        return self._along(self.covariance)
+        return self._along(self.require())
 
     def _along(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.einsum("ik,ij,jk->k", self.basis, matrix, self.basis)
@@ -122,7 +121,10 @@ def gaussian_regression_law(problem: GaussianRegression, optimizer: MomentumSGD)
     at_optimum = np.multiply.outer(inputs * shift, inputs * shift) / size + np.diag(inputs) * misfit / size
     noise = at_optimum + (inputs[:, None] * cov * inputs + trace * np.diag(inputs)) / size
     return MinibatchLaw(
-        covariance=_turned(cov, basis),
+        method="gaussian_regression_law",
+        status=Status.OK,
+        spectral_radius=float(modes(inputs, optimizer).spectral_radius.max()),
+        value=_turned(cov, basis),
         constant_noise_covariance=_turned(gain * at_optimum, basis),
         noise_cov=_turned(noise, basis),
         noise_cov_at_optimum=_turned(at_optimum, basis),
@@ -201,7 +203,10 @@ def ridge_regression_law(problem: RidgeRegression, optimizer: MomentumSGD) -> Mi
         )
     cov = _solve_fixed_point(lambda cov: gain * data.state_noise(cov), constant)
     return MinibatchLaw(
-        covariance=_turned(cov, data.basis),
+        method="ridge_regression_law",
+        status=Status.OK,
+        spectral_radius=float(modes(data.curvatures, optimizer).spectral_radius.max()),
+        value=_turned(cov, data.basis),
         constant_noise_covariance=_turned(constant, data.basis),
         noise_cov=_turned(at_optimum + data.state_noise(cov), data.basis),
         noise_cov_at_optimum=_turned(at_optimum, data.basis),
@@ -250,7 +255,10 @@ def shuffled_regression_law(problem: RidgeRegression, optimizer: MomentumSGD, ph
     state_noise = data.state_noise(average)
     constant = shuffled(phase)
     return MinibatchLaw(
-        covariance=_turned(constant + gain * state_noise, data.basis),
+        method="shuffled_regression_law",
+        status=Status.OK,
+        spectral_radius=float(modes(data.curvatures, optimizer).spectral_radius.max()),
+        value=_turned(constant + gain * state_noise, data.basis),
         constant_noise_covariance=_turned(constant, data.basis),
         noise_cov=_turned(at_optimum + state_noise, data.basis),
         noise_cov_at_optimum=_turned(at_optimum, data.basis),

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
+from theory.model.setting import require_type
 from theory.oracle.transition import transition
 from theory.solution import Rest, Solution, Status
 
@@ -57,6 +58,8 @@ def lyapunov_covariance(problem: Quadratic, optimizer: MomentumSGD, method: Meth
     Raises:
         ValueError: if the method is unknown, not installed, or too slow for this size.
     """
+    require_type(problem, Quadratic, "lyapunov_covariance(problem=...)")
+    require_type(optimizer, MomentumSGD, "lyapunov_covariance(optimizer=...)")
     if method not in METHODS:
         raise ValueError(f"`lyapunov_covariance(method=...)` must be one of {METHODS}; got {method!r}.")
     size = 2 * problem.dimension

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from theory.model.noise import Gaussian, NoiseLaw
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
-from theory.model.setting import Setting, keyword_setting, later_field
+from theory.model.setting import Setting, keyword_setting, later_field, require_type
 from theory.oracle import portable
 
 #: Weights in a block: its state fits the second-level cache, and what a step costs beside its arithmetic is spread out.
@@ -285,6 +285,7 @@ def simulate(
         ValueError: if `seed`, `threads`, `engine` or `path` is not valid, or the diagonal path is asked for a matrix.
         RuntimeError: if a replica overflows, which is what an unstable recursion does.
     """
+    require_type(setting, Simulation, "simulate(setting=...)")
     tools = _engine(engine)
     plan = _plan(setting, path)
     num_threads = _threads(threads)

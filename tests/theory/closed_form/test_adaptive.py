@@ -9,7 +9,7 @@ from scipy.linalg import solve_discrete_lyapunov
 from theory.closed_form.adaptive import (
     adaptive_covariance,
     bias_corrected_rates,
-    preconditioned_covariance,
+    frozen_adaptive_covariance,
     preconditioned_problem,
 )
 from theory.closed_form.stationary import stationary_covariance
@@ -61,12 +61,12 @@ def test_the_frozen_law_solves_the_lyapunov_equation_of_the_update(optimizer):
     state = np.concatenate([weights, buffer])
     move, push = state[:, :6], state[:, 6:]
     exact = solve_discrete_lyapunov(move, push @ problem.dense_noise_cov() @ push.T)[:3, :3]
-    np.testing.assert_allclose(preconditioned_covariance(problem, optimizer, SCALE), exact, rtol=1e-10)
+    np.testing.assert_allclose(frozen_adaptive_covariance(problem, optimizer, SCALE), exact, rtol=1e-10)
 
 
 def test_a_unit_preconditioner_is_momentum_sgd():
     problem = _problem()
-    found = preconditioned_covariance(problem, RMSprop(learning_rate=0.1, momentum=0.8), np.ones(3))
+    found = frozen_adaptive_covariance(problem, RMSprop(learning_rate=0.1, momentum=0.8), np.ones(3))
     np.testing.assert_allclose(found, stationary_covariance(problem, MomentumSGD(0.1, 0.8)).require(), rtol=1e-13)
 
 
@@ -99,7 +99,7 @@ def test_a_fixed_point_is_found_where_the_noise_alone_would_be_unstable():
     problem = Quadratic(np.array([1.0]), np.array([1e-6]))
     optimizer = RMSprop(learning_rate=0.01)
     with pytest.raises(UnstableError):
-        preconditioned_covariance(problem, optimizer, 1 / np.sqrt(problem.noise_cov))
+        frozen_adaptive_covariance(problem, optimizer, 1 / np.sqrt(problem.noise_cov))
     law = adaptive_covariance(problem, optimizer)
     assert law.spectral_radius < 1 and law.residual <= 1e-12
     assert law.second_moment[0] == pytest.approx(law.covariance[0, 0] + 1e-6, rel=1e-10)
@@ -136,8 +136,8 @@ def test_decoupled_decay_is_heavy_ball_with_less_momentum():
         (lambda: Adam(epsilon=-1.0), "epsilon"),
         (lambda: Adam(learning_rate=1.0, weight_decay=1.0, decoupled_weight_decay=True), "weight_decay"),
         (lambda: RMSprop(smoothing=1.0), "smoothing"),
-        (lambda: preconditioned_covariance(_problem(), Adam(), np.array([1.0, -1.0, 1.0])), "preconditioner"),
-        (lambda: preconditioned_covariance(_problem(), Adam(), np.ones(2)), "preconditioner"),
+        (lambda: frozen_adaptive_covariance(_problem(), Adam(), np.array([1.0, -1.0, 1.0])), "preconditioner"),
+        (lambda: frozen_adaptive_covariance(_problem(), Adam(), np.ones(2)), "preconditioner"),
         (lambda: adaptive_covariance(Quadratic(np.ones(2), np.array([1.0, 0.0])), Adam()), "noise along every axis"),
     ],
 )
