@@ -43,10 +43,11 @@ def scales(charts: Sequence[TimeCourse | Profile]) -> tuple[Scale, Scale]:
 
 
 def _within(value: float, low: float, high: float, *, log: bool) -> bool:
-    """Whether a decoy is off by no more than the range of all else: one further off would hide it."""
+    """Whether a decoy is off by no more than half the range of all else: one further off would flatten it."""
     if log:
-        return value > 0 and low * low / high <= value <= high * high / low
-    return 2 * low - high <= value <= 2 * high - low
+        room = (high / low) ** 0.5
+        return value > 0 and low / room <= value <= high * room
+    return low - 0.5 * (high - low) <= value <= high + 0.5 * (high - low)
 
 
 def heights(chart: TimeCourse | Profile, y: Scale) -> tuple[float, ...]:

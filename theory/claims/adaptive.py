@@ -303,7 +303,7 @@ def _maps(evidence: Evidence) -> tuple[HeatMap, ...]:
             x=Axis("memory of g², 1/(1−β₂)", "steps"),
             y=Axis(label),
             value=Axis("worst relative error over the axes"),
-            columns=tuple(1.0 / (1.0 - beta2) for beta2 in _MAP_BETA2),
+            columns=tuple(round(1.0 / (1.0 - beta2), 2) for beta2 in _MAP_BETA2),
             rows=tuple(values),
             cells=tuple(tuple(math.expm1(one) for one in row) for row in grid),
             contour=_ADAM_MARGIN,

@@ -33,7 +33,7 @@ from theory.closed_form.stationary import stationary_variance
 from theory.closed_form.transient import mean_path, transient_covariance
 from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence
-from theory.judge.results import EXACT, Axis, Curve, HeatMap, Result, Sample, SmallMultiples, Table, TimeCourse
+from theory.judge.results import EXACT, Axis, Curve, HeatMap, Result, Sample, Table, TimeCourse
 from theory.judge.statistics import normal_p_value, normal_quantile, variance_interval, variance_p_value
 from theory.judge.verdict import Kind
 from theory.model.optimizer import MomentumSGD
@@ -298,7 +298,7 @@ def _compare_decomposition(evidence: Mapping[str, Evidence], predictor: Predicto
         rows.append((time, float(predicted.risk[index]), risk, risk_error, float(predicted.kl[index]), kl, kl_error))
     results: tuple[Result, ...] = ()
     if predictor is decomposition:
-        results = (_parts_course(simulation, rows), *_decomposition_tables(simulation, predicted, rows))
+        results = (*_parts_courses(simulation, rows), *_decomposition_tables(simulation, predicted, rows))
     return comparison(
         np.concatenate(ratios),
         degrees,
@@ -331,36 +331,37 @@ def comparison(
     )
 
 
-def _parts_course(simulation: Simulation, rows: list[tuple[float, ...]]) -> SmallMultiples:
+def _parts_courses(simulation: Simulation, rows: list[tuple[float, ...]]) -> tuple[TimeCourse, TimeCourse]:
     times, risk, risk_error, kl, kl_error = np.array([[row[place] for place in (0, 2, 3, 5, 6)] for row in rows]).T
     fine = np.union1d([*range(1, 61), *range(61, simulation.steps + 1, 3)], times.astype(int))
     along = replace(simulation, record_times=tuple(int(t) for t in fine))
     path, commuting = decomposition(along), _without_correlations(along).kl
-    z, sample = normal_quantile(TEST_ALPHA), Sample(simulation.replicas, "replicas")
-    x = Axis("time", "steps")
+    z = normal_quantile(TEST_ALPHA)
 
-    def panel(y: Axis, *curves: Curve) -> TimeCourse:
-        return TimeCourse(title=y.name, sample=sample, x=x, y=y, curves=curves)
+    def course(y: Axis, caption: str, *curves: Curve) -> TimeCourse:
+        return TimeCourse(
+            title=f"{y.name[0].upper()}{y.name[1:]}, from a start at one point",
+            sample=Sample(simulation.replicas, "replicas"),
+            x=Axis("time", "steps"),
+            y=y,
+            curves=curves,
+            caption=caption,
+        )
 
-    return SmallMultiples(
-        title="Moving parts of the bound, from a start at one point",
-        sample=sample,
-        names=("KL divergence to the prior, nats", "expected risk, units of loss"),
-        panels=(
-            panel(
-                Axis("part of the bound"),
-                shown.predicted(fine, path.kl),
-                shown.decoy(fine, commuting, "as if H and C commuted"),
-                shown.measured(times, kl, z * kl_error),
-            ),
-            panel(
-                Axis("part of the bound"),
-                shown.predicted(fine, path.risk),
-                shown.measured(times, risk, z * risk_error),
-            ),
+    return (
+        course(
+            Axis("divergence from the prior", "nats"),
+            "(B2) along the exact transient, and the log-determinant of simulated weights.",
+            shown.predicted(fine, path.kl),
+            shown.decoy(fine, commuting, "as if H and C commuted"),
+            shown.measured(times, kl, z * kl_error),
         ),
-        caption="(B1) and (B2) along the exact transient, and the average loss and log-determinant of simulated "
-        "weights.",
+        course(
+            Axis("expected risk", "units of loss"),
+            "(B1) along the exact transient, and the average loss of simulated weights.",
+            shown.predicted(fine, path.risk),
+            shown.measured(times, risk, z * risk_error),
+        ),
     )
 
 

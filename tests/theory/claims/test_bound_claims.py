@@ -64,7 +64,7 @@ def test_the_results_a_reader_needs_are_handed_over(verdicts):
     titles = {part.title for verdict in verdicts.values() for part in verdict.results}
     assert {
         "What the bound loses without commutation, against five measures",
-        "Moving parts of the bound, from a start at one point",
+        "Expected risk, from a start at one point",
         "Flatter is wider, until ηλ = 1 + μ",
         "What tightens the bound",
         "The price against momentum",
