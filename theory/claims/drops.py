@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from theory.claims import shown
-from theory.claims.moments import Tests, simulation_of, state_frame
+from theory.claims.moments import Law, Tests, simulation_of, state_frame
 from theory.closed_form.correlated import correlated_transient, still_start
 from theory.closed_form.eigenbasis import eigenbasis
 from theory.closed_form.propagate import propagate
 from theory.closed_form.transient import transient_covariance
-from theory.judge.claim import TEST_ALPHA, Comparison, Predictor
+from theory.judge.claim import TEST_ALPHA, Comparison
 from theory.judge.evidence import Evidence
 from theory.judge.results import Axis, Result, Table, TimeCourse
 from theory.judge.statistics import normal_p_value, variance_interval, variance_p_value
@@ -28,8 +28,6 @@ from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.schedule import Schedule
 from theory.oracle.simulate import Segment, Simulation
-
-Law = Callable[[Simulation], NDArray[np.float64]]
 
 #: Relative error of a variance that one test finds with a miss chance of 1e-6.
 DETECTS = 0.03
@@ -156,7 +154,7 @@ def law_tests(evidence: Evidence, law: Law) -> Tests:
     return Tests(p_values, ratio, degrees)
 
 
-def compare_laws(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_laws(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """Every second moment at every recorded time of every experiment. `predict` maps a Simulation to its law."""
     tests = Tests.join([law_tests(item, predict) for item in evidence.values()])
     return comparison(tests, results=[drop_course(item, predict) for item in evidence.values()])
@@ -177,10 +175,10 @@ def comparison(tests: Tests, *, note: str = "", results: Iterable[Result] = ()) 
     )
 
 
-def comparing_with_assumption(name: str, assumed: Law) -> Callable[[Mapping[str, Evidence], Predictor], Comparison]:
+def comparing_with_assumption(name: str, assumed: Law) -> Callable[[Mapping[str, Evidence], Law], Comparison]:
     """`compare_laws` with a table of the error that the assumption would have made, exactly."""
 
-    def compare(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+    def compare(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
         tests = Tests.join([law_tests(item, predict) for item in evidence.values()])
         rows = []
         for item in evidence.values():

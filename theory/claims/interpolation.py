@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +112,11 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 # Predictors: (rates, momentum, ratio, steps) to variances (K, modes), for η₂ = 1, γ = 1
 
 
-def _reading(reading: Reading) -> Predictor:
+#: (ηλ, μ, η₂/η₁, steps) to variances, shape ``(steps, modes)``.
+Interpolation: TypeAlias = Predictor[[NDArray[np.float64], float, float, NDArray[np.int_]], NDArray[np.float64]]
+
+
+def _reading(reading: Reading) -> Interpolation:
     def predict(rates: NDArray, momentum: float, ratio: float, steps: NDArray) -> NDArray[np.float64]:
         problem = Quadratic(rates, np.ones(len(rates)))
         return interpolated_variance(
@@ -140,7 +145,7 @@ def _settled_at_once(rates: NDArray, momentum: float, ratio: float, steps: NDArr
     return np.where(steps[:, None] == 0, old, new)
 
 
-def _single_power(reading: Reading) -> Predictor:
+def _single_power(reading: Reading) -> Interpolation:
     """ρᵏ in place of ρ²ᵏ: the mean's rate used for a variance."""
 
     def predict(rates: NDArray, momentum: float, ratio: float, steps: NDArray) -> NDArray[np.float64]:
@@ -156,10 +161,12 @@ def _single_power(reading: Reading) -> Predictor:
 # Comparison
 
 
-def _compare(rates: tuple[float, ...], reading: Reading) -> Callable[[Mapping[str, Evidence], Predictor], Comparison]:
+def _compare(
+    rates: tuple[float, ...], reading: Reading
+) -> Callable[[Mapping[str, Evidence], Interpolation], Comparison]:
     """The worst relative error over the region: all steps by recursion, and by Monte Carlo at the outermost rate."""
 
-    def compare(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+    def compare(evidence: Mapping[str, Evidence], predict: Interpolation) -> Comparison:
         item = evidence["transient-recursion"]
         grid = InterpolationGrid.from_dict(item.setting)
         known = np.asarray(grid.rates)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from theory.claims import shown
-from theory.judge.claim import TEST_ALPHA, Comparison, Experiment, Progress
+from theory.judge.claim import TEST_ALPHA, Comparison, Experiment, Predictor, Progress
 from theory.judge.evidence import Evidence
 from theory.judge.results import Axis, Profile, Result
 from theory.judge.statistics import (
@@ -30,6 +30,8 @@ from theory.model.quadratic import Quadratic
 from theory.oracle.simulate import Simulation, noise_factor, simulate
 from theory.oracle.transition import transition
 
+#: The covariance of the state that a formula predicts for a simulation, at the times it records.
+Law: TypeAlias = Predictor[[Simulation], NDArray[np.float64]]
 #: Lags and responses whose size fell below this share of the start no longer move a variance.
 NEGLIGIBLE = 1e-7
 

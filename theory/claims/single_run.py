@@ -98,7 +98,9 @@ def _effective_rate_time(single: SingleRuns) -> NDArray[np.float64]:
     return (1 + np.minimum(rho**2, 0.99)) / (1 - np.minimum(rho**2, 0.99))
 
 
-def compare_spread(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_spread(
+    evidence: Mapping[str, Evidence], predict: Predictor[[SingleRuns], NDArray[np.float64]]
+) -> Comparison:
     """The spread of the runs' variances against 2σ⁴τ₂/T, and of their average against σ².
 
     The variance over R runs of an average over T/τ₂ ≈ 80 or more draws is near enough normal for its own variance to be

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from theory.claims import shown
 from theory.claims.moments import (
+    Law,
     Tests,
     error_profile,
     measured_state,
@@ -417,11 +418,11 @@ def _weight_frame(simulation: Simulation) -> NDArray[np.float64]:
     ]
 
 
-def _tested(evidence: Evidence, predict: Predictor, frame: NDArray[np.float64], **kinds: bool) -> Tests:
+def _tested(evidence: Evidence, predict: Law, frame: NDArray[np.float64], **kinds: bool) -> Tests:
     return moment_tests(evidence, predict(simulation_of(evidence)), frame, **kinds)
 
 
-def compare_variances(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_variances(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """Variance and mean along each eigenvector of H."""
     parts, tests = {}, []
     for name, item in evidence.items():
@@ -438,7 +439,7 @@ def compare_variances(evidence: Mapping[str, Evidence], predict: Predictor) -> C
     return to_comparison(Tests.join(tests), results=(profile,))
 
 
-def compare_states(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_states(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """Every entry of the state's covariance in H's eigenbasis: weights, velocity, cross; and the means."""
     parts, tests = {}, []
     for name, item in evidence.items():
@@ -462,7 +463,7 @@ def compare_states(evidence: Mapping[str, Evidence], predict: Predictor) -> Comp
     return to_comparison(Tests.join(tests), results=results)
 
 
-def _correlations(evidence: Evidence, predict: Predictor) -> Agreement:
+def _correlations(evidence: Evidence, predict: Law) -> Agreement:
     """Off-diagonal correlations, measured against predicted."""
     simulation = simulation_of(evidence)
     frame = _weight_frame(simulation)
@@ -484,7 +485,7 @@ def _correlations(evidence: Evidence, predict: Predictor) -> Agreement:
     )
 
 
-def compare_noise_laws(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_noise_laws(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """Every entry of the weight covariance under noise that is not Gaussian, errors adjusted for its kurtosis."""
     parts, tests = {}, []
     for name, item in evidence.items():
@@ -503,7 +504,7 @@ def compare_noise_laws(evidence: Mapping[str, Evidence], predict: Predictor) -> 
     return to_comparison(Tests.join(tests), results=(profile,))
 
 
-def compare_lag_one(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_lag_one(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """E w_t w_{t−1}ᵀ in H's eigenbasis, entry by entry. `predict` maps a Simulation to that matrix."""
     p_values, curves, rates = [], [], []
     worst, best, reached = None, 0.0, math.inf
@@ -555,7 +556,7 @@ def compare_lag_one(evidence: Mapping[str, Evidence], predict: Predictor) -> Com
     )
 
 
-def _fine_lag(evidence: Evidence, rates: NDArray[np.float64], predict: Predictor) -> Curve:
+def _fine_lag(evidence: Evidence, rates: NDArray[np.float64], predict: Law) -> Curve:
     """The predicted correlation over the range of `rates`, mode by mode of a fine spectrum."""
     simulation = simulation_of(evidence)
     fine = np.linspace(rates.min(), rates.max(), 200)
@@ -594,7 +595,7 @@ def _lag_curvature_off(simulation: Simulation) -> NDArray[np.float64]:
     return _lag_from_ratio(simulation, (1 + mu - 1.01 * _rates(simulation)) / (1 + mu))
 
 
-def compare_dissipation(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_dissipation(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """η(HΣ+ΣH) − k ∘ Cov(Δw) on measured moments; C is not used. `predict` maps a Simulation to k, ``(m, m)``."""
     p_values, degrees, ratios, labels = [], [], [], []
     for name, item in evidence.items():
@@ -660,14 +661,14 @@ def dissipation_constant(simulation: Simulation) -> NDArray[np.float64]:
     return fluctuation_dissipation_constant(_curvatures(simulation), simulation.segments[0].optimizer)
 
 
-def _constant(value: Callable[[float], float]) -> Predictor:
+def _constant(value: Callable[[float], float]) -> Law:
     def predict(simulation: Simulation) -> NDArray[np.float64]:
         return np.full((simulation.problem.dimension,) * 2, value(_momentum(simulation)))
 
     return predict
 
 
-def compare_boundary(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_boundary(evidence: Mapping[str, Evidence], predict: Predictor[[MomentumSGD], float]) -> Comparison:
     """The bracket found by simulation against the predicted limit. `predict` maps an optimizer to the limit of ηλ."""
     item = evidence["stability-search"]
     setting = StabilitySearch.from_dict(item.setting)
@@ -730,7 +731,7 @@ def _boundary_undampened(optimizer: MomentumSGD) -> float:
     return largest_stable_curvature(replace(optimizer, dampening=0.0))
 
 
-def compare_impulse(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_impulse(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """Σ_k Fᵏ GGᵀ Fᵏᵀ of the measured F and G, summed in extended precision, against the predicted covariance."""
     item = evidence["impulse-response"]
     setting = ImpulseSetting.from_dict(item.setting)

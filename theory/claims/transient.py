@@ -39,7 +39,7 @@ from theory.closed_form.attribution import Attribution, attribution
 from theory.closed_form.propagate import propagate
 from theory.closed_form.stationary import stationary_covariance, stationary_variance
 from theory.closed_form.transient import mean_path
-from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment, Predictor
+from theory.judge.claim import TEST_ALPHA, Claim, Comparison, Experiment
 from theory.judge.evidence import Evidence
 from theory.judge.results import Axis, Curve, Result, Table, TimeCourse
 from theory.judge.statistics import normal_p_value, normal_quantile
@@ -463,7 +463,7 @@ def _mean_no_drop(simulation: Simulation) -> NDArray[np.float64]:
     return mean_along(replace(simulation, segments=segments))
 
 
-def compare_means(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_means(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """Every mean of (w, v) at every recorded time. `predict` maps a Simulation to ``(T, 2m)``; NaN is not tested.
 
     The error of a mean is √(measured variance/R). Degrees of freedom 2 (mean/error)² are counted where a direction is
@@ -503,7 +503,7 @@ def compare_means(evidence: Mapping[str, Evidence], predict: Predictor) -> Compa
     )
 
 
-def _mean_course(item: Evidence, found: NDArray, error: NDArray, predict: Predictor) -> TimeCourse:
+def _mean_course(item: Evidence, found: NDArray, error: NDArray, predict: Law) -> TimeCourse:
     simulation = simulation_of(item)
     began, m = simulation.segments[0].steps, simulation.problem.dimension
     first, last = simulation.record_times[0], simulation.record_times[-1]
@@ -534,7 +534,7 @@ def _mean_course(item: Evidence, found: NDArray, error: NDArray, predict: Predic
 _SHOWN = 2
 
 
-def compare_conventions(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_conventions(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """Both forms, each against its own law; the table holds the variance ratios that tell them apart."""
     tests = Tests.join([law_tests(item, predict) for item in evidence.values()])
     m = _drop_problem().dimension
@@ -616,7 +616,7 @@ def _log_ratio_comparison(error: NDArray[np.float64], count: int, note: str, res
     )
 
 
-def compare_shrink(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_shrink(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """The decay's Δ ln σᵢ² at fixed H and C, mode by mode. `predict` maps a Simulation to it, ``(m,)``."""
     item = evidence["staircase"]
     measured, count = _log_ratios(item)
@@ -673,7 +673,7 @@ def _rate_alone(simulation: Simulation) -> NDArray[np.float64]:
     return np.stack([parts.sum(axis=0), np.zeros_like(parts[0]), np.zeros_like(parts[0])])
 
 
-def compare_attribution(evidence: Mapping[str, Evidence], predict: Predictor) -> Comparison:
+def compare_attribution(evidence: Mapping[str, Evidence], predict: Law) -> Comparison:
     """Δ ln σᵢ² of each cause, measured by changing it alone, against its share of one attribution."""
     item = evidence["staircase"]
     simulation = simulation_of(item)
@@ -699,7 +699,7 @@ def compare_attribution(evidence: Mapping[str, Evidence], predict: Predictor) ->
 # ---------------------------------------------------------------------------------------------------------------------
 # Register
 
-_NOISE_DECOY: Mapping[str, Predictor] = {"C larger by 3 %": _more_noise(1.03)}
+_NOISE_DECOY: Mapping[str, Law] = {"C larger by 3 %": _more_noise(1.03)}
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
