@@ -64,6 +64,7 @@ GROUPS = "tests/theory/closed_form/test_general_paths.py"
 ATTRIBUTION = "tests/theory/closed_form/test_attribution.py"
 PAC_BAYES = "tests/theory/closed_form/test_pac_bayes.py"
 MOMENTS = "tests/theory/closed_form/test_minibatch_moments.py"
+EDGE = "tests/theory/closed_form/test_edge.py"
 DIVERGENCE = "tests/theory/closed_form/test_divergence.py"
 
 MUTANTS = (
@@ -120,6 +121,10 @@ MUTANTS = (
     Mutant("theory/closed_form/minibatch_moments.py", "added += push @ self.fresh @ push.T / size", "added += push @ self.fresh @ push.T", MOMENTS),
     Mutant("theory/closed_form/outside.py", "cross = np.tensordot(-between[:-1] / num_samples", "cross = np.tensordot(0.0 * between[:-1] / num_samples", MOMENTS),
     Mutant("theory/closed_form/outside.py", "return (1.0 - 1.0 / num_samples) / size", "return 1.0 / size", MOMENTS),
+    Mutant("theory/closed_form/edge.py", "(count - batch_size) / (batch_size * (count - 1.0))", "(count - batch_size) / (batch_size * count)", EDGE),
+    Mutant("theory/closed_form/edge.py", "(count - 2.0 * batch_size) / ((count - 1.0)", "(count - batch_size) / ((count - 1.0)", EDGE),
+    Mutant("theory/closed_form/edge.py", "(1.0 - momentum) * curvature**2 + (1.0 + momentum) * fed", "(1.0 - momentum) * (curvature**2 + fed)", EDGE),
+    Mutant("theory/closed_form/edge.py", "total - inner[:, None] * x * inner", "total", EDGE),
     Mutant("theory/closed_form/pac_bayes.py", "return self.kl_diagonal + self.correlation_price", "return self.kl_diagonal", PAC_BAYES),
     Mutant("theory/closed_form/pac_bayes.py", "return -np.log(self.variances)", "return np.log(self.variances)", PAC_BAYES),
     Mutant("theory/closed_form/divergence.py", "        z *= 2.0\n", "        z *= 2.002\n", DIVERGENCE),

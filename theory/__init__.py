@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from theory.closed_form.correlated import CorrelatedTransient, correlated_transient
     from theory.closed_form.correlation_time import integrated_autocorrelation_time, variance_correlation_time
     from theory.closed_form.divergence import binary_kl, gaussian_kl, kl_inverse
+    from theory.closed_form.edge import StabilityEdge, batch_sharpness, mean_square_edge, sampled_batch_sharpness
     from theory.closed_form.interpolation import interpolated_variance, settling_time
     from theory.closed_form.langevin import (
         exact_langevin_noise,
@@ -141,6 +142,12 @@ _HOMES = {
         "second_moment_stability_limit",
         "shuffled_regression_law",
     ),
+    "theory.closed_form.edge": (
+        "StabilityEdge",
+        "batch_sharpness",
+        "mean_square_edge",
+        "sampled_batch_sharpness",
+    ),
     "theory.closed_form.minibatch_moments": (
         "MinibatchMoments",
         "minibatch_second_moments",
@@ -241,6 +248,7 @@ __all__ = [
     "Simulation",
     "Solution",
     "Stability",
+    "StabilityEdge",
     "Status",
     "StudentT",
     "SubGaussianLoss",
@@ -253,6 +261,7 @@ __all__ = [
     "adaptive_covariance",
     "attribution",
     "averaged_covariance",
+    "batch_sharpness",
     "binary_kl",
     "commutativity",
     "commutativity_from_gradients",
@@ -279,6 +288,7 @@ __all__ = [
     "largest_stable_learning_rate",
     "lyapunov_covariance",
     "mean_path",
+    "mean_square_edge",
     "minibatch_second_moments",
     "natural_gradient_covariance",
     "optimal_diagonal_preconditioner",
@@ -292,6 +302,7 @@ __all__ = [
     "preconditioned_problem",
     "propagate",
     "ridge_regression_law",
+    "sampled_batch_sharpness",
     "second_fluctuation_dissipation",
     "second_moment_stability_limit",
     "settling_time",

@@ -4,7 +4,7 @@ Model     g_n = ∇ℓ_n(w), ḡ = (1/N) Σ g_n over the N units (samples, or mi
 Hessian   H v = ∇(∇L · v) by one of two exact routes: a second backward pass through a kept graph, or a forward
           derivative of the gradient. Weight decay is an explicit term of the *optimizer's* curvature H + βI and is
           left out by default: commutativity is judged on the data Hessian (βI commutes with everything).
-Noise     C v = (1/N) Σ (g_n − ḡ)((g_n − ḡ)·v): one forward derivative gives all d_n = g_n·v, one backward pass
+Noise     C v = 1/(N−1) Σ (g_n − ḡ)((g_n − ḡ)·v): one forward derivative gives all d_n = g_n·v, one backward pass
           weighted by d_n gives Σ d_n g_n. Centering matters: uncentered, the top eigenvalue was 5 × too large on a
           network whose gradient had not vanished.
 Limits    ReLU kinks carry no second derivative in automatic differentiation: a finite difference disagrees by 4-27 % on
@@ -179,7 +179,7 @@ class HessianOperator:
 
 
 class GradientCovarianceOperator:
-    """Centered covariance C = (1/N) Σ (g_n − ḡ)(g_n − ḡ)ᵀ of the units' gradients.
+    """Centered covariance C = 1/(N−1) Σ (g_n − ḡ)(g_n − ḡ)ᵀ of the units' gradients.
 
     The mini-batch covariance of the theory is C times `noise_factor`. With batch norm in train mode the units are
     mini-batches already and that factor is 1.
@@ -227,7 +227,7 @@ class GradientCovarianceOperator:
         else:
             total = torch.stack([self._streamed(v) for v in vectors.to(self.dtype).unbind(dim=1)], dim=1)
         self.num_products += vectors.shape[1]
-        return _finite(total / self.landscape.num_units, "gradient covariance").to(vectors.dtype)
+        return _finite(total / (self.landscape.num_units - 1), "gradient covariance").to(vectors.dtype)
 
     def matvec(self, vector: Tensor) -> Tensor:
         """C v for one vector ``(P,)``."""
@@ -255,7 +255,7 @@ class GradientCovarianceOperator:
     def noise_factor(self, batch_size: int, *, with_replacement: bool = False) -> float:
         """Factor f with Cov(mini-batch gradient) = f C, the finite-population correction included.
 
-        Sampling ``batch_size`` of N samples gives 1/B with replacement and (N − B)/((N − 1) B) without.
+        Sampling ``batch_size`` of N samples gives (1 − 1/N)/B with replacement and 1/B − 1/N without.
         """
         if self.landscape.units_are_batches:
             return 1.0
@@ -263,12 +263,19 @@ class GradientCovarianceOperator:
 
 
 def noise_factor(num_samples: int, batch_size: int, *, with_replacement: bool = False) -> float:
-    """Covariance of the mean of a batch relative to the population's (divisor N): see `GradientCovarianceOperator`."""
+    """Covariance of the mean of a batch relative to the per-sample covariance with divisor N − 1, the one convention.
+
+    `variance_estimates`, `NoiseInDirections.covariance`, `GradientCovarianceOperator` and equation (P1) all have that
+    divisor, so that (P1)'s S²(δ_st/B − 1/N) is this factor at s = t.
+
+    Raises:
+        ValueError: if the batch size is out of range.
+    """
     if not 1 <= batch_size <= num_samples:
         raise ValueError(f"`noise_factor(batch_size=...)` must lie in [1, {num_samples}]; got {batch_size}.")
-    if with_replacement or num_samples == 1:
-        return 1.0 / batch_size
-    return (num_samples - batch_size) / ((num_samples - 1) * batch_size)
+    if with_replacement:
+        return (1.0 - 1.0 / num_samples) / batch_size
+    return 1.0 / batch_size - 1.0 / num_samples
 
 
 def unit_gradients(landscape: Landscape, units: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import importlib
 
 from theory.judge.claim import Claim, Experiment, check_register
 
-_SUBJECTS = ("stationary", "transient", "bounds", "real_noise", "adaptive", "family", "stationarity")
+_SUBJECTS = ("stationary", "transient", "bounds", "real_noise", "minibatch_law", "adaptive", "family", "stationarity")
 
 
 def _collect() -> tuple[tuple[Claim, ...], tuple[Experiment, ...]]:

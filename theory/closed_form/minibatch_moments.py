@@ -38,6 +38,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs, gmres
 
 from theory.closed_form.mode_response import ModeResponse, mode_response
 from theory.closed_form.outside import Outside, OutsidePath, white_scale
+from theory.closed_form.stability import one_group
 from theory.model.optimizer import MomentumSGD
 from theory.model.regression import Sampling
 from theory.solution import NumericalError, UnstableError
@@ -251,6 +252,7 @@ class _Law:
         outside: Sequence[Outside],
         where: str,
     ) -> _Law:
+        one_group(optimizer)
         s, a = checked_samples(slopes, curvatures, where)
         count, k = s.shape
         scheme = Sampling(sampling)

@@ -62,4 +62,4 @@ def dense(landscape: Landscape):
     h = hessian(lambda flat: losses(flat).mean())(landscape.weights)
     gradients = jacrev(losses)(landscape.weights)
     centered = gradients - gradients.mean(dim=0)
-    return h, centered.T @ centered / len(gradients)
+    return h, centered.T @ centered / (len(gradients) - 1)

@@ -1,5 +1,6 @@
 """Matrix-free products against dense matrices obtained by other means, in every mode and through every route."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from empirical.measure.landscape import Landscape, has_batch_norm
+from empirical.measure.noise import gradient_noise
 from empirical.measure.operators import (
     GradientCovarianceOperator,
     HessianOperator,
@@ -20,7 +22,9 @@ from empirical.measure.operators import (
     recomputed_curvature,
     unit_gradients,
 )
+from empirical.measure.posterior import shuffled_transient_variance
 from tests.empirical.measure.conftest import dense, smooth_network, toy_data
+from theory.model.optimizer import MomentumSGD
 
 
 def relative(a, b):
@@ -52,7 +56,7 @@ def test_the_covariance_is_centered_where_the_gradient_has_not_vanished():
     landscape = Landscape(smooth_network(), x, y)
     _, c = dense(landscape)
     gradients = unit_gradients(landscape, torch.arange(60))
-    uncentered = gradients.T @ gradients / 60
+    uncentered = gradients.T @ gradients / 59
     eye = torch.eye(landscape.dimension, dtype=torch.float64)
     measured = GradientCovarianceOperator(landscape, stored_bytes=0).matmat(eye)
     assert relative(measured, c) < 1e-12
@@ -72,7 +76,7 @@ def test_projections_equal_the_dense_gradients_times_the_directions(problem, met
     directions = torch.linalg.qr(torch.randn(landscape.dimension, 4, dtype=torch.float64))[0]
     values = project_gradients(landscape, directions, method=method).values
     assert values.shape == (200, 4)
-    assert relative(torch.cov(values.T, correction=0), directions.T @ c @ directions) < 1e-12
+    assert relative(torch.cov(values.T), directions.T @ c @ directions) < 1e-12
 
 
 def test_auto_projection_times_both_routes(problem):
@@ -171,7 +175,7 @@ def test_train_mode_takes_the_covariance_from_mini_batches():
         nn.functional.cross_entropy(copy(x[batch]), y[batch]).backward()
         gradients.append(torch.cat([p.grad.reshape(-1) for p in copy.parameters()]))
     gradients = torch.stack(gradients)
-    expected = torch.cov(gradients.T, correction=0)
+    expected = torch.cov(gradients.T)
     operator = GradientCovarianceOperator(landscape)
     measured = operator.matmat(torch.eye(landscape.dimension, dtype=torch.float64))
     assert relative(measured, expected) < 1e-10
@@ -192,12 +196,37 @@ def test_frozen_batch_mode_gives_the_training_output_of_its_reference_batch():
 def test_noise_factor_is_the_variance_of_batch_means():
     rng = np.random.default_rng(0)
     values = rng.standard_normal(30)
-    population = values.var()
     means = [values[rng.permutation(30)[:7]].mean() for _ in range(40_000)]
     # 40,000 draws fix a variance to 0.7 %; five standard errors
-    assert np.var(means) == pytest.approx(population * noise_factor(30, 7), rel=0.035)
+    assert np.var(means) == pytest.approx(values.var(ddof=1) * noise_factor(30, 7), rel=0.035)
     assert noise_factor(30, 30) == 0.0
-    assert noise_factor(30, 7, with_replacement=True) == pytest.approx(1 / 7)
+    assert values.var(ddof=1) * noise_factor(30, 7, with_replacement=True) == pytest.approx(values.var() / 7)
+
+
+@pytest.mark.parametrize(("size", "with_replacement"), [(1, False), (3, False), (2, True)])
+def test_every_estimate_of_mini_batch_noise_is_the_covariance_over_all_batches(size, with_replacement):
+    """Dense, with no chance left: every batch of 8 samples gone through, against γ, K and C times the factor."""
+    x, y = toy_data(8)
+    landscape = Landscape(smooth_network(), x, y)
+    gradients = unit_gradients(landscape, torch.arange(8)).double()
+    draws = itertools.product(range(8), repeat=size) if with_replacement else itertools.combinations(range(8), size)
+    means = torch.stack([gradients[list(batch)].mean(dim=0) for batch in draws])
+    expected = torch.cov(means.T, correction=0)
+    operator = GradientCovarianceOperator(landscape)
+    factor = operator.noise_factor(size, with_replacement=with_replacement)
+    assert factor == noise_factor(8, size, with_replacement=with_replacement)
+    eye = torch.eye(landscape.dimension, dtype=torch.float64)
+    assert relative(factor * operator.matmat(eye), expected) < 1e-10
+    basis = torch.linalg.qr(torch.randn(landscape.dimension, 3, generator=torch.Generator().manual_seed(0)).double())[0]
+    noise = gradient_noise(landscape, basis)
+    inside = (basis.T @ expected @ basis).numpy()
+    assert np.allclose(factor * noise.covariance, inside, rtol=1e-9, atol=0)
+    assert np.allclose(factor * noise.variances.values, np.diag(inside), rtol=1e-9)
+    if not with_replacement:  # (P1) after one step is η² times the covariance of the gradient
+        p1 = shuffled_transient_variance(
+            np.zeros(3), noise.variances.values, MomentumSGD(1.0), [1.0], [size, 8 - size], num_samples=8
+        )
+        assert np.allclose(p1[0], np.diag(inside), rtol=1e-9)
 
 
 def test_recomputed_curvature_of_an_attack_that_maximizes_is_the_envelopes():
