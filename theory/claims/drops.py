@@ -85,15 +85,30 @@ def exact_law(simulation: Simulation) -> NDArray[np.float64]:
         problem = segment.problem or problem
         inside = times[(times > begun) & (times <= begun + segment.steps)] - begun
         steps = np.union1d(inside, [segment.steps])
+        tables = (segment.learning_rates, segment.momenta, segment.weight_decays)
+        varies = any(table is not None for table in tables)
+        first = simulation.undampened_first_step and begun == 0
+        state = state[:m, :m] if first else state  # w alone: the buffer starts empty
         if phi:
-            if segment.problem is not None or segment.learning_rates is not None:
+            if segment.problem is not None or varies or first:
                 raise ValueError("`exact_law` takes autocorrelated noise with a fixed problem and constant rates only.")
             law = correlated_transient(problem, None, segment.optimizer, steps, phi, state).augmented
-        elif segment.learning_rates is not None:
-            schedule = Schedule.table(segment.learning_rates)
-            law = propagate(problem, segment.optimizer, schedule, steps, state).state()
+        elif varies:
+            rates = segment.learning_rates
+            law = propagate(
+                problem,
+                segment.optimizer,
+                Schedule.constant(segment.optimizer.learning_rate) if rates is None else Schedule.table(rates),
+                steps,
+                state,
+                momentum=segment.momenta,
+                weight_decay=segment.weight_decays,
+                undampened_first_step=first,
+            ).state()
         else:
-            law = transient_covariance(problem, None, segment.optimizer, steps, state).state()
+            law = transient_covariance(
+                problem, None, segment.optimizer, steps, state, undampened_first_step=first
+            ).state()
         found.append(law[np.isin(steps, inside), : 2 * m, : 2 * m])
         state, begun = law[-1], begun + segment.steps
     joined = np.concatenate(found)

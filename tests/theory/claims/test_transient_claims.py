@@ -18,7 +18,9 @@ from theory.judge.claim import TEST_ALPHA, needed_degrees
 from theory.judge.evidence import Evidence
 from theory.judge.results import Role
 from theory.judge.verdict import Kind, Outcome
-from theory.oracle.simulate import Simulation, simulate
+from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
+from theory.oracle.simulate import Segment, Simulation, simulate
 from theory.oracle.transition import transition
 
 SETTINGS = {experiment.name: experiment.setting("default") for experiment in EXPERIMENTS}
@@ -183,3 +185,35 @@ def test_the_claims_of_this_subject_take_their_share_of_the_budget(evidence):
     for claim in CLAIMS:
         claim.judge(evidence)
     assert time.process_time() - began < 12
+
+
+def test_the_law_of_a_simulation_follows_every_setting_that_varies():
+    """Momentum and decay an iteration, and torch's first step: the recursion written out, one step after another."""
+    problem = Quadratic.from_spectra([0.1, 1.0, 10.0], [1.0, 0.3, 2.0], rotation=0.7)
+    optimizer = MomentumSGD(0.05, 0.8, dampening=0.3, weight_decay=0.1)
+    varying = Segment(
+        optimizer=optimizer, steps=8, momenta=np.linspace(0.0, 0.9, 8), weight_decays=np.linspace(0.2, 0, 8)
+    )
+    for segments in (
+        (varying, Segment(optimizer=optimizer, steps=4)),
+        (Segment(optimizer=optimizer, steps=4), varying),
+    ):
+        simulation = Simulation(
+            problem=problem,
+            segments=segments,
+            replicas=1,
+            record_times=tuple(range(13)),
+            undampened_first_step=True,
+        )
+        state, expected = np.zeros((6, 6), dtype=np.longdouble), []
+        for segment in segments:
+            for step in range(segment.steps):
+                now = optimizer
+                if segment.momenta is not None:
+                    now = replace(now, momentum=segment.momenta[step], weight_decay=segment.weight_decays[step])
+                if not expected:
+                    now = replace(now, dampening=0.0)
+                move, kick = transition(problem, now, np.longdouble)
+                state = move @ state @ move.T + kick @ problem.noise_cov @ kick.T
+                expected.append(state)
+        assert relative(exact_law(simulation)[1:], np.array(expected)) < 1e-13
