@@ -16,7 +16,7 @@ from theory.model.setting import Setting
 #: Relative error that an exact claim finds.
 DIGITS = 1e-10
 
-Answers = Mapping[str, NDArray[np.float64]]
+Answers = Mapping[str, NDArray[Any]]
 
 
 def exact_experiment(name: str, title: str, setting: Setting, answer: Callable[[Any], Answers]) -> Experiment:

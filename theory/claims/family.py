@@ -123,7 +123,7 @@ def _edge(problem: Quadratic, optimizer: MomentumSGD) -> float:
     high = 1e-3
     while radius(high) < 0:
         high *= 2.0
-    return float(optimize.brentq(radius, 0.5 * high, high, xtol=1e-15, rtol=1e-14))
+    return optimize.root_scalar(radius, bracket=(0.5 * high, high), method="brentq", xtol=1e-15, rtol=1e-14).root
 
 
 def _quasi_hyperbolic_oracle(setting: Relatives, optimizer: MomentumSGD) -> Answers:
@@ -263,7 +263,7 @@ def _best_rate(setting: Relatives, optimizer: MomentumSGD) -> float:
         return float((45 * near - 9 * far + further) / (60 * h))
 
     low, high = np.log(1e-3), np.log(_edge(problem, optimizer)) - 0.02
-    return float(np.exp(optimize.brentq(slope, low, high, xtol=1e-14, rtol=1e-14)))
+    return float(np.exp(optimize.root_scalar(slope, bracket=(low, high), method="brentq", xtol=1e-14, rtol=1e-14).root))
 
 
 def _best_matrix(setting: Relatives, optimizer: MomentumSGD) -> NDArray[np.float64]:
@@ -289,7 +289,7 @@ def _best_matrix(setting: Relatives, optimizer: MomentumSGD) -> NDArray[np.float
     for _ in range(100):
         inverse = inverse + 0.1 * excess(inverse)
     found = optimize.root(lambda entries: excess(full(entries))[upper], inverse[upper], options={"xtol": 1e-15})
-    return np.linalg.inv(full(found.x))
+    return np.asarray(np.linalg.inv(full(found.x)), dtype=np.float64)
 
 
 def _targets_oracle(setting: Relatives, optimizer: MomentumSGD) -> Answers:

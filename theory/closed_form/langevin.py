@@ -40,7 +40,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_continuous_lyapunov
-from scipy.optimize import brentq, minimize
+from scipy.optimize import minimize, root_scalar
 
 from theory.closed_form.divergence import gaussian_kl
 from theory.closed_form.eigenbasis import Eigenbasis, eigenbasis
@@ -187,8 +187,8 @@ def optimal_learning_rate(problem: Quadratic, optimizer: MomentumSGD, temperatur
         math.log(limit) + np.log1p(-np.geomspace(0.5, 1e-10, _GRID // 2)),
     ])  # fmt: skip
     best = int(np.argmin([divergence(math.exp(x)) for x in grid]))
-    root = brentq(slope, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], xtol=1e-15, rtol=1e-14)
-    rate = math.exp(float(root))
+    bracket = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    rate = math.exp(root_scalar(slope, bracket=bracket, method="brentq", xtol=1e-15, rtol=1e-14).root)
     return OptimalRate(
         learning_rate=rate,
         divergence=divergence(rate),
