@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from empirical.logs.detect import Reading, Source, find_sources, read_log
-from empirical.logs.evidence import imported_evidence
+from empirical.logs.evidence import imported_record
 from empirical.logs.table import LogError
+from empirical.records import LoggedRun
 from empirical.results import hold_results
-from theory.judge.evidence import Evidence, provenance
+from theory.judge.evidence import provenance
 
-__all__ = ["Import", "import_logs", "read_evidence_of"]
+__all__ = ["Import", "import_logs", "read_log_record"]
 
 
 @dataclass(kw_only=True)
@@ -27,16 +28,16 @@ class Import:
     """What an import did.
 
     Args:
-        evidence: of the runs that could be read, in the order of their labels.
+        records: of the runs that could be read, in the order of their labels.
         written: files written.
         known: runs that were recorded already.
         refused: a message for each run that cannot be evidence.
         others: files of the folders that are no logs by their names.
     """
 
-    evidence: list[Evidence] = field(default_factory=list)
+    records: list[LoggedRun] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)
-    known: list[Evidence] = field(default_factory=list)
+    known: list[LoggedRun] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
 
@@ -77,7 +78,7 @@ def import_logs(
         done.others += others
     for source in sources:
         try:
-            done.evidence.append(read_evidence_of(source, given=given or {}, reading=reading or Reading(columns={})))
+            done.records.append(read_log_record(source, given=given or {}, reading=reading or Reading(columns={})))
         except LogError as error:
             done.refused.append(str(error))
         except OSError as error:
@@ -85,16 +86,16 @@ def import_logs(
     if done.refused and not keep_going:
         return done
     with hold_results(out):
-        for item in done.evidence:
+        for item in done.records:
             try:
-                done.written.append(item.write(out))
+                done.written.append(item.to_evidence().write(out))
             except FileExistsError:
                 done.known.append(item)
     return done
 
 
-def read_evidence_of(source: Source, *, given: Mapping[str, Any], reading: Reading) -> Evidence:
-    """The evidence of one run.
+def read_log_record(source: Source, *, given: Mapping[str, Any], reading: Reading) -> LoggedRun:
+    """The record of one run.
 
     Raises:
         LogError: if its log cannot be evidence.
@@ -109,7 +110,7 @@ def read_evidence_of(source: Source, *, given: Mapping[str, Any], reading: Readi
         for path, content, digest in zip(source.paths, contents, digests, strict=True)
     ]
     how = {"columns": dict(reading.columns), "iterations_per_epoch": reading.iterations_per_epoch}
-    return imported_evidence(
+    return imported_record(
         log,
         label=source.label,
         digests=digests,

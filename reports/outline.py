@@ -29,8 +29,6 @@ SYMBOLS = (
     "direction i of the Hessian."
 )
 MARKS = {Outcome.SUPPORTED: "✓", Outcome.REFUTED: "✗", Outcome.INCONCLUSIVE: "?", Outcome.NOT_APPLICABLE: DASH}
-#: What divides the name of a subject from that of its part.
-_PART = " · "
 #: Up to so many verdicts of one claim have a row each in the overview, and figures of their own.
 FEW = 3
 
@@ -114,7 +112,7 @@ class Section:
                     continue
                 for name, part in _panels(found):
                     like = (place, part.kind, *axis_names(part))
-                    subject = f"{verdict.subject}{_PART}{name}" if name else verdict.subject
+                    subject = f"{verdict.subject} · {name}" if name else verdict.subject
                     groups.setdefault(like, []).append((subject, part))
                     titles.setdefault(like, []).append((found.title, found.caption))
         return tuple(
@@ -164,7 +162,7 @@ class Row:
 class Matrix:
     """Subjects against claims; a cell holds the outcomes on the subject and on its parts, each under its part's name.
 
-    A part of a subject, such as one of several decays of a run, is labelled "subject · part".
+    A part of a subject is one of several decays, or checkpoints, of a run.
     """
 
     claims: tuple[str, ...]
@@ -205,7 +203,7 @@ def matrices(parts: Sequence[Section]) -> tuple[Matrix, ...]:
         for part in members:
             for verdict in part.verdicts:
                 row = cells.setdefault(_whole(verdict), {})
-                row.setdefault(part.claim, []).append((verdict.subject.partition(_PART)[2], verdict.outcome))
+                row.setdefault(part.claim, []).append((_part(verdict), verdict.outcome))
         claims = tuple(part.claim for part in members)
         rows = tuple((name, tuple(tuple(row.get(claim, ())) for claim in claims)) for name, row in cells.items())
         found.append(Matrix(claims=claims, rows=rows))
@@ -447,7 +445,11 @@ def _against(x: str, y: str) -> str:
 
 
 def _whole(verdict: Verdict) -> str:
-    return verdict.subject.partition(_PART)[0]
+    return "" if verdict.about is None else verdict.about.name
+
+
+def _part(verdict: Verdict) -> str:
+    return "" if verdict.about is None else verdict.about.part
 
 
 def _about(verdict: Verdict, title: str) -> str:

@@ -42,7 +42,7 @@ from theory.judge.claim import TEST_ALPHA, Claim, Experiment, classify, decide_i
 from theory.judge.evidence import Evidence
 from theory.judge.files import results_folder
 from theory.judge.statistics import normal_quantile
-from theory.judge.verdict import Outcome, Verdict
+from theory.judge.verdict import About, Outcome, Verdict
 from theory.model.optimizer import MomentumSGD
 from theory.model.regression import RidgeRegression, Sampling
 from theory.progress import Progress
@@ -314,7 +314,8 @@ def claims_on(evidence: Evidence) -> tuple[Claim, ...]:
 
 def _verdicts(evidence: Evidence, table: RegressionTable) -> tuple[Verdict, ...]:
     subject = Path(table.name).name  # verdicts on another table stay beside these
-    return tuple(replace(claim.judge({EXPERIMENT: evidence}), subject=subject) for claim in claims_on(evidence))
+    about = About(name=subject)
+    return tuple(replace(claim.judge({EXPERIMENT: evidence}), about=about) for claim in claims_on(evidence))
 
 
 def _print(result: dict[str, Any], out: Path) -> None:

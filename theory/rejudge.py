@@ -97,7 +97,7 @@ def _judged(verdict: Verdict, claim: Claim | None, seen: Sequence[Evidence]) -> 
         width = len(planned.experiments)
         return decide(claim, planned, [seen[first : first + width] for first in range(0, len(seen), width)])
     judged = claim.judge({item.experiment: item for item in seen})
-    return dataclasses.replace(judged, subject=verdict.subject)
+    return dataclasses.replace(judged, about=verdict.about)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ from theory.judge.claim import TEST_ALPHA, Claim, Experiment, Predictor
 from theory.judge.evidence import Evidence
 from theory.judge.files import results_folder
 from theory.judge.statistics import confidence_sequence
-from theory.judge.verdict import DecoyVerdict, Outcome, Verdict
+from theory.judge.verdict import About, DecoyVerdict, Outcome, Verdict
 from theory.model.quadratic import Quadratic
 from theory.oracle.simulate import Segment, Simulation
 from theory.progress import Progress
@@ -291,5 +291,5 @@ def decide(claim: Claim, planned: Plan, batches: Iterable[Sequence[Evidence]], *
         assumptions=(*claim.assumptions, "Gaussian noise", "one recorded time a replica"),
         evidence=tuple(used),
         note="; ".join(notes),
-        subject=SUBJECT,
+        about=About(name=SUBJECT),
     )

@@ -2,85 +2,88 @@
 
 A claim about a quadratic is judged once. A claim about networks is judged on every run that a folder holds, on every
 pair of runs that differ in the method alone, on every group of data orders: its *subjects*. So an entry of this
-register is a `Claim` together with the rule that picks its subjects from whatever evidence there is.
+register is a `Claim` together with the rule that picks its subjects from whatever records there are.
 
-How to register: a module of this package (one of `MODULES`) exports ``CLAIMS``, a tuple of `EmpiricalClaim`. A bare
-`Claim` that reads one experiment is taken as "each run of that experiment". `collect` imports the modules when it is
-called; a module whose dependency is not installed (torch, ruptures) is reported, not fatal.
-A claim *name* may be listed by one module only; how the statement is judged on runs, pairs and groups is the affair
-of that claim's `compare`, which receives the subject's evidence under the subject's keys.
+How to register: a module of this package (one of `MODULES`) exports ``CLAIMS``, a tuple of `EmpiricalClaim`. `collect`
+imports the modules when it is called; a module whose dependency is not installed (torch, ruptures) is reported, not
+fatal. A claim *name* may be listed by one module only; how the statement is judged on runs, pairs and groups is the
+affair of that claim's `compare`, which receives what its subjects hold: typed records, in fields of their own.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from theory.judge.claim import Claim
-from theory.judge.evidence import Evidence
+from empirical.records import Record
+from theory.judge.claim import Claim, Rule, Seen
 from theory.judge.front import EXTRAS
-from theory.judge.verdict import Verdict
+from theory.judge.verdict import About, Verdict
 
 #: Modules that may hold claims, in the order of their columns in the table of verdicts.
 MODULES = ("logs", "training", "spectra", "posterior", "regimes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class Subject(Generic[Seen]):
     """What one verdict is about.
 
     Args:
-        label: how the reader knows it: a run's name, or the names of a pair or group.
-        evidence: role (or experiment, or run) to evidence; passed to `Claim.judge`.
+        about: which runs, which decay, in fields.
+        seen: what the claim's comparison reads.
+        records: everything behind it.
         scope: what the verdict may be said of, such as ``"this run only"``; opens the verdict's note.
     """
 
-    label: str
-    evidence: Mapping[str, Evidence]
+    about: About
+    seen: Seen
+    records: tuple[Record, ...]
     scope: str = "this run only"
 
 
-Selector = Callable[[Sequence[Evidence]], Iterable[Subject]]
+Selected: TypeAlias = Callable[[Sequence[Record]], Iterable[Subject[Seen]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmpiricalClaim:
-    """A claim and the rule that picks its subjects from a folder's evidence.
+class EmpiricalClaim(Generic[Seen, Rule]):
+    """A claim and the rule that picks its subjects from a folder's records.
 
     Args:
-        claim: the statement, its predictor, decoys and comparison.
-        subjects: all evidence of a folder to the subjects to judge; none means the folder cannot speak to the claim.
+        claim: the statement, its rule, decoys and comparison.
+        subjects: all records of a folder to the subjects to judge; none means the folder cannot speak to the claim.
     """
 
-    claim: Claim
-    subjects: Selector
+    claim: Claim[Seen, Rule]
+    subjects: Selected[Seen]
 
-    def judge(self, subject: Subject) -> Verdict:
-        """The verdict on one subject, labelled with it."""
-        # `Claim.judge` hands on the experiments it names; here the subject's roles take their place.
-        claim = dataclasses.replace(self.claim, experiments=tuple(subject.evidence))
-        verdict = claim.judge(subject.evidence)
+    def judge(self, subject: Subject[Seen]) -> Verdict:
+        """The verdict on one subject."""
+        verdict = self.claim.judge_on(subject.seen, [record.run_id for record in subject.records])
         note = f"{subject.scope}: {verdict.note}" if verdict.note else subject.scope
-        return dataclasses.replace(verdict, subject=subject.label, note=note)
+        return dataclasses.replace(verdict, about=subject.about, note=note)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Register:
     """Every claim that could be loaded, and a line for each module that could not."""
 
-    claims: tuple[EmpiricalClaim, ...]
+    claims: tuple[EmpiricalClaim[Any, Any], ...]
     missing: tuple[str, ...]
 
 
-def each_run(*experiments: str, label: Callable[[Evidence], str] = lambda item: item.run_id) -> Selector:
-    """A selector: one subject for each run of the named experiments, under the experiment's name."""
+Kind = TypeVar("Kind", bound=Record)
 
-    def select(evidence: Sequence[Evidence]) -> Iterable[Subject]:
-        for item in evidence:
-            if item.experiment in experiments:
-                yield Subject(label=label(item), evidence={item.experiment: item})
+
+def each_record(kind: type[Kind], about: Callable[[Kind], About]) -> Selected[Kind]:
+    """A selector: one subject for each record of a kind."""
+
+    def select(records: Sequence[Record]) -> Iterable[Subject[Kind]]:
+        for item in records:
+            if isinstance(item, kind):
+                yield Subject(about=about(item), seen=item, records=(item,))
 
     return select
 
@@ -89,9 +92,9 @@ def collect(modules: Iterable[str] = MODULES) -> Register:
     """Load the claims of the named modules.
 
     Raises:
-        ValueError: if two entries carry one name, or a bare `Claim` reads several experiments.
+        ValueError: if two entries carry one name.
     """
-    claims: list[EmpiricalClaim] = []
+    claims: list[EmpiricalClaim[Any, Any]] = []
     missing: list[str] = []
     for name in modules:
         full_name = f"{__name__}.{name}"
@@ -102,20 +105,9 @@ def collect(modules: Iterable[str] = MODULES) -> Register:
                 raise
             missing.append(f"claims of {full_name}: needs {error.name!r}")
             continue
-        claims.extend(_entry(item) for item in module.CLAIMS)
+        claims.extend(module.CLAIMS)
     names = [entry.claim.name for entry in claims]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"the register must name each empirical claim once; twice: {twice}.")
     return Register(claims=tuple(claims), missing=tuple(missing))
-
-
-def _entry(item: EmpiricalClaim | Claim) -> EmpiricalClaim:
-    if isinstance(item, EmpiricalClaim):
-        return item
-    if len(item.experiments) != 1:
-        raise ValueError(
-            f"`EmpiricalClaim(subjects=...)` must say how evidence of {len(item.experiments)} experiments "
-            f"is put together for the claim {item.name!r}."
-        )
-    return EmpiricalClaim(claim=item, subjects=each_run(*item.experiments))

@@ -20,28 +20,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from empirical.claims.series import (
-    FIXED_INPUTS,
-    TOP_K,
-    Compare,
-    NotApplicableError,
-    each_item,
-    hypothesis,
-    line,
-)
-from empirical.measure.bound import optimizer_at
+from empirical.claims import each_record
+from empirical.claims.series import FIXED_INPUTS, TOP_K, about_checkpoint, hypothesis
 from empirical.measure.posterior import shuffled_transient_variance, trajectory_variance
+from empirical.records import Ensemble, Trajectory
+from empirical.records.dynamics import FiniteCurvature, InFrozenBasis
 from theory.closed_form.transient import mean_path
-from theory.judge.claim import HYPOTHESIS_ALPHA, Comparison
-from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Table
+from theory.judge.claim import HYPOTHESIS_ALPHA, Compare, Comparison, NotApplicableError, Predictor
+from theory.judge.intervals import Contrast, from_influences, of_magnitude
+from theory.judge.results import Agreement, Axis, Band, Curve, Mark, Result, Role, Sample, Table, TimeCourse
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 
@@ -49,36 +42,45 @@ AGREEMENT = 1.5
 CURVATURE = 1.25
 
 
+STEP = Axis("steps since branching")
+VARIANCE = Axis("variance")
+#: Replicas or samples on either side of an estimate's 95 % interval.
+WIDE = 1.96
+
+
 def _dynamics(
-    item: Evidence,
+    item: InFrozenBasis,
     rates: NDArray[np.float64],
     optimizer: MomentumSGD,
     record: Sequence[int],
     curvatures: NDArray[np.float64] | None = None,
-) -> NDArray:
-    arrays = item.arrays
-    share = arrays["repeated_share"] if item.measured["sampling"] == "shuffle" else 0.0
+) -> NDArray[np.float64]:
+    frozen = item.frozen
     return shuffled_transient_variance(
-        arrays["curvatures"] if curvatures is None else curvatures,
-        arrays["slope_variances"],
+        frozen.curvatures if curvatures is None else curvatures,
+        frozen.slope_variances,
         optimizer,
         rates,
-        item.measured["batch_sizes"],
-        num_samples=item.measured["num_samples"],
-        repeated_share=share,
-        start_position=item.measured["start_position"],
+        item.batch_sizes,
+        num_samples=item.num_samples,
+        repeated_share=frozen.repeated_share if item.sampling == "shuffle" else 0.0,
+        start_position=item.start_position,
         record=record,
     )
 
 
-def robust_curvatures(item: Evidence) -> NDArray[np.float64]:
-    """uᵢᵀ(∂g/∂w)uᵢ of the robust loss over the distance σ, inputs attacked again on both sides, shape ``(k,)``."""
-    if "robust_curvature_samples" not in item.arrays:
+def _finite(item: Ensemble) -> FiniteCurvature:
+    if item.curvature is None:
         raise NotApplicableError("the ensemble has no curvature with the attack run again (no mode was stable)")
-    return item.arrays["robust_curvature_samples"].mean(axis=0)
+    return item.curvature
 
 
-Law = Callable[[Evidence], NDArray[np.float64]]
+def robust_curvatures(item: Ensemble) -> NDArray[np.float64]:
+    """uᵢᵀ(∂g/∂w)uᵢ of the robust loss over the distance σ, inputs attacked again on both sides, shape ``(k,)``."""
+    return _finite(item).robust.mean(axis=0)
+
+
+Law: TypeAlias = Predictor[[Ensemble], NDArray[np.float64]]
 
 
 def _law(*, rates: Literal["path", "old", "new"] = "path", momentum: bool = True, robust: bool = False) -> Law:
@@ -91,32 +93,31 @@ def _law(*, rates: Literal["path", "old", "new"] = "path", momentum: bool = True
         robust: curvature of the robust loss in place of the Hessian at fixed inputs.
     """
 
-    def predict(item: Evidence) -> NDArray[np.float64]:
-        optimizer = optimizer_at(item)
-        if not momentum:
-            optimizer = dataclasses.replace(optimizer, momentum=0.0, nesterov=False)
-        path = item.arrays["learning_rates"]
+    def predict(item: Ensemble) -> NDArray[np.float64]:
+        optimizer = item.optimizer if momentum else without_momentum(item.optimizer)
+        path = item.learning_rates
         if rates != "path":
             path = np.full_like(path, path[0 if rates == "old" else -1])
-        curvatures = robust_curvatures(item) if robust else None
-        return _dynamics(item, path, optimizer, item.arrays["steps"].tolist(), curvatures)
+        return _dynamics(item, path, optimizer, item.steps.tolist(), robust_curvatures(item) if robust else None)
 
     return predict
 
 
-def _ensemble_comparison(after: bool) -> Compare:
-    def compare(evidence: Mapping[str, Evidence], predict: Callable[[Evidence], NDArray]) -> Comparison:
-        item = evidence["ensemble"]
-        steps, drop = item.arrays["steps"], item.measured["drop"]
-        positions = item.arrays["positions"]
-        lam = item.arrays["curvatures"]
-        keep = lam > 0
+def without_momentum(optimizer: MomentumSGD) -> MomentumSGD:
+    """The same optimizer at μ = 0."""
+    return dataclasses.replace(optimizer, momentum=0.0, nesterov=False)
+
+
+def _ensemble_comparison(after: bool) -> Compare[Ensemble, Law]:
+    def compare(item: Ensemble, predict: Law) -> Comparison:
+        steps, positions = item.steps, item.positions
+        keep = item.frozen.curvatures > 0
         if not keep.any():
             raise NotApplicableError("no tracked direction has positive curvature at the branching checkpoint")
         if after:
-            chosen = np.flatnonzero(steps > drop)
+            chosen = np.flatnonzero(steps > item.drop)
         else:
-            chosen = np.flatnonzero((steps <= drop) & (steps > drop // 2))
+            chosen = np.flatnonzero((steps <= item.drop) & (steps > item.drop // 2))
         if not len(chosen):
             raise NotApplicableError("the ensemble has no record there")
         predicted = predict(item)
@@ -132,7 +133,7 @@ def _ensemble_comparison(after: bool) -> Compare:
             again = np.log(spread[:, keep] / predicted[:, keep]).mean(axis=1)
             draws.append(again[worst])
         low, high = np.quantile(draws, [HYPOTHESIS_ALPHA / 2, 1 - HYPOTHESIS_ALPHA / 2])
-        inner = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+        inner, outer = of_magnitude((float(low), float(high)))
         note = (
             f"{replicas} replicas: measured over predicted variance, geometric mean over {int(keep.sum())} directions, "
             f"{math.exp(ratio[worst]):.2f} × at step {steps[worst]} (worst record), "
@@ -140,111 +141,131 @@ def _ensemble_comparison(after: bool) -> Compare:
         )
         return Comparison(
             estimate=-abs(float(ratio[worst])),
-            interval=(-max(abs(float(low)), abs(float(high))), -float(inner)),
+            interval=(-outer, -inner),
             note=note,
-            figures=_ensemble_figures(item, predicted, measured, keep),
-            tables=(_direction_table(item, predicted, measured, chosen[-1]),),
+            results=_ensemble_results(item, predicted, measured, keep, int(chosen[-1])),
         )
 
     return compare
 
 
-def _ensemble_figures(
-    item: Evidence, predicted: NDArray, measured: NDArray, keep: NDArray[np.bool_]
-) -> tuple[Figure, ...]:
-    steps, replicas = item.arrays["steps"], item.arrays["positions"].shape[1]
-    spread = math.sqrt(2 / replicas)
-    series = []
+def _ensemble_results(
+    item: Ensemble,
+    predicted: NDArray[np.float64],
+    measured: NDArray[np.float64],
+    keep: NDArray[np.bool_],
+    record: int,
+) -> tuple[Result, ...]:
+    steps, replicas = item.steps, item.positions.shape[1]
+    sample, drop = Sample(replicas, "replicas"), (Mark(float(item.drop), "the replicas drop"),)
+    reach = math.exp(WIDE * math.sqrt(2 / replicas))
+    curves = []
     for name, direction in zip(("largest λ", "smallest λ"), np.flatnonzero(keep)[[0, -1]], strict=True):
         values = measured[:, direction]
-        series.append(
-            line(
-                f"measured, {name}",
-                steps,
-                values,
-                low=tuple(values * math.exp(-1.96 * spread)),
-                high=tuple(values * math.exp(1.96 * spread)),
-                style="points",
-            )
-        )
-        series.append(line(f"predicted, {name}", steps, predicted[:, direction]))
-    path = _mean_paths(item)
-    drift = item.arrays["positions"].mean(axis=1)
-    first = int(np.flatnonzero(keep)[0])
-    error = 1.96 * item.arrays["positions"].std(axis=1, ddof=1)[:, first] / math.sqrt(replicas)
-    return (
-        Figure(
-            title="Ensemble variance against the predicted transient",
-            x_label="steps since branching",
-            y_label="variance",
-            y_scale="log",
-            series=tuple(series),
-            caption="Replicas branch from one checkpoint, spread at the old rate and drop together at the mark.",
-            marks=(float(item.measured["drop"]),),
-        ),
-        Figure(
-            title="Mean path of the ensemble",
-            x_label="steps since branching",
-            y_label="mean displacement along u₁",
-            series=(
-                line(
-                    "measured",
-                    steps,
-                    drift[:, first],
-                    low=tuple(drift[:, first] - error),
-                    high=tuple(drift[:, first] + error),
-                    style="points",
-                ),
-                line("predicted", steps, path[:, first]),
+        curves += [
+            Curve(
+                role=Role.MEASURED,
+                subject=name,
+                x=steps,
+                y=values,
+                low=values / reach,
+                high=values * reach,
+                band=Band.INTERVAL,
             ),
-            caption="F^k m₀ from the mean slope and the momentum at the checkpoint.",
-            marks=(float(item.measured["drop"]),),
+            Curve(role=Role.PREDICTED, subject=name, x=steps, y=predicted[:, direction], by="(P1)"),
+        ]
+    first = int(np.flatnonzero(keep)[0])
+    drift = item.positions.mean(axis=1)[:, first]
+    error = WIDE * item.positions.std(axis=1, ddof=1)[:, first] / math.sqrt(replicas)
+    scatter = measured[record, keep]
+    return (
+        TimeCourse(
+            title="Ensemble variance against the predicted transient",
+            sample=sample,
+            caption="Replicas branch from one checkpoint, spread at the old rate and drop together.",
+            x=STEP,
+            y=VARIANCE,
+            curves=tuple(curves),
+            marks=drop,
         ),
+        TimeCourse(
+            title="Mean path of the ensemble",
+            sample=sample,
+            caption="F^k m₀ from the mean slope and the momentum at the checkpoint.",
+            x=STEP,
+            y=Axis("mean displacement along u₁"),
+            curves=(
+                Curve(role=Role.MEASURED, x=steps, y=drift, low=drift - error, high=drift + error, band=Band.INTERVAL),
+                Curve(role=Role.PREDICTED, x=steps, y=_mean_paths(item)[:, first]),
+            ),
+            marks=drop,
+        ),
+        Agreement(
+            title=f"Variance by direction at step {int(steps[record])}",
+            sample=sample,
+            quantity=VARIANCE,
+            curves=(
+                Curve(
+                    role=Role.MEASURED,
+                    x=predicted[record, keep],
+                    y=scatter,
+                    low=scatter / reach,
+                    high=scatter * reach,
+                    band=Band.INTERVAL,
+                ),
+            ),
+            within=(1 / AGREEMENT, AGREEMENT),
+        ),
+        _direction_table(item, predicted, measured, record),
     )
 
 
-def _mean_paths(item: Evidence) -> NDArray[np.float64]:
+def _mean_paths(item: Ensemble) -> NDArray[np.float64]:
     """Mean displacement of each mode along the path: F₁ᵏ m₀, then F₂ᵏ of where that led."""
-    optimizer, steps, drop = optimizer_at(item), item.arrays["steps"], int(item.measured["drop"])
-    lam = item.arrays["curvatures"]
+    optimizer, steps, drop = item.optimizer, item.steps, item.drop
+    lam = item.frozen.curvatures
     total = lam + optimizer.weight_decay
     out = np.zeros((len(steps), len(lam)))
     for index in np.flatnonzero(lam > 0):
         problem = Quadratic(np.array([lam[index]]), np.array([1.0]))
         # The optimum of the quadratic lies at −slope/λ from the checkpoint; m₀ counts from there.
-        offset = item.arrays["mean_slope"][index] / total[index]
-        start = np.array([offset, item.arrays["momentum"][index]])
+        offset = item.frozen.mean_slope[index] / total[index]
+        start = np.array([offset, item.frozen.momentum[index]])
         before = [0, *sorted({int(s) for s in steps if s <= drop} | {drop})]
         path = dict(zip(before, mean_path(problem, optimizer, start, before), strict=True))
         later = sorted(int(s) - drop for s in steps if s > drop)
         if later:
-            slower = dataclasses.replace(optimizer, learning_rate=float(item.arrays["learning_rates"][-1]))
+            slower = dataclasses.replace(optimizer, learning_rate=float(item.learning_rates[-1]))
             moved = mean_path(problem, slower, path[drop], later)
             path |= {drop + s: state for s, state in zip(later, moved, strict=True)}
         out[:, index] = [path[int(s)][0] - offset for s in steps]
     return out
 
 
-def _direction_table(item: Evidence, predicted: NDArray, measured: NDArray, record: int) -> Table:
-    arrays = item.arrays
+def _direction_table(
+    item: Ensemble, predicted: NDArray[np.float64], measured: NDArray[np.float64], record: int
+) -> Table:
+    frozen = item.frozen
     rows = tuple(
         (
-            float(arrays["curvatures"][i]),
-            float(arrays["slope_variances"][i]),
-            float(arrays["repeated_share"][i]),
+            float(frozen.curvatures[i]),
+            float(frozen.slope_variances[i]),
+            float(frozen.repeated_share[i]),
             float(predicted[record, i]),
             float(measured[record, i]),
             float(measured[record, i] / predicted[record, i]),
         )
-        for i in range(len(arrays["curvatures"]))
+        for i in range(len(frozen.curvatures))
     )
     return Table(
-        title=f"Variance by direction at step {int(arrays['steps'][record]) if 'steps' in arrays else record}",
+        title=f"Variance by direction at step {int(item.steps[record])}",
         columns=("λ", "γ", "repeated share", "predicted σ²", "measured σ²", "ratio"),
         rows=rows,
         caption="Relative error of a measured variance from R replicas: √(2/R).",
     )
 
+
+EACH_ENSEMBLE = each_record(Ensemble, about_checkpoint)
 
 POSTERIOR_ENSEMBLE = hypothesis(
     "posterior-ensemble",
@@ -252,11 +273,12 @@ POSTERIOR_ENSEMBLE = hypothesis(
     "variance in the tracked directions is within a factor of 1.5 of (P1) (the effect is minus |ln ratio|).",
     "Theorem 4.5",
     _ensemble_comparison(after=False),
-    _law(),
     {"no momentum": _law(momentum=False)},
     -math.log(AGREEMENT),
-    each_item("ensemble"),
+    EACH_ENSEMBLE,
     (FIXED_INPUTS, TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
+    experiment=Ensemble.experiment,
+    predict=_law(),
 )
 TRANSIENT_ENSEMBLE = hypothesis(
     "transient-ensemble",
@@ -264,11 +286,12 @@ TRANSIENT_ENSEMBLE = hypothesis(
     "after the drop it is within a factor of 1.5 of (P1) (the effect is minus the largest |ln ratio|).",
     "Theorem 4.7",
     _ensemble_comparison(after=True),
-    _law(),
     {"the rate never dropped": _law(rates="old"), "the new law at once": _law(rates="new")},
     -math.log(AGREEMENT),
-    each_item("ensemble"),
+    EACH_ENSEMBLE,
     (FIXED_INPUTS, TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
+    experiment=Ensemble.experiment,
+    predict=_law(),
 )
 
 
@@ -279,11 +302,12 @@ POSTERIOR_ROBUST = hypothesis(
     "ratio|).",
     "Theorem 4.5, with this project's curvature",
     _ensemble_comparison(after=False),
-    _law(robust=True),
     {"no momentum": _law(robust=True, momentum=False)},
     -math.log(AGREEMENT),
-    each_item("ensemble"),
+    EACH_ENSEMBLE,
     (TOP_K, "γ and the eigenvectors frozen at the checkpoint"),
+    experiment=Ensemble.experiment,
+    predict=_law(robust=True),
 )
 TRANSIENT_ROBUST = hypothesis(
     "transient-robust-curvature",
@@ -291,60 +315,64 @@ TRANSIENT_ROBUST = hypothesis(
     "within a factor of 1.5 of (P1) at every record (the effect is minus the largest |ln ratio|).",
     "Theorem 4.7, with this project's curvature",
     _ensemble_comparison(after=True),
-    _law(robust=True),
     {"the rate never dropped": _law(robust=True, rates="old")},
     -math.log(AGREEMENT),
-    each_item("ensemble"),
+    EACH_ENSEMBLE,
     (TOP_K, "γ and the eigenvectors frozen at the checkpoint"),
+    experiment=Ensemble.experiment,
+    predict=_law(robust=True),
 )
 
 
-def _compare_curvature(evidence: Mapping[str, Evidence], predict: float) -> Comparison:
-    item = evidence["ensemble"]
-    robust = robust_curvatures(item)
-    lam = item.arrays["curvatures"]
+def _compare_curvature(item: Ensemble, predict: float) -> Comparison:
+    robust, found = robust_curvatures(item), _finite(item)
+    lam = item.frozen.curvatures
     keep = (lam > 0) & (robust > 0)
     if not keep.any():
         raise NotApplicableError("no tracked direction has positive curvature")
-    again, exact = item.arrays["robust_curvature_samples"], item.arrays["curvature_samples"]
-    fixed = item.arrays["fixed_curvature_samples"]
-    ratio = float(np.log(robust[keep] / (predict * lam[keep])).mean())
     # Both curvatures are means over the same samples: what a sample adds to both cancels in the log ratio.
-    influence = ((again[:, keep] / robust[keep]) - (exact[:, keep] / exact[:, keep].mean(axis=0))).mean(axis=1)
-    error = float(influence.std(ddof=1)) / math.sqrt(len(influence))
-    reach = float(stats.norm.ppf(1 - HYPOTHESIS_ALPHA / 2)) * error
-    ends = (ratio - reach, ratio + reach)
-    inner = 0.0 if ends[0] <= 0 <= ends[1] else min(abs(end) for end in ends)
-    kinks = float(np.mean(fixed.mean(axis=0)[keep] / lam[keep]))
-    errors = again.std(axis=0, ddof=1) / math.sqrt(len(again))
+    influence = (
+        (found.robust[:, keep] / robust[keep]) - (found.exact[:, keep] / found.exact[:, keep].mean(axis=0))
+    ).mean(axis=1)
+    error = from_influences(0.0, influence).standard_error
+    ratio = Contrast(estimate=float(np.log(robust[keep] / (predict * lam[keep])).mean()), standard_error=error)
+    inner, outer = of_magnitude(ratio.interval(HYPOTHESIS_ALPHA))
+    fixed = found.fixed.mean(axis=0)
     return Comparison(
-        estimate=-abs(ratio),
-        interval=(-max(abs(end) for end in ends), -inner),
+        estimate=-abs(ratio.estimate),
+        interval=(-outer, -inner),
         note=(
-            f"with the attack run again the curvature is {math.exp(ratio):.2f} × the Hessian's at fixed inputs "
-            f"(geometric mean over {int(keep.sum())} directions), over ± {item.measured['curvature_step']:.2g}; "
-            f"at fixed inputs the same difference gives {kinks:.2f} ×"
+            f"with the attack run again the curvature is {math.exp(ratio.estimate):.2f} × the Hessian's at fixed "
+            f"inputs (geometric mean over {int(keep.sum())} directions), over ± {found.step:.2g}; "
+            f"at fixed inputs the same difference gives {float(np.mean(fixed[keep] / lam[keep])):.2f} ×"
         ),
-        figures=(
-            Figure(
-                title="Curvature that training feels",
-                x_label="λ at fixed inputs",
-                y_label="curvature over ± σ",
-                series=(
-                    line(
-                        "attacked again",
-                        lam,
-                        robust,
-                        low=tuple(robust - 1.96 * errors),
-                        high=tuple(robust + 1.96 * errors),
-                        style="points",
-                    ),
-                    line("inputs fixed", lam, fixed.mean(axis=0), style="points"),
-                    line("equal", lam, lam, style="dashed"),
-                ),
-                caption="Central differences of the gradient along each tracked eigenvector, 95 % over samples.",
+        results=(_curvature_agreement(lam, robust, fixed, found),),
+    )
+
+
+def _curvature_agreement(
+    lam: NDArray[np.float64], robust: NDArray[np.float64], fixed: NDArray[np.float64], found: FiniteCurvature
+) -> Agreement:
+    count = len(found.robust)
+    reach = WIDE * found.robust.std(axis=0, ddof=1) / math.sqrt(count)
+    return Agreement(
+        title="Curvature that training feels, against the Hessian's at fixed inputs",
+        sample=Sample(count, "training samples"),
+        caption="Central differences of the gradient over ± σ along each tracked eigenvector.",
+        quantity=Axis("curvature"),
+        curves=(
+            Curve(
+                role=Role.MEASURED,
+                subject="attacked again",
+                x=lam,
+                y=robust,
+                low=robust - reach,
+                high=robust + reach,
+                band=Band.INTERVAL,
             ),
+            Curve(role=Role.MEASURED, subject="inputs fixed", x=lam, y=fixed),
         ),
+        within=(1 / CURVATURE, CURVATURE),
     )
 
 
@@ -355,52 +383,54 @@ ROBUST_CURVATURE = hypothesis(
     "ratio|).",
     "section 3 (Hessian of the adversarial loss)",
     _compare_curvature,
-    1.0,
     {"half the curvature": 0.5},
     -math.log(CURVATURE),
-    each_item("ensemble"),
+    EACH_ENSEMBLE,
     (TOP_K, "σ from the white-noise stationary law"),
+    experiment=Ensemble.experiment,
+    predict=1.0,
 )
 
 
-def _in_time(item: Evidence) -> NDArray[np.float64]:
+InTime: TypeAlias = Predictor[[Trajectory], NDArray[np.float64]]
+
+
+def _in_time(item: Trajectory) -> NDArray[np.float64]:
     """(P1) averaged over the phases of the last epoch of the window."""
-    return _window_mean(item, optimizer_at(item))
+    return _window_mean(item, item.optimizer)
 
 
-def _in_time_without_momentum(item: Evidence) -> NDArray[np.float64]:
-    return _window_mean(item, dataclasses.replace(optimizer_at(item), momentum=0.0, nesterov=False))
+def _in_time_without_momentum(item: Trajectory) -> NDArray[np.float64]:
+    return _window_mean(item, without_momentum(item.optimizer))
 
 
-def _window_mean(item: Evidence, optimizer: MomentumSGD) -> NDArray[np.float64]:
-    steps, epoch = len(item.arrays["positions"]), len(item.measured["batch_sizes"])
+def _window_mean(item: Trajectory, optimizer: MomentumSGD) -> NDArray[np.float64]:
+    steps, epoch = item.window, len(item.batch_sizes)
     record = list(range(max(steps - epoch, 0) + 1, steps + 1))
     return _dynamics(item, np.full(steps, optimizer.learning_rate), optimizer, record).mean(axis=0)
 
 
-def _compare_trajectory(evidence: Mapping[str, Evidence], predict: Callable[[Evidence], NDArray]) -> Comparison:
-    item = evidence["trajectory"]
-    found = trajectory_variance(
-        item.arrays["positions"], item.arrays["curvatures"], optimizer_at(item), weight_norms=item.arrays["norms"]
-    )
+def _compare_trajectory(item: Trajectory, predict: InTime) -> Comparison:
+    found = trajectory_variance(item.positions, item.frozen.curvatures, item.optimizer, weight_norms=item.norms)
     keep = found.applicable
     if not keep.any():
         raise NotApplicableError(
-            f"no tracked mode is stationary in the window of {len(item.arrays['positions'])} steps: relaxation times "
+            f"no tracked mode is stationary in the window of {item.window} steps: relaxation times "
             f"{found.relaxation_times.min():.0f} to {found.relaxation_times.max():.0f} steps, the weights' norm drifts "
             f"by {found.norm_drift:.1%}"
         )
     predicted = predict(item)
     ratio = np.log(found.variances[keep] / predicted[keep])
     weights = found.effective_samples[keep]
-    mean = float(np.average(ratio, weights=weights))
-    error = math.sqrt(float((weights**2 * 2 / weights).sum()) / float(weights.sum()) ** 2)
-    reach = float(stats.norm.ppf(1 - HYPOTHESIS_ALPHA / 2)) * error
-    low, high = mean - reach, mean + reach
-    inner = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    mean = Contrast(
+        estimate=float(np.average(ratio, weights=weights)),
+        standard_error=math.sqrt(float((weights**2 * 2 / weights).sum()) / float(weights.sum()) ** 2),
+    )
+    low, high = mean.interval(HYPOTHESIS_ALPHA)
+    inner, outer = of_magnitude((low, high))
     rows = tuple(
         (
-            float(item.arrays["curvatures"][i]),
+            float(item.frozen.curvatures[i]),
             float(found.relaxation_times[i]),
             float(predicted[i]),
             float(found.variances[i]),
@@ -410,14 +440,34 @@ def _compare_trajectory(evidence: Mapping[str, Evidence], predict: Callable[[Evi
         )
         for i in range(len(keep))
     )
+    reach = np.exp(WIDE * np.sqrt(2 / weights))
+    measured = found.variances[keep]
     return Comparison(
-        estimate=-abs(mean),
-        interval=(-max(abs(low), abs(high)), -inner),
+        estimate=-abs(mean.estimate),
+        interval=(-outer, -inner),
         note=(
             f"{int(keep.sum())} of {len(keep)} modes relax within the window; measured over predicted variance in time "
-            f"{math.exp(mean):.2f} × [{math.exp(low):.2f}, {math.exp(high):.2f}]; norm drift {found.norm_drift:.1%}"
+            f"{math.exp(mean.estimate):.2f} × [{math.exp(low):.2f}, {math.exp(high):.2f}]; norm drift "
+            f"{found.norm_drift:.1%}"
         ),
-        tables=(
+        results=(
+            Agreement(
+                title="Variance along the trajectory, measured and predicted",
+                sample=Sample(item.window, "steps of one run"),
+                caption="Modes that relax within the window; intervals from their effective samples.",
+                quantity=VARIANCE,
+                curves=(
+                    Curve(
+                        role=Role.MEASURED,
+                        x=predicted[keep],
+                        y=measured,
+                        low=measured / reach,
+                        high=measured * reach,
+                        band=Band.INTERVAL,
+                    ),
+                ),
+                within=(1 / AGREEMENT, AGREEMENT),
+            ),
             Table(
                 title="Variance along the trajectory",
                 columns=("λ", "relaxation steps", "predicted σ²", "measured σ²", "ratio", "effective samples", "used"),
@@ -433,11 +483,12 @@ POSTERIOR_TRAJECTORY = hypothesis(
     "of 1.5 of (P1) in the modes that relax within the window (the effect is minus |ln ratio|).",
     "Theorem 4.5",
     _compare_trajectory,
-    _in_time,
     {"no momentum": _in_time_without_momentum},
     -math.log(AGREEMENT),
-    each_item("trajectory"),
+    each_record(Trajectory, about_checkpoint),
     (FIXED_INPUTS, TOP_K, "stationary over the window; eigenvectors frozen at its start"),
+    experiment=Trajectory.experiment,
+    predict=_in_time,
 )
 
 CLAIMS = (

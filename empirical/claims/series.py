@@ -10,6 +10,7 @@ spread (Student over runs), which contains both and the data order as well.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,107 +19,95 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
-from empirical.claims import EmpiricalClaim, Subject
-from empirical.measure.bound import curvatures_of, optimizer_at, predicted_variances, usable_directions
-from empirical.settings.training import Training
+from empirical.claims import EmpiricalClaim, Selected, Subject
+from empirical.measure.bound import predicted_variances, usable_directions
+from empirical.records import Record, Spectrum
+from empirical.records.run import AtCheckpoint
 from theory.closed_form.pac_bayes import variance_elasticities
-from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison
-from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Series
-from theory.judge.verdict import Kind
-from theory.model.optimizer import MomentumSGD
+from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Compare, NotApplicableError, Rule, Seen
+from theory.judge.intervals import Contrast, combined, mean_of
+from theory.judge.results import Axis, Band, Curve, Role, Sample, TimeCourse
+from theory.judge.verdict import About, Kind
 from theory.model.quadratic import Quadratic
 
-SPECTRUM = "spectrum"
 PAPER = "Xu and Zhang, arXiv 2410.07719"
 FIXED_INPUTS = "curvature and noise at adversarial inputs held fixed (Danskin-type Hessian)"
 TOP_K = "statements are about the tracked top eigenspace of the Hessian"
 #: Fewest runs behind a statement about a method.
 RUNS = 3
+#: Time of everything that is followed over training.
+EPOCH = Axis("epoch")
 
 
-class NotApplicableError(Exception):
-    """The evidence cannot speak to the claim, for the reason given."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Track:
     """The checkpoints of one run in one batch-norm mode, in order."""
 
-    items: tuple[Evidence, ...]
+    items: tuple[Spectrum, ...]
 
     @classmethod
-    def of(cls, items: Iterable[Evidence]) -> Track:
+    def of(cls, items: Iterable[Spectrum]) -> Track:
         """Sort by iteration."""
-        return cls(tuple(sorted(items, key=lambda item: item.measured["iteration"])))
+        return cls(tuple(sorted(items, key=lambda item: item.iteration)))
 
-    def fact(self, name: str):
-        """A fact of the run, the same at every checkpoint."""
-        return self.items[0].measured[name]
-
-    @cached_property
-    def training(self) -> Training:
-        """What the run trained."""
-        return Training.of(self.items[0])
+    @property
+    def first(self) -> Spectrum:
+        """The first checkpoint, which knows of the run what every checkpoint knows."""
+        return self.items[0]
 
     @property
     def label(self) -> str:
         """The run's name, with the batch-norm mode where there is a choice."""
-        mode = f" {self.fact('batch_norm')} mode" if self.fact("has_batch_norm") else ""
-        return f"{self.training.run_name(self.items[0].seed)}{mode}"
+        return self.first.label
+
+    @property
+    def method(self) -> str:
+        """Name of the training method."""
+        return self.first.method
+
+    @property
+    def mode(self) -> str:
+        """Batch-norm mode of the measurement."""
+        return self.first.measurement.batch_norm
 
     @cached_property
     def epochs(self) -> NDArray[np.float64]:
         """Epochs done at each checkpoint."""
-        return np.array([i.measured["iteration"] for i in self.items]) / self.training.iterations_per_epoch
+        return self.iterations / self.first.training.iterations_per_epoch
 
     @cached_property
     def iterations(self) -> NDArray[np.int64]:
         """Iterations done at each checkpoint."""
-        return np.array([item.measured["iteration"] for item in self.items])
-
-    @cached_property
-    def protocol(self) -> str:
-        """A digest that a run of AT and one of AWP share if they differ in nothing else."""
-        return self.training.protocol(self.items[0].seed)
+        return np.array([item.iteration for item in self.items])
 
     @property
     def decays(self) -> tuple[tuple[int, float, float], ...]:
         """(iteration, rate before, rate after) of every decay."""
-        return self.training.decays
+        return self.first.training.decays
 
     @property
     def decay_epochs(self) -> tuple[float, ...]:
-        """Epochs at which the learning rate drops: the marks of figures."""
-        return tuple(i / self.training.iterations_per_epoch for i, _, _ in self.decays)
+        """Epochs at which the learning rate drops."""
+        return tuple(i / self.first.training.iterations_per_epoch for i, _, _ in self.decays)
 
     def stage(self, decay: int) -> tuple[int, int, int]:
         """Iterations at which the stage before a decay begins, of the decay, and at which the stage after it ends."""
-        marks = [0, *(i for i, _, _ in self.decays), self.training.num_iterations]
+        marks = [0, *(i for i, _, _ in self.decays), self.first.training.num_iterations]
         return marks[decay], marks[decay + 1], marks[decay + 2]
 
     def usable(self, index: int) -> NDArray[np.bool_]:
         """Directions of one checkpoint with positive curvature and noise, and a stationary law at its rate."""
         return usable_directions(self.items[index])
 
-    def curvatures(self, index: int) -> NDArray[np.float64]:
-        """Largest eigenvalues of the data Hessian, shape ``(k,)``."""
-        return curvatures_of(self.items[index])
-
-    def optimizer(self, index: int) -> MomentumSGD:
-        """The optimizer at a checkpoint, with the rate of its last step."""
-        return optimizer_at(self.items[index])
-
     def log_curvature(self, index: int) -> float:
         """Mean of ln λ over the tracked directions (the positive ones)."""
-        lam = self.curvatures(index)
+        lam = self.items[index].curvatures
         return float(np.log(lam[lam > 0]).mean())
 
     def log_noise(self, index: int) -> float:
         """Mean of ln γ over the tracked directions."""
-        gamma = self.items[index].arrays["gamma"]
+        gamma = self.items[index].gamma.values
         return float(np.log(gamma[gamma > 0]).mean())
 
     def variances(self, index: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -134,58 +123,65 @@ class Track:
 
     def curvature_influence(self, index: int) -> NDArray[np.float64]:
         """Influence of each sample on the mean of ln λ, shape ``(N,)``."""
-        lam = self.curvatures(index)
-        keep = lam > 0
-        samples = self.items[index].arrays["curvature_samples"][:, keep]
-        return ((samples - lam[keep]) / lam[keep]).mean(axis=1)
+        item = self.items[index]
+        keep = item.curvatures > 0
+        return _relative_curvature(item, keep).mean(axis=1)
 
     def noise_influence(self, index: int) -> NDArray[np.float64]:
         """Influence of each sample on the mean of ln γ, shape ``(N,)``."""
         item = self.items[index]
-        centered = item.arrays["projections"] - item.arrays["projections"].mean(axis=0)
-        gamma = item.arrays["gamma"]
-        keep = gamma > 0
-        return ((centered[:, keep] ** 2 - gamma[keep]) / gamma[keep]).mean(axis=1)
+        return _relative_noise(item, item.gamma.values > 0).mean(axis=1)
 
     def variance_influence(self, index: int) -> NDArray[np.float64]:
         """Influence of each sample on the mean of ln σ²: γ's minus λ's, with the step-size term's elasticity."""
-        keep = self.usable(index)
-        optimizer, lam = self.optimizer(index), self.curvatures(index)[keep]
-        item = self.items[index]
-        gamma = item.arrays["gamma"][keep]
-        elasticity = variance_elasticities(Quadratic(lam, gamma), optimizer).curvature
-        centered = item.arrays["projections"][:, keep] - item.arrays["projections"][:, keep].mean(axis=0)
-        curvature = (item.arrays["curvature_samples"][:, keep] - lam) / lam
-        return ((centered**2 - gamma) / gamma + elasticity * curvature).mean(axis=1)
+        item, keep = self.items[index], self.usable(index)
+        problem = Quadratic(item.curvatures[keep], item.gamma.values[keep])
+        elasticity = variance_elasticities(problem, item.optimizer).curvature
+        return (_relative_noise(item, keep) + elasticity * _relative_curvature(item, keep)).mean(axis=1)
+
+
+def _relative_curvature(item: Spectrum, keep: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Influence of each sample on ln λ in the directions kept, shape ``(N, kept)``."""
+    lam = item.curvatures[keep]
+    return (item.curvature_samples[:, keep] - lam) / lam
+
+
+def _relative_noise(item: Spectrum, keep: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Influence of each sample on ln γ in the directions kept, shape ``(N, kept)``."""
+    gamma = item.gamma.values[keep]
+    centered = item.projections - item.projections.mean(axis=0)
+    return (centered[:, keep] ** 2 - gamma) / gamma
 
 
 Windows = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """after − before of a logarithm, with its two standard errors."""
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """after − before of a logarithm, with the two parts of its standard error."""
 
-    estimate: float
+    contrast: Contrast
     data_error: float
     checkpoint_error: float
-    degrees: float
+
+    @property
+    def estimate(self) -> float:
+        """The change."""
+        return self.contrast.estimate
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Student interval at the level of hypotheses."""
-        total = math.hypot(self.data_error, self.checkpoint_error)
-        reach = float(stats.t.ppf(1 - HYPOTHESIS_ALPHA / 2, self.degrees)) * total
-        return self.estimate - reach, self.estimate + reach
+        """Its interval at the level of hypotheses."""
+        return self.contrast.interval(HYPOTHESIS_ALPHA)
 
 
-def contrast(
+def change_between(
     track: Track,
     windows: Windows,
     statistic: Callable[[Track, int], float],
     influence: Callable[[Track, int], NDArray[np.float64]],
     scatter: Sequence[Windows],
-) -> Contrast:
+) -> Change:
     """Mean of a statistic over the window after minus that over the window before.
 
     Args:
@@ -215,10 +211,8 @@ def contrast(
             f"{track.label} has too few checkpoints around its decays to tell a change from their scatter"
         )
     wobble = math.sqrt(squares / degrees * (1 / len(before) + 1 / len(after)))
-    total = data**2 + wobble**2
-    # Satterthwaite: the data part has many degrees of freedom, the checkpoint part few.
-    weight = wobble**4 / degrees + data**4 / (len(difference) - 1)
-    return Contrast(change, data, wobble, total**2 / weight if weight > 0 else float(degrees))
+    found = combined(change, [(wobble**2, float(degrees)), (data**2, len(difference) - 1.0)])
+    return Change(contrast=found, data_error=data, checkpoint_error=wobble)
 
 
 def around(track: Track, centre: int, reach_before: int, reach_after: int) -> Windows:
@@ -235,197 +229,234 @@ def decay_windows(track: Track, decay: int) -> Windows:
     return around(track, centre, (centre - start) // 4, max((end - centre) // 4, 1))
 
 
-def pretend_windows(track: Track, decay: int) -> Windows:
+def placebo_windows(track: Track, decay: int) -> Windows:
     """The same around the middle of the stage *before* the decay, where nothing happened to the learning rate."""
     start, centre, _ = track.stage(decay)
     middle, reach = (start + centre) // 2, (centre - start) // 4
     # At least as wide as the spacing of the checkpoints there, so that both sides hold one.
     spacing = int(np.diff(track.iterations).max(initial=1))
-    return around(track, middle, max(reach, spacing), max(min(reach, (centre - middle) // 1), spacing))
+    return around(track, middle, max(reach, spacing), max(min(reach, centre - middle), spacing))
 
 
-def tracks(evidence: Sequence[Evidence]) -> dict[tuple[str, str, str], Track]:
-    """Tracks by (run, batch-norm mode, measurement apart from its jackknife groups)."""
-    groups: dict[tuple[str, str, str], list[Evidence]] = {}
-    for item in evidence:
-        if item.experiment == SPECTRUM:
-            made = {key: value for key, value in item.setting["measurement"].items() if key != "groups"}
-            key = (Training.of(item).run_name(item.seed), str(item.measured["batch_norm"]), repr(sorted(made.items())))
+# --- subjects ---------------------------------------------------------------------------------------------------------
+
+
+def tracks(records: Sequence[Record]) -> list[Track]:
+    """One for each run, batch-norm mode, and measurement apart from its jackknife groups."""
+    groups: dict[tuple[str, str, str], list[Spectrum]] = {}
+    for item in records:
+        if isinstance(item, Spectrum):
+            made = dataclasses.replace(item.measurement, groups=0).to_dict()
+            key = (item.run, item.measurement.batch_norm, repr(sorted(made.items())))
             groups.setdefault(key, []).append(item)
-    return {key: Track.of(items) for key, items in sorted(groups.items())}
+    return [Track.of(items) for _, items in sorted(groups.items())]
 
 
-def roles(track: Track, prefix: str) -> dict[str, Evidence]:
-    """The track's evidence under roles that `track_of` reads back."""
-    return {f"{prefix}/{item.measured['iteration']:09d}": item for item in track.items}
-
-
-def tracks_of(evidence: Mapping[str, Evidence]) -> dict[str, Track]:
-    """Tracks by the prefix of their roles."""
-    groups: dict[str, list[Evidence]] = {}
-    for role, item in evidence.items():
-        groups.setdefault(role.rpartition("/")[0], []).append(item)
-    return {prefix: Track.of(items) for prefix, items in groups.items()}
-
-
-def each_track(evidence: Sequence[Evidence]) -> Iterable[Subject]:
-    """Every run, and every method that has several."""
-    found = list(tracks(evidence).values())
+def by_method(found: Sequence[Track]) -> list[tuple[str, list[Track]]]:
+    """Tracks that differ in the seed alone, under the name of their data set and method."""
+    groups: dict[Any, list[Track]] = {}
     for track in found:
-        yield Subject(label=track.label, evidence=roles(track, "run 0"))
-    for name, members in by_method(found).items():
+        groups.setdefault((track.first.training, track.mode), []).append(track)
+    return [(f"{members[0].first.dataset} {members[0].method}", members) for members in groups.values()]
+
+
+def about(name: str, members: Sequence[Track], *, decay: int | None = None) -> About:
+    """What a verdict on these tracks is about; `decay` counts from 0."""
+    return About(
+        name=name,
+        runs=tuple(track.first.run for track in members),
+        methods=tuple(track.method for track in members),
+        seeds=tuple(track.first.seed for track in members),
+        decay=None if decay is None else decay + 1,
+    )
+
+
+def about_checkpoint(item: AtCheckpoint) -> About:
+    """What a verdict on one checkpoint is about."""
+    return About(name=item.run, runs=(item.run,), methods=(item.method,), seeds=(item.seed,), epoch=item.epoch)
+
+
+def records_of(members: Iterable[Track]) -> tuple[Record, ...]:
+    """Everything behind these tracks."""
+    return tuple(item for track in members for item in track.items)
+
+
+Tracks = Sequence[Track]
+
+
+def each_track(records: Sequence[Record]) -> Iterable[Subject[Tracks]]:
+    """Every run, and every method that has several."""
+    found = tracks(records)
+    for track in found:
+        yield Subject(about=about(track.label, (track,)), seen=(track,), records=track.items)
+    for name, members in by_method(found):
         if len(members) > 1:
-            together = {}
-            for number, track in enumerate(members):
-                together |= roles(track, f"run {number}")
-            yield Subject(label=f"{name} (method)", evidence=together, scope="the method")
+            yield Subject(
+                about=about(f"{name} (method)", members),
+                seen=tuple(members),
+                records=records_of(members),
+                scope="the method",
+            )
 
 
-def each_decay(evidence: Sequence[Evidence]) -> Iterable[Subject]:
+@dataclass(frozen=True, kw_only=True)
+class AtDecay:
+    """One decay (counted from 0) of one run, or of every run of a method."""
+
+    decay: int
+    tracks: Tracks
+
+
+def each_decay(records: Sequence[Record]) -> Iterable[Subject[AtDecay]]:
     """Every decay of every run, and every decay of every method that has several runs."""
-    found = list(tracks(evidence).values())
+    found = tracks(records)
     for track in found:
         for decay in range(len(track.decays)):
-            yield Subject(label=f"{track.label} · decay {decay + 1}", evidence=roles(track, f"decay {decay}/run 0"))
-    for name, members in by_method(found).items():
+            yield Subject(
+                about=about(track.label, (track,), decay=decay),
+                seen=AtDecay(decay=decay, tracks=(track,)),
+                records=track.items,
+            )
+    for name, members in by_method(found):
         if len(members) > 1:
             for decay in range(min(len(track.decays) for track in members)):
-                together = {}
-                for number, track in enumerate(members):
-                    together |= roles(track, f"decay {decay}/run {number}")
-                yield Subject(label=f"{name} (method) · decay {decay + 1}", evidence=together, scope="the method")
-
-
-def by_method(found: Sequence[Track]) -> dict[str, list[Track]]:
-    """Tracks that differ in the seed alone."""
-    groups: dict[tuple[Training, str], list[Track]] = {}
-    for track in found:
-        groups.setdefault((track.training, str(track.fact("batch_norm"))), []).append(track)
-    return {f"{training.data.name} {training.method.name}": members for (training, _), members in groups.items()}
-
-
-def each_pair(evidence: Sequence[Evidence]) -> Iterable[Subject]:
-    """Runs with and without AWP that share protocol, seed and batch-norm mode; and all such pairs together."""
-    found = list(tracks(evidence).values())
-    pairs: list[tuple[Track, Track]] = []
-    for track in found:
-        if track.training.method.name != "at":
-            continue
-        for other in found:
-            same = all(track.fact(name) == other.fact(name) for name in ("batch_norm", "data_digest"))
-            if other.training.method.name == "awp" and same and track.protocol == other.protocol:
-                pairs.append((track, other))
                 yield Subject(
-                    label=f"{track.label} | {other.label}",
-                    evidence=roles(track, "pair 0/at") | roles(other, "pair 0/awp"),
+                    about=about(f"{name} (method)", members, decay=decay),
+                    seen=AtDecay(decay=decay, tracks=tuple(members)),
+                    records=records_of(members),
+                    scope="the method",
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two runs that share protocol, seed, data and batch-norm mode, without and with AWP."""
+
+    at: Track
+    awp: Track
+
+
+def each_pair(records: Sequence[Record]) -> Iterable[Subject[Sequence[Pair]]]:
+    """Runs with and without AWP that share protocol, seed and batch-norm mode; and all such pairs together."""
+    found = tracks(records)
+    pairs: list[Pair] = []
+    for track in (track for track in found if track.method == "at"):
+        for other in (other for other in found if other.method == "awp"):
+            if _shared(track) == _shared(other):
+                pairs.append(Pair(at=track, awp=other))
+                yield Subject(
+                    about=about(f"{track.label} | {other.label}", (track, other)),
+                    seen=(pairs[-1],),
+                    records=records_of((track, other)),
                     scope="this pair only",
                 )
     if len(pairs) > 1:
-        together = {}
-        for number, (track, other) in enumerate(pairs):
-            together |= roles(track, f"pair {number}/at") | roles(other, f"pair {number}/awp")
+        members = [track for pair in pairs for track in (pair.at, pair.awp)]
         yield Subject(
-            label=f"{pairs[0][0].training.data.name} at | awp (method)", evidence=together, scope="the method"
+            about=about(f"{members[0].first.dataset} at | awp (method)", members),
+            seen=tuple(pairs),
+            records=records_of(members),
+            scope="the method",
         )
+
+
+def _shared(track: Track) -> tuple[str, str, str]:
+    first = track.first
+    return first.training.protocol(first.seed), track.mode, first.data_digest
 
 
 def over_runs(estimates: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Mean over runs with Student's interval over runs."""
-    values = np.asarray(estimates, dtype=np.float64)
-    if len(values) < RUNS:
-        raise NotApplicableError(f"a statement about the method needs {RUNS} runs; here are {len(values)}")
-    reach = float(stats.t.ppf(1 - HYPOTHESIS_ALPHA / 2, len(values) - 1) * values.std(ddof=1)) / math.sqrt(len(values))
-    centre = float(values.mean())
-    return centre, (centre - reach, centre + reach)
+    if len(estimates) < RUNS:
+        raise NotApplicableError(f"a statement about the method needs {RUNS} runs; here are {len(estimates)}")
+    found = mean_of(estimates)
+    return found.estimate, found.interval(HYPOTHESIS_ALPHA)
 
 
-def line(label: str, x: Iterable[float], y: Iterable[float], **more) -> Series:
-    """A series of plain floats."""
-    return Series(label=label, x=tuple(float(v) for v in x), y=tuple(float(v) for v in y), **more)
+# --- what the claims hand over ----------------------------------------------------------------------------------------
 
 
-def direction_figure(
-    found: Sequence[Track], value: Callable[[Track, int], NDArray[np.float64]], title: str, y_label: str, caption: str
-) -> Figure:
-    """The largest, the geometric mean and the smallest tracked value over training, for one or several runs."""
-    series = []
-    for track in found:
-        name = f"{track.training.method.name} " if len(found) > 1 else ""
-        values = [value(track, i) for i in range(len(track.items))]
-        values = [v[v > 0] for v in values]
-        keep = [i for i, v in enumerate(values) if len(v)]
-        x = track.epochs[keep]
-        mean = [float(np.exp(np.log(values[i]).mean())) for i in keep]
-        series.append(
-            line(
-                f"{name}geometric mean, smallest to largest",
-                x,
-                mean,
-                low=tuple(float(values[i].min()) for i in keep),
-                high=tuple(float(values[i].max()) for i in keep),
-                style="points",
-            )
-        )
-        series.append(line(f"{name}mean", x, mean))
-    return Figure(
+def measured(track: Track, y: Iterable[float], *, subject: str = "", **more: Any) -> Curve:
+    """A quantity measured at every checkpoint of a run."""
+    return Curve(role=Role.MEASURED, subject=subject, x=track.epochs, y=tuple(y), **more)
+
+
+def over_training(
+    found: Sequence[Track], curves: Iterable[Curve], *, title: str, y: Axis, caption: str, sample: Sample | None = None
+) -> TimeCourse:
+    """Curves over the training of one or several runs, their decays marked."""
+    checkpoints = Sample(sum(len(track.items) for track in found), "checkpoints")
+    return TimeCourse(
         title=title,
-        x_label="epoch",
-        y_label=y_label,
-        series=tuple(series),
-        y_scale="log",
+        sample=sample or checkpoints,
         caption=caption,
-        marks=found[0].decay_epochs,
+        x=EPOCH,
+        y=y,
+        curves=tuple(curves),
+        decays=found[0].decay_epochs,
     )
 
 
-Compare = Callable[[Mapping[str, Evidence], Any], Comparison]
-
-
-def _guarded(compare: Compare) -> Compare:
-    def guarded(evidence: Mapping[str, Evidence], predict: Any) -> Comparison:
-        try:
-            return compare(evidence, predict)
-        except NotApplicableError as reason:
-            return Comparison(estimate=math.nan, interval=(math.nan, math.nan), not_applicable=str(reason))
-
-    return guarded
+def directions_over_training(
+    found: Sequence[Track],
+    value: Callable[[Track, int], NDArray[np.float64]],
+    *,
+    title: str,
+    y: Axis,
+    caption: str,
+) -> tuple[TimeCourse, ...]:
+    """The geometric mean of the tracked values over training, between the smallest and the largest; none if no value
+    is positive.
+    """
+    curves = []
+    for track in found:
+        values = [value(track, i) for i in range(len(track.items))]
+        values = [v[v > 0] for v in values]
+        keep = [i for i, v in enumerate(values) if len(v)]
+        if keep:
+            curves.append(
+                Curve(
+                    role=Role.MEASURED,
+                    subject=track.method if len(found) > 1 else "",
+                    x=track.epochs[keep],
+                    y=[float(np.exp(np.log(values[i]).mean())) for i in keep],
+                    low=[float(values[i].min()) for i in keep],
+                    high=[float(values[i].max()) for i in keep],
+                    band=Band.RANGE,
+                    over="directions",
+                    by="geometric mean",
+                )
+            )
+    return (over_training(found, curves, title=title, y=y, caption=caption),) if curves else ()
 
 
 def hypothesis(
     name: str,
     statement: str,
     section: str,
-    compare: Compare,
-    predict: Any,
-    decoys: Mapping[str, Any],
+    compare: Compare[Seen, Rule],
+    decoys: Mapping[str, Rule],
     margin: float,
-    subjects: Callable[[Sequence[Evidence]], Iterable[Subject]],
+    subjects: Selected[Seen],
     assumptions: tuple[str, ...],
-) -> EmpiricalClaim:
+    *,
+    experiment: str = Spectrum.experiment,
+    predict: Rule | None = None,
+    select: Rule | None = None,
+) -> EmpiricalClaim[Seen, Rule]:
     """A claim about measured networks: a refutation is a finding, missing evidence makes it not applicable."""
     claim = Claim(
         name=name,
         statement=statement,
         source=f"{PAPER}, {section}",
         kind=Kind.HYPOTHESIS,
-        experiments=("spectrum",),
+        experiments=(experiment,),
         assumptions=assumptions,
         predict=predict,
+        select=select,
         decoys=decoys,
-        compare=_guarded(compare),
+        compare=compare,
         margin=margin,
         tags=("spectra",),
     )
     return EmpiricalClaim(claim=claim, subjects=subjects)
-
-
-def each_item(experiment: str) -> Callable[[Sequence[Evidence]], Iterable[Subject]]:
-    """A selector: one subject for each record of an experiment, named by run and epoch."""
-
-    def select(evidence: Sequence[Evidence]) -> Iterable[Subject]:
-        for item in evidence:
-            if item.experiment == experiment:
-                label = f"{Training.of(item).run_name(item.seed)} at epoch {item.measured['epoch']}"
-                yield Subject(label=label, evidence={experiment: item})
-
-    return select

@@ -7,7 +7,7 @@ Effects   Changes are differences of mean logarithms over the k tracked directio
           below 25 %.
           Windows are a quarter of the stage on either side of a decay (`series.decay_windows`).
 Kind      All are hypotheses: a refutation is a finding about networks, and none of them can fail a build.
-Decoys    share evidence and comparison with the claim and differ in the predictor alone: pretend decays where the rate
+Decoys    share evidence and comparison with the claim and differ in the predictor alone: placebo decays where the rate
           did not change, swapped methods, a rotated noise.
 Blindness The margins and windows were fixed before any verdict was computed, after λ and γ of four checkpoints of one
           digits run had been seen while timing the measurement. Two things were changed after the first verdicts: the
@@ -19,38 +19,53 @@ Source    Xu and Zhang, arXiv 2410.07719, sections 4-6.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from empirical.claims import each_record
 from empirical.claims.series import (
     FIXED_INPUTS,
     TOP_K,
-    Compare,
-    NotApplicableError,
+    AtDecay,
+    Pair,
     Track,
+    Tracks,
     Windows,
-    contrast,
+    about_checkpoint,
+    change_between,
     decay_windows,
-    direction_figure,
+    directions_over_training,
     each_decay,
-    each_item,
     each_pair,
     each_track,
     hypothesis,
-    line,
+    measured,
     over_runs,
-    pretend_windows,
-    tracks_of,
+    over_training,
+    placebo_windows,
 )
-from empirical.measure.bound import bound_terms
+from empirical.measure.bound import CheckpointBound, bound_terms
 from empirical.measure.posterior import price_interval
+from empirical.records import Expansion, Spectrum
+from empirical.records.dynamics import Study
 from theory.closed_form.attribution import attribution
-from theory.judge.claim import HYPOTHESIS_ALPHA, Comparison
-from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Table
+from theory.judge.claim import HYPOTHESIS_ALPHA, Compare, Comparison, NotApplicableError, Selector
+from theory.judge.intervals import Contrast, from_influences, of_magnitude
+from theory.judge.results import (
+    Axis,
+    Band,
+    Curve,
+    Estimate,
+    Forest,
+    Profile,
+    Result,
+    Role,
+    Sample,
+    Table,
+    TimeCourse,
+)
 from theory.model.quadratic import Quadratic
 
 SPIKE = math.log(1.25)
@@ -61,13 +76,7 @@ SLOPE = 0.5
 
 # --- spikes and shrinking at a decay ------------------------------------------------------------------------------
 
-Where = Callable[[Track, int], Windows]
-
-
-def _at_decay(evidence: Mapping[str, Evidence]) -> tuple[int, list[Track]]:
-    found = tracks_of(evidence)
-    decay = int(next(iter(found)).split("/")[0].split()[1])
-    return decay, list(found.values())
+Where = Selector[[Track, int], Windows]
 
 
 def _change(
@@ -75,32 +84,30 @@ def _change(
     influence: Callable[[Track, int], NDArray[np.float64]],
     sign: float,
     note: Callable[[Track, int, Windows, float], str],
-    figures: Callable[[list[Track]], tuple[Figure, ...]],
-    tables: Callable[[Track, Windows], tuple[Table, ...]] = lambda track, windows: (),
-) -> Compare:
-    def compare(evidence: Mapping[str, Evidence], predict: Where) -> Comparison:
-        decay, found = _at_decay(evidence)
+    shown: Callable[[Sequence[Track]], tuple[Result, ...]],
+    shown_of_one: Callable[[Track, Windows], tuple[Result, ...]] = lambda track, windows: (),
+) -> Compare[AtDecay, Where]:
+    def compare(seen: AtDecay, select: Where) -> Comparison:
+        found = seen.tracks
         changes = []
         for track in found:
             scatter = [decay_windows(track, index) for index in range(len(track.decays))]
-            changes.append(contrast(track, predict(track, decay), statistic, influence, scatter))
+            changes.append(change_between(track, select(track, seen.decay), statistic, influence, scatter))
         if len(found) > 1:
             estimate, interval = over_runs([sign * change.estimate for change in changes])
             return Comparison(
-                estimate=estimate, interval=interval, note=f"mean over {len(found)} runs, in ln", figures=figures(found)
+                estimate=estimate, interval=interval, note=f"mean over {len(found)} runs, in ln", results=shown(found)
             )
         change, track = changes[0], found[0]
-        ends = sorted(sign * end for end in change.interval)
-        windows = predict(track, decay)
+        windows = select(track, seen.decay)
         return Comparison(
             estimate=sign * change.estimate,
-            interval=(ends[0], ends[1]),
+            interval=change.contrast.of(sign).interval(HYPOTHESIS_ALPHA),
             note=(
-                f"{note(track, decay, windows, change.estimate)}; standard errors in ln: data "
+                f"{note(track, seen.decay, windows, change.estimate)}; standard errors in ln: data "
                 f"{change.data_error:.3f}, checkpoint to checkpoint {change.checkpoint_error:.3f}"
             ),
-            figures=figures(found),
-            tables=tables(track, windows),
+            results=(*shown(found), *shown_of_one(track, windows)),
         )
 
     return compare
@@ -128,67 +135,58 @@ def _spike_note(symbol: str, statistic: Callable[[Track, int], float]):
 
 
 def _norm_change(track: Track, windows: Windows) -> float:
-    norms = [np.mean([track.items[i].measured["weights"]["norm"] for i in window]) for window in windows]
+    norms = [np.mean([track.items[i].weights.norm for i in window]) for window in windows]
     return float(norms[1] / norms[0])
 
 
-def _curvature_figures(found: list[Track]) -> tuple[Figure, ...]:
-    norm = [
-        line(
-            f"{track.training.method.name} λ₁‖w‖²",
-            track.epochs,
-            [
-                max(float(track.curvatures(i)[0]), 1e-12) * item.measured["weights"]["norm"] ** 2
-                for i, item in enumerate(track.items)
-            ],
+def _curvature_results(found: Sequence[Track]) -> tuple[Result, ...]:
+    scale_free = [
+        measured(
+            track,
+            [max(float(item.curvatures[0]), 1e-12) * item.weights.norm**2 for item in track.items],
+            subject=track.method,
         )
         for track in found
     ]
     return (
-        direction_figure(
+        *directions_over_training(
             found,
-            lambda track, i: track.curvatures(i),
-            "Hessian eigenvalues over training",
-            "λ",
-            "Largest eigenvalues of the data Hessian at fixed adversarial inputs; dashed: learning-rate decays.",
+            lambda track, i: track.items[i].curvatures,
+            title="Hessian eigenvalues over training",
+            y=Axis("λ"),
+            caption="Largest eigenvalues of the data Hessian at fixed adversarial inputs.",
         ),
-        Figure(
+        over_training(
+            found,
+            scale_free,
             title="Scale-free curvature over training",
-            x_label="epoch",
-            y_label="λ₁ ‖w‖²",
-            series=tuple(norm),
-            y_scale="log",
+            y=Axis("λ₁ ‖w‖²"),
             caption="Separates curvature from the growth of the weights.",
-            marks=found[0].decay_epochs,
         ),
     )
 
 
-def _noise_figures(found: list[Track]) -> tuple[Figure, ...]:
-    return (
-        direction_figure(
-            found,
-            lambda track, i: track.items[i].arrays["gamma"],
-            "Gradient noise over training",
-            "γ",
-            "Per-sample gradient variance along the top Hessian eigenvectors.",
-        ),
+def _noise_results(found: Sequence[Track]) -> tuple[Result, ...]:
+    return directions_over_training(
+        found,
+        lambda track, i: track.items[i].gamma.values,
+        title="Gradient noise over training",
+        y=Axis("γ"),
+        caption="Per-sample gradient variance along the top Hessian eigenvectors.",
     )
 
 
-def _variance_figures(found: list[Track]) -> tuple[Figure, ...]:
-    return (
-        direction_figure(
-            found,
-            lambda track, i: track.variances(i)[1] if track.usable(i).any() else np.zeros(0),
-            "Predicted posterior variance over training",
-            "σ²",
-            "Stationary law (S1) from λ, γ and the learning rate of each checkpoint.",
-        ),
+def _variance_results(found: Sequence[Track]) -> tuple[Result, ...]:
+    return directions_over_training(
+        found,
+        lambda track, i: track.variances(i)[1] if track.usable(i).any() else np.zeros(0),
+        title="Predicted posterior variance over training",
+        y=Axis("σ²"),
+        caption="Stationary law (S1) from λ, γ and the learning rate of each checkpoint.",
     )
 
 
-def _attribution_table(track: Track, windows: Windows) -> tuple[Table, ...]:
+def _attribution_table(track: Track, windows: Windows) -> tuple[Result, ...]:
     parts = _attributed(track, windows)
     rows = tuple((name.replace("_", " "), value, math.exp(value)) for name, value in parts.items())
     return (
@@ -206,12 +204,9 @@ def _attributed(track: Track, windows: Windows) -> dict[str, float]:
     keep = track.usable(before) & track.usable(after)
     if not keep.any():
         raise NotApplicableError(f"{track.label}: no direction has a stationary law on both sides of the decay")
-    problems = []
-    for index in (before, after):
-        item = track.items[index]
-        gamma = item.arrays["gamma"][keep] * float(item.measured["noise_factor"])
-        problems.append(Quadratic(track.curvatures(index)[keep], gamma))
-    found = attribution(problems[0], track.optimizer(before), track.optimizer(after), problem_after=problems[1])
+    items = (track.items[before], track.items[after])
+    problems = [Quadratic(item.curvatures[keep], item.gamma.values[keep] * item.noise_factor) for item in items]
+    found = attribution(problems[0], items[0].optimizer, items[1].optimizer, problem_after=problems[1])
     return {name: float(np.mean(values)) for name, values in found.parts().items()} | {
         "total": float(np.mean(found.total))
     }
@@ -233,9 +228,7 @@ def _shrink_note(track: Track, decay: int, windows: Windows, change: float) -> s
     )
 
 
-def _no_decay(track: Track, decay: int) -> Windows:
-    return pretend_windows(track, decay)
-
+PLACEBO = "a placebo decay in the middle of the stage before"
 
 CURVATURE_SPIKE = hypothesis(
     "curvature-spike",
@@ -243,66 +236,64 @@ CURVATURE_SPIKE = hypothesis(
     "after exceeds that before by more than ln 1.25.",
     "section 6",
     _change(
-        Track.log_curvature, Track.curvature_influence, 1.0, _spike_note("λ", Track.log_curvature), _curvature_figures
+        Track.log_curvature, Track.curvature_influence, 1.0, _spike_note("λ", Track.log_curvature), _curvature_results
     ),
-    decay_windows,
-    {"a pretend decay in the middle of the stage before": _no_decay},
+    {PLACEBO: placebo_windows},
     SPIKE,
     each_decay,
     (FIXED_INPUTS, TOP_K),
+    select=decay_windows,
 )
 NOISE_SPIKE = hypothesis(
     "noise-spike",
     "After a learning-rate decay the gradient noise along the top Hessian eigenvectors rises by more than 25 %: mean "
     "ln γ over the quarter stage after exceeds that before by more than ln 1.25.",
     "section 6",
-    _change(Track.log_noise, Track.noise_influence, 1.0, _spike_note("γ", Track.log_noise), _noise_figures),
-    decay_windows,
-    {"a pretend decay in the middle of the stage before": _no_decay},
+    _change(Track.log_noise, Track.noise_influence, 1.0, _spike_note("γ", Track.log_noise), _noise_results),
+    {PLACEBO: placebo_windows},
     SPIKE,
     each_decay,
     (FIXED_INPUTS, TOP_K),
+    select=decay_windows,
 )
 POSTERIOR_SHRINK = hypothesis(
     "posterior-shrink",
     "After a learning-rate decay the posterior variance that (S1) predicts from measured λ and γ falls by more than "
     "25 %.",
     "Theorem 4.5 and section 6",
-    _change(Track.log_variance, Track.variance_influence, -1.0, _shrink_note, _variance_figures, _attribution_table),
-    decay_windows,
-    {"a pretend decay in the middle of the stage before": _no_decay},
+    _change(Track.log_variance, Track.variance_influence, -1.0, _shrink_note, _variance_results, _attribution_table),
+    {PLACEBO: placebo_windows},
     SPIKE,
     each_decay,
     (FIXED_INPUTS, TOP_K, "stationary at each checkpoint's learning rate, white noise"),
+    select=decay_windows,
 )
 
 # --- commutativity and alignment ----------------------------------------------------------------------------------
 
+Cosines = Selector[[Spectrum], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
-def _cosines(item: Evidence) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+
+def direction_cosines(item: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """cᵢ over the tracked directions, and their standard errors."""
-    count = len(item.arrays["gamma"])
-    found = item.measured["alignment"]
-    return np.array(found["direction_cosines"][:count]), np.array(found["direction_errors"][:count])
+    count = len(item.gamma.values)
+    return item.alignment.direction_cosines[:count], item.alignment.direction_errors[:count]
 
 
-def _rotated(item: Evidence) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _rotated(item: Spectrum) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The noise rotated at random in weight space: cᵢ falls to √(r_C/P)."""
-    count = len(item.arrays["gamma"])
-    return np.full(count, float(item.measured["alignment"]["direction_null"])), np.zeros(count)
+    count = len(item.gamma.values)
+    return np.full(count, item.alignment.direction_null), np.zeros(count)
 
 
 def _prices(track: Track) -> list[tuple[float, float, float, float]]:
     found = []
     for index, item in enumerate(track.items):
         keep = track.usable(index)
-        if keep.sum() < 2 or item.measured["units"] != "samples":
+        if keep.sum() < 2 or item.units != "samples":
             continue
         value, low, high = price_interval(
-            item.arrays["projections"][:, keep],
-            track.curvatures(index)[keep],
-            float(item.measured["noise_factor"]),
-            track.optimizer(index),
+            item.projections[:, keep], item.curvatures[keep], item.noise_factor, item.optimizer
         )
         found.append((float(track.epochs[index]), value, low, high))
     if not found:
@@ -310,75 +301,79 @@ def _prices(track: Track) -> list[tuple[float, float, float, float]]:
     return found
 
 
-def _commuting(track: Track, predict: Callable[[Evidence], tuple[NDArray, NDArray]]) -> tuple[float, float, float]:
+def _commuting(track: Track, select: Cosines) -> tuple[float, float, float]:
     """The smaller of two slacks, 1 − price/0.1 and c/0.5 − 1, with its interval (intersection–union)."""
     prices = _prices(track)
     # All checkpoints share their samples: their errors are averaged, not divided by √ of their number.
     price, low, high = (float(np.mean([row[column] for row in prices])) for column in (1, 2, 3))
-    values, errors = zip(*(predict(item) for item in track.items), strict=True)
-    cosine, error = float(np.mean(values)), float(np.mean(errors))
-    reach = float(stats.norm.ppf(1 - HYPOTHESIS_ALPHA / 2)) * error
-    slacks = (1 - price / PRICE, cosine / COSINE - 1)
-    lows = (1 - high / PRICE, (cosine - reach) / COSINE - 1)
-    highs = (1 - low / PRICE, (cosine + reach) / COSINE - 1)
+    values, errors = zip(*(select(item) for item in track.items), strict=True)
+    cosine = Contrast(estimate=float(np.mean(values)), standard_error=float(np.mean(errors)))
+    ends = cosine.interval(HYPOTHESIS_ALPHA)
+    slacks = (1 - price / PRICE, cosine.estimate / COSINE - 1)
+    lows = (1 - high / PRICE, ends[0] / COSINE - 1)
+    highs = (1 - low / PRICE, ends[1] / COSINE - 1)
     return min(slacks), min(lows), min(highs)
 
 
-def _compare_commutativity(
-    evidence: Mapping[str, Evidence], predict: Callable[[Evidence], tuple[NDArray, NDArray]]
-) -> Comparison:
-    found = list(tracks_of(evidence).values())
-    results = [_commuting(track, predict) for track in found]
-    if len(found) > 1:
+def _compare_commutativity(seen: Tracks, select: Cosines) -> Comparison:
+    results = [_commuting(track, select) for track in seen]
+    if len(seen) > 1:
         estimate, interval = over_runs([value for value, _, _ in results])
-        return Comparison(estimate=estimate, interval=interval, note=f"mean slack over {len(found)} runs")
-    (value, low, high), track = results[0], found[0]
+        return Comparison(estimate=estimate, interval=interval, note=f"mean slack over {len(seen)} runs")
+    (value, low, high), track = results[0], seen[0]
     prices = _prices(track)
-    last = track.items[-1].measured["alignment"]
-    bulk, chi = last["chi_bulk"], last["chi"]
-    span = "" if chi["low"] is None else f" [{chi['low']:.3f}, {chi['high']:.3f}]"
-    cosines = [float(_cosines(item)[0].mean()) for item in track.items]
+    last = track.items[-1].alignment
+    span = "" if last.chi.low is None or last.chi.high is None else f" [{last.chi.low:.3f}, {last.chi.high:.3f}]"
+    bulk = "–" if last.chi_bulk is None else format(last.chi_bulk.value, ".3f")
+    cosines = [float(direction_cosines(item)[0].mean()) for item in track.items]
     note = (
         f"ignoring non-commutativity costs {np.mean([p[1] for p in prices]):.4f} nats a direction on average over "
-        f"training, mean cᵢ = {np.mean(cosines):.2f} (null {last['direction_null']:.2f}); at the end χ = "
-        f"{chi['value']:.3f}{span} (random rotation: {last['chi_null']:.3f}, 97.5 % below "
-        f"{last['chi_null_quantile']:.3f}), bulk χ = {'–' if bulk is None else format(bulk['value'], '.3f')}"
+        f"training, mean cᵢ = {np.mean(cosines):.2f} (null {last.direction_null:.2f}); at the end χ = "
+        f"{last.chi.value:.3f}{span} (random rotation: {last.chi_null:.3f}, 97.5 % below "
+        f"{last.chi_null_quantile:.3f}), bulk χ = {bulk}"
     )
-    x = track.epochs
-    rows = [item.measured["alignment"] for item in track.items]
-    figures = (
-        Figure(
+    return Comparison(
+        estimate=value, interval=(low, high), note=note, results=_commutativity_results(track, cosines, prices)
+    )
+
+
+def _commutativity_results(
+    track: Track, cosines: Sequence[float], prices: Sequence[tuple[float, float, float, float]]
+) -> tuple[Result, ...]:
+    found = [item.alignment for item in track.items]
+    bulk = [(epoch, row.chi_bulk.value) for epoch, row in zip(track.epochs, found, strict=True) if row.chi_bulk]
+    curves = [
+        measured(track, [row.chi.value for row in found], subject="χ"),
+        Curve(
+            role=Role.REFERENCE,
+            subject="χ",
+            x=track.epochs,
+            y=[row.chi_null for row in found],
+            by="C rotated at random",
+        ),
+        measured(track, cosines, subject="mean cᵢ"),
+    ]
+    if bulk:
+        epochs, values = zip(*bulk, strict=True)
+        curves.append(Curve(role=Role.MEASURED, subject="χ of the bulk", x=epochs, y=values))
+    epochs, price, low, high = zip(*prices, strict=True)
+    return (
+        over_training(
+            (track,),
+            curves,
             title="Commutativity of curvature and noise over training",
-            x_label="epoch",
-            y_label="χ, mean cᵢ",
-            series=(
-                line("χ", x, [row["chi"]["value"] for row in rows]),
-                line("χ of the bulk", x, [(row["chi_bulk"] or {"value": 0.0})["value"] for row in rows]),
-                line("χ under random rotation", x, [row["chi_null"] for row in rows], style="dashed"),
-                line("mean cᵢ", x, cosines),
-            ),
-            caption="1 means commuting; the null is C rotated at random.",
-            marks=track.decay_epochs,
+            y=Axis("χ, mean cᵢ"),
+            caption="1 means commuting.",
         ),
-        Figure(
+        over_training(
+            (track,),
+            [Curve(role=Role.MEASURED, x=epochs, y=price, low=low, high=high, band=Band.INTERVAL)],
             title="Price of non-commutativity over training",
-            x_label="epoch",
-            y_label="nats a direction",
-            series=(
-                line(
-                    "price",
-                    [p[0] for p in prices],
-                    [p[1] for p in prices],
-                    low=tuple(p[2] for p in prices),
-                    high=tuple(p[3] for p in prices),
-                    style="points",
-                ),
-            ),
+            y=Axis("price a direction", "nats"),
             caption="What (S1) misses of the KL term by ignoring correlations (S3), in the tracked subspace.",
-            marks=track.decay_epochs,
+            sample=Sample(track.items[-1].num_samples, "training samples"),
         ),
     )
-    return Comparison(estimate=value, interval=(low, high), note=note, figures=figures)
 
 
 COMMUTATIVITY = hypothesis(
@@ -388,12 +383,15 @@ COMMUTATIVITY = hypothesis(
     "effect is the smaller of the slacks 1 − price/0.1 and cᵢ/0.5 − 1.",
     "Assumption of Theorem 4.5, section 6",
     _compare_commutativity,
-    _cosines,
     {"the noise rotated at random in weight space": _rotated},
     0.0,
     each_track,
     (FIXED_INPUTS, TOP_K),
+    select=direction_cosines,
 )
+
+
+Order = Selector[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def _paired(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -405,66 +403,64 @@ def _opposed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[::-1]
 
 
-def _slopes(track: Track, order: Callable[[NDArray], NDArray]) -> tuple[float, float]:
-    """Mean over checkpoints of the slope of ln γ on ln λ, and its standard error over samples."""
+def _slopes(track: Track, order: Order) -> Contrast:
+    """Mean over checkpoints of the slope of ln γ on ln λ, with its standard error over samples."""
     slopes, influences = [], []
-    for index, item in enumerate(track.items):
-        lam, gamma = track.curvatures(index), order(item.arrays["gamma"])
+    for item in track.items:
+        lam, gamma = item.curvatures, order(item.gamma.values)
         keep = (lam > 0) & (gamma > 0)
         if keep.sum() < 3:
             continue
         x = np.log(lam[keep]) - np.log(lam[keep]).mean()
         spread = float((x**2).sum())
         slope = float((x * np.log(gamma[keep])).sum() / spread)
-        centered = item.arrays["projections"] - item.arrays["projections"].mean(axis=0)
+        centered = item.projections - item.projections.mean(axis=0)
         noise = (order(centered.T).T[:, keep] ** 2 - gamma[keep]) / gamma[keep]
-        curvature = (item.arrays["curvature_samples"][:, keep] - lam[keep]) / lam[keep]
+        curvature = (item.curvature_samples[:, keep] - lam[keep]) / lam[keep]
         slopes.append(slope)
         influences.append(((noise - slope * curvature) @ x) / spread)
     if not slopes:
         raise NotApplicableError(f"{track.label}: fewer than three directions have positive curvature and noise")
-    total = np.mean(influences, axis=0)
-    return float(np.mean(slopes)), float(total.std(ddof=1)) / math.sqrt(len(total))
+    found = from_influences(float(np.mean(slopes)), np.mean(influences, axis=0))
+    return Contrast(estimate=found.estimate, standard_error=found.standard_error)
 
 
-def _compare_alignment(evidence: Mapping[str, Evidence], predict: Callable[[NDArray], NDArray]) -> Comparison:
-    found = list(tracks_of(evidence).values())
-    slopes = [_slopes(track, predict) for track in found]
-    if len(found) > 1:
-        estimate, interval = over_runs([slope for slope, _ in slopes])
-        return Comparison(estimate=estimate, interval=interval, note=f"mean over {len(found)} runs")
-    (slope, error), track = slopes[0], found[0]
-    last = track.items[-1]
-    reach = float(stats.norm.ppf(1 - HYPOTHESIS_ALPHA / 2)) * error
-    lam, gamma = track.curvatures(len(track.items) - 1), last.arrays["gamma"]
-    low, high = last.measured["gamma"]["low"], last.measured["gamma"]["high"]
-    keep = lam > 0
-    overlap = last.measured["alignment"]["overlap"]
+def _compare_alignment(seen: Tracks, select: Order) -> Comparison:
+    slopes = [_slopes(track, select) for track in seen]
+    if len(seen) > 1:
+        estimate, interval = over_runs([slope.estimate for slope in slopes])
+        return Comparison(estimate=estimate, interval=interval, note=f"mean over {len(seen)} runs")
+    slope, last = slopes[0], seen[0].items[-1]
+    found = last.alignment
+    keep = last.curvatures > 0
     note = (
-        f"γ grows as λ to the power {slope:.2f} on average over training; at the end tr HC/(‖H‖‖C‖) = "
-        f"{last.measured['alignment']['cosine']['value']:.3f} (null {last.measured['alignment']['cosine_null']:.3f}), "
-        f"overlap of the top-{last.measured['alignment']['overlap_size']} eigenspaces "
-        f"{'–' if overlap is None else format(overlap, '.2f')}"
+        f"γ grows as λ to the power {slope.estimate:.2f} on average over training; at the end tr HC/(‖H‖‖C‖) = "
+        f"{found.cosine.value:.3f} (null {found.cosine_null:.3f}), "
+        f"overlap of the top-{found.overlap_size} eigenspaces "
+        f"{'–' if found.overlap is None else format(found.overlap, '.2f')}"
     )
-    figure = Figure(
-        title="Noise against curvature at the last checkpoint",
-        x_label="λ",
-        y_label="γ",
-        x_scale="log",
-        y_scale="log",
-        series=(
-            line(
-                "directions",
-                lam[keep],
-                gamma[keep],
-                style="points",
-                low=tuple(float(v) for v, k in zip(low, keep, strict=True) if k),
-                high=tuple(float(v) for v, k in zip(high, keep, strict=True) if k),
+    results: tuple[Result, ...] = ()
+    if keep.any():
+        results = (
+            Profile(
+                title="Noise against curvature at the last checkpoint",
+                sample=Sample(last.num_units, f"training {last.units}"),
+                caption="Per-sample noise variance of each tracked direction.",
+                x=Axis("λ"),
+                y=Axis("γ"),
+                curves=(
+                    Curve(
+                        role=Role.MEASURED,
+                        x=last.curvatures[keep],
+                        y=last.gamma.values[keep],
+                        low=last.gamma.low[keep],
+                        high=last.gamma.high[keep],
+                        band=Band.INTERVAL,
+                    ),
+                ),
             ),
-        ),
-        caption="Per-sample noise variance with 95 % intervals.",
-    )
-    return Comparison(estimate=slope, interval=(slope - reach, slope + reach), note=note, figures=(figure,))
+        )
+    return Comparison(estimate=slope.estimate, interval=slope.interval(HYPOTHESIS_ALPHA), note=note, results=results)
 
 
 ALIGNMENT = hypothesis(
@@ -473,70 +469,92 @@ ALIGNMENT = hypothesis(
     "0.5.",
     "section 6; the exponent between 1 and 2 of arXiv 2602.05600 for whole layers",
     _compare_alignment,
-    _paired,
     {"the smallest noise on the largest curvature": _opposed},
     SLOPE,
     each_track,
     (FIXED_INPUTS, TOP_K),
+    select=_paired,
 )
 
 # --- quadratic approximation ---------------------------------------------------------------------------------------
 
 
-def _compare_expansion(evidence: Mapping[str, Evidence], predict: float) -> Comparison:
-    item = evidence["expansion"]
-    studies = item.measured["studies"]
-    if "top" not in studies:
+def _compare_expansion(seen: Expansion, predict: float) -> Comparison:
+    top = seen.studies.top
+    if top is None:
         raise NotApplicableError("no top direction has a stationary law here, so there is no radius σ to judge at")
 
     def shifted(value: float) -> float:
         # The expansion times c: (m − c p)/(c p) = (error + 1)/c − 1.
         return (value + 1) / predict - 1
 
-    top = studies["top"]
-    estimate, ends = shifted(top["pooled"]), sorted(shifted(top[name]) for name in ("pooled_low", "pooled_high"))
-    inner = 0.0 if ends[0] <= 0 <= ends[1] else min(abs(end) for end in ends)
-    rows = tuple(
-        (name, float(np.mean(study["radii"])), study["pooled"], study["pooled_low"], study["pooled_high"])
-        for name, study in studies.items()
-    )
-    smooth = studies.get("smooth top")
+    estimate = shifted(top.pooled)
+    low, high = of_magnitude((shifted(top.pooled_low), shifted(top.pooled_high)))
+    smooth, again = seen.smooth.top, seen.studies.top_attacked
     kinks = (
         ""
         if smooth is None
         else (
-            f"; {smooth['pooled']:+.1%} under a smooth activation at the same weights, so kinks account for "
-            f"{top['pooled'] - smooth['pooled']:+.1%}"
+            f"; {smooth.pooled:+.1%} under a smooth activation at the same weights, so kinks account for "
+            f"{top.pooled - smooth.pooled:+.1%}"
         )
     )
-    again = studies.get("top attacked")
-    attacked = "" if again is None else f"; {again['pooled']:+.1%} with the inputs attacked again"
-    series = [
-        line(
-            name, study["radii"], study["relative"], low=tuple(study["low"]), high=tuple(study["high"]), style="points"
-        )
-        for name, study in studies.items()
-    ]
+    attacked = "" if again is None else f"; {again.pooled:+.1%} with the inputs attacked again"
     return Comparison(
         estimate=-abs(estimate),
-        interval=(-max(abs(end) for end in ends), -inner),
-        note=f"along top eigenvectors at radius σ the loss exceeds its expansion by "
-        f"{top['pooled']:+.1%}{kinks}{attacked}",
-        figures=(
-            Figure(
-                title="Error of the quadratic approximation",
-                x_label="distance in weight space",
-                y_label="(loss change − expansion)/|expansion|",
-                series=tuple(series),
-                x_scale="log",
-                caption="0 where the loss is quadratic.",
+        interval=(-high, -low),
+        note=f"along top eigenvectors at radius σ the loss exceeds its expansion by {top.pooled:+.1%}{kinks}{attacked}",
+        results=_expansion_results(seen.studies.named() | seen.smooth.named("smooth "), seen),
+    )
+
+
+def _expansion_results(studies: dict[str, Study], item: Expansion) -> tuple[Result, ...]:
+    sample = Sample(item.measurement.samples, "training samples")
+    error = Axis("(loss change − expansion)/|expansion|")
+    return (
+        Forest(
+            title="Error of the quadratic approximation",
+            sample=sample,
+            caption="Mean over displacements; 0 where the loss is quadratic.",
+            x=error,
+            estimates=tuple(
+                Estimate(
+                    category=name,
+                    value=study.pooled,
+                    low=study.pooled_low,
+                    high=study.pooled_high,
+                    band=Band.INTERVAL,
+                )
+                for name, study in studies.items()
+            ),
+            margins=(-EXPANSION, EXPANSION),
+            null=0.0,
+        ),
+        Profile(
+            title="Error of the quadratic approximation by distance",
+            sample=sample,
+            caption="0 where the loss is quadratic.",
+            x=Axis("distance in weight space"),
+            y=error,
+            curves=tuple(
+                Curve(
+                    role=Role.MEASURED,
+                    subject=name,
+                    x=study.radii,
+                    y=study.relative,
+                    low=study.low,
+                    high=study.high,
+                    band=Band.INTERVAL,
+                )
+                for name, study in studies.items()
             ),
         ),
-        tables=(
-            Table(
-                title="Error of the quadratic approximation",
-                columns=("where", "mean radius", "mean relative error", "low", "high"),
-                rows=rows,
+        Table(
+            title="Error of the quadratic approximation",
+            columns=("where", "mean radius", "mean relative error", "low", "high"),
+            rows=tuple(
+                (name, float(np.mean(study.radii)), study.pooled, study.pooled_low, study.pooled_high)
+                for name, study in studies.items()
             ),
         ),
     )
@@ -548,25 +566,26 @@ QUADRATIC_APPROXIMATION = hypothesis(
     "of its second-order expansion (the effect is minus the absolute error).",
     "Assumption 3.5",
     _compare_expansion,
-    1.0,
     {"an expansion without the factor ½": 2.0},
     -EXPANSION,
-    each_item("expansion"),
+    each_record(Expansion, about_checkpoint),
     (FIXED_INPUTS, "σ from the white-noise stationary law"),
+    experiment=Expansion.experiment,
+    predict=1.0,
 )
 
 # --- AT against AWP -------------------------------------------------------------------------------------------------
 
-Sides = Callable[[Track, Track], tuple[Track, Track]]
+Sides = Selector[[Pair], tuple[Track, Track]]
 
 
-def _named(at: Track, awp: Track) -> tuple[Track, Track]:
-    return at, awp
+def _named(pair: Pair) -> tuple[Track, Track]:
+    return pair.at, pair.awp
 
 
-def _swapped(at: Track, awp: Track) -> tuple[Track, Track]:
+def _swapped(pair: Pair) -> tuple[Track, Track]:
     """The methods' names exchanged."""
-    return awp, at
+    return pair.awp, pair.at
 
 
 #: A run whose robust training accuracy stays below this multiple of chance has learned nothing.
@@ -574,8 +593,8 @@ LEARNED = 2.0
 
 
 def _learned(track: Track) -> None:
-    reached = max(item.measured["gap"]["train"]["robust_accuracy"] for item in track.items)
-    chance = 1 / track.training.network.num_classes
+    reached = max(item.gap.train.robust_accuracy for item in track.items)
+    chance = 1 / track.first.training.network.num_classes
     if reached < LEARNED * chance:
         raise NotApplicableError(
             f"{track.label} never learned: its robust training accuracy stays at {reached:.0%} (chance {chance:.0%}), "
@@ -598,10 +617,10 @@ def _common(first: Track, second: Track) -> list[tuple[int, int]]:
 def _paired_methods(
     statistic: Callable[[Track, int], float],
     influence: Callable[[Track, int], NDArray[np.float64]] | None,
-    symbol: str,
-    figures: Callable[[list[Track]], tuple[Figure, ...]],
-) -> Compare:
-    def difference(first: Track, second: Track) -> tuple[float, float]:
+    describe: Callable[[float], str],
+    shown: Callable[[Sequence[Track]], tuple[Result, ...]],
+) -> Compare[Sequence[Pair], Sides]:
+    def difference(first: Track, second: Track) -> Contrast:
         pairs = _common(first, second)
         values = np.array([statistic(first, i) - statistic(second, j) for i, j in pairs])
         data = 0.0
@@ -610,62 +629,62 @@ def _paired_methods(
             data = float(total.std(ddof=1)) / math.sqrt(len(total))
         # Neighbouring checkpoints resemble each other: half of them are counted as independent.
         wobble = float(values.std(ddof=1)) / math.sqrt(max(len(values) / 2, 1))
-        return float(values.mean()), math.hypot(data, wobble)
+        return Contrast(
+            estimate=float(values.mean()),
+            standard_error=math.hypot(data, wobble),
+            degrees=float(max(len(pairs) // 2 - 1, 2)),
+        )
 
-    def compare(evidence: Mapping[str, Evidence], predict: Sides) -> Comparison:
-        found = tracks_of(evidence)
-        numbers = sorted({prefix.split("/")[0] for prefix in found})
-        pairs = [(found[f"{number}/at"], found[f"{number}/awp"]) for number in numbers]
-        for track in (track for pair in pairs for track in pair):
+    def compare(seen: Sequence[Pair], select: Sides) -> Comparison:
+        for track in (track for pair in seen for track in (pair.at, pair.awp)):
             _learned(track)
-        differences = [difference(*predict(*pair)) for pair in pairs]
-        if len(pairs) > 1:
-            estimate, interval = over_runs([value for value, _ in differences])
-            return Comparison(estimate=estimate, interval=interval, note=f"mean over {len(pairs)} pairs of runs")
-        (value, error), pair = differences[0], pairs[0]
-        reach = float(stats.t.ppf(1 - HYPOTHESIS_ALPHA / 2, max(len(_common(*pair)) // 2 - 1, 2))) * error
+        differences = [difference(*select(pair)) for pair in seen]
+        if len(seen) > 1:
+            estimate, interval = over_runs([found.estimate for found in differences])
+            return Comparison(estimate=estimate, interval=interval, note=f"mean over {len(seen)} pairs of runs")
+        found, pair = differences[0], seen[0]
         return Comparison(
-            estimate=value,
-            interval=(value - reach, value + reach),
-            note=f"{symbol} under AT over that under AWP, after the first decay: {_ratio(symbol, value)}",
-            figures=figures(list(pair)),
+            estimate=found.estimate,
+            interval=found.interval(HYPOTHESIS_ALPHA),
+            note=describe(found.estimate),
+            results=shown((pair.at, pair.awp)),
         )
 
     return compare
 
 
-def _ratio(symbol: str, value: float) -> str:
-    return f"{value:+.4g}" if symbol.startswith("the ") else f"{math.exp(value):.2f} ×"
+def _ratio_of(symbol: str) -> Callable[[float], str]:
+    return lambda value: f"{symbol} under AT over that under AWP, after the first decay: {math.exp(value):.2f} ×"
 
 
 AWP_FLATTENS = hypothesis(
     "awp-flattens",
     "Adversarial weight perturbation flattens: after the first decay the mean ln λ of AT exceeds that of AWP.",
     "section 6",
-    _paired_methods(Track.log_curvature, Track.curvature_influence, "λ", _curvature_figures),
-    _named,
+    _paired_methods(Track.log_curvature, Track.curvature_influence, _ratio_of("λ"), _curvature_results),
     {"the methods swapped": _swapped},
     0.0,
     each_pair,
     (FIXED_INPUTS, TOP_K, "both runs share data, initialization and data order"),
+    select=_named,
 )
 AWP_QUIETS_NOISE = hypothesis(
     "awp-quiets-noise",
     "Adversarial weight perturbation quiets the gradient noise: after the first decay the mean ln γ of AT exceeds that "
     "of AWP.",
     "section 6",
-    _paired_methods(Track.log_noise, Track.noise_influence, "γ", _noise_figures),
-    _named,
+    _paired_methods(Track.log_noise, Track.noise_influence, _ratio_of("γ"), _noise_results),
     {"the methods swapped": _swapped},
     0.0,
     each_pair,
     (FIXED_INPUTS, TOP_K, "both runs share data, initialization and data order"),
+    select=_named,
 )
 
 # --- the bound --------------------------------------------------------------------------------------------------------
 
 
-def _bound_terms(track: Track, index: int) -> dict[str, float]:
+def _bound_terms(track: Track, index: int) -> CheckpointBound:
     try:
         return bound_terms(track.items[index])
     except ValueError as error:
@@ -674,54 +693,56 @@ def _bound_terms(track: Track, index: int) -> dict[str, float]:
 
 def _complexity(track: Track, index: int) -> float:
     """½ tr(λσ²) plus the KL's price: what the formula adds to the training loss, and predicts the gap to follow."""
-    return _bound_terms(track, index)["complexity"]
+    return _bound_terms(track, index).complexity
 
 
-def _bound_figures(found: list[Track]) -> tuple[Figure, ...]:
-    series: dict[str, list] = {"terms": [], "value": [], "losses": []}
+def _bound_results(found: Sequence[Track]) -> tuple[TimeCourse, ...]:
+    terms, values, losses = [], [], []
     for track in found:
-        name = f"{track.training.method.name} " if len(found) > 1 else ""
-        terms = [_bound_terms(track, i) for i in range(len(track.items))]
-        x = track.epochs
-        count = [term["directions"] for term in terms]
-        series["terms"] += [
-            line(f"{name}λσ²", x, [t["curvature_times_variance"] / n for t, n in zip(terms, count, strict=True)]),
-            line(f"{name}−ln σ²", x, [t["negative_log_variance"] / n for t, n in zip(terms, count, strict=True)]),
-            line(f"{name}KL", x, [t["kl"] / n for t, n in zip(terms, count, strict=True)]),
+        name = f"{track.method}, " if len(found) > 1 else ""
+        rows = [_bound_terms(track, i) for i in range(len(track.items))]
+        terms += [
+            measured(track, [row.curvature_times_variance / row.directions for row in rows], subject=f"{name}λσ²"),
+            measured(track, [row.negative_log_variance / row.directions for row in rows], subject=f"{name}−ln σ²"),
+            measured(track, [row.kl / row.directions for row in rows], subject=f"{name}KL"),
         ]
-        series["value"] += [
-            line(f"{name}formula minus training loss", x, [term["complexity"] for term in terms]),
-            line(f"{name}robust gap (test − train)", x, [i.measured["gap"]["robust_loss_gap"] for i in track.items]),
+        values += [
+            Curve(
+                role=Role.PREDICTED,
+                subject=track.method,
+                x=track.epochs,
+                y=[row.complexity for row in rows],
+                by="formula minus training loss",
+            ),
+            measured(
+                track, [item.gap.robust_loss_gap for item in track.items], subject=track.method, by="test − train"
+            ),
         ]
-        for side in ("train", "test"):
-            series["losses"].append(
-                line(f"{name}{side}", x, [item.measured["gap"][side]["robust_loss"] for item in track.items])
-            )
-    marks = found[0].decay_epochs
+        losses += [
+            measured(track, [item.gap.train.robust_loss for item in track.items], subject=f"{name}train"),
+            measured(track, [item.gap.test.robust_loss for item in track.items], subject=f"{name}test"),
+        ]
     return (
-        Figure(
+        over_training(
+            found,
+            terms,
             title="Terms of the bound over training",
-            x_label="epoch",
-            y_label="a tracked direction, nats (λσ²: loss)",
-            series=tuple(series["terms"]),
+            y=Axis("a tracked direction (λσ²: loss)", "nats"),
             caption="λσ², −ln σ² and the KL divergence, averaged over the tracked directions.",
-            marks=marks,
         ),
-        Figure(
+        over_training(
+            found,
+            values,
             title="Bound and robust gap over training",
-            x_label="epoch",
-            y_label="nats",
-            series=tuple(series["value"]),
+            y=Axis("robust gap", "nats"),
             caption="The formula over the tracked directions is a diagnostic: its loss is unbounded.",
-            marks=marks,
         ),
-        Figure(
+        over_training(
+            found,
+            losses,
             title="Robust losses over training",
-            x_label="epoch",
-            y_label="robust loss",
-            series=tuple(series["losses"]),
+            y=Axis("robust loss", "nats"),
             caption="Fixed weights, eval mode, the same attack on both sides.",
-            marks=marks,
         ),
     )
 
@@ -731,12 +752,17 @@ AWP_TIGHTENS_PAC_BAYES = hypothesis(
     "AWP tightens the measured PAC-Bayes terms: after the first decay what the bound's formula adds to the training "
     "loss, over the tracked directions, is larger under AT than under AWP.",
     "section 6",
-    _paired_methods(_complexity, None, "the formula's complexity", _bound_figures),
-    _named,
+    _paired_methods(
+        _complexity,
+        None,
+        lambda value: f"the formula's complexity under AT over that under AWP, after the first decay: {value:+.4g}",
+        _bound_results,
+    ),
     {"the methods swapped": _swapped},
     0.0,
     each_pair,
     (TOP_K, "stationary variances (S1) at each checkpoint", "a diagnostic: cross-entropy is unbounded"),
+    select=_named,
 )
 
 CLAIMS = (

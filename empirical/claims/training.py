@@ -10,35 +10,29 @@ Decoy     The other method's published windows: AT and AWP end 5 to 24 points ap
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from empirical.claims import EmpiricalClaim, Subject
+from empirical.records import Record, TrainingRun
 from empirical.settings.data import DATASETS, DatasetName
 from empirical.settings.method import MethodName
-from empirical.settings.training import EXPERIMENT, Training
-from empirical.training.reproduction import REFERENCE, Window, protocol_differences, windows_of
-from theory.judge.claim import Claim, Comparison
-from theory.judge.evidence import Evidence
-from theory.judge.figure import Table
-from theory.judge.verdict import Kind
-
-Reference = tuple[tuple[float, float, float], ...]
+from empirical.training.reproduction import REFERENCE, Reference, Window, windows_of
+from theory.judge.claim import Claim, Compare, Comparison, NotApplicableError
+from theory.judge.results import Axis, Band, Estimate, Forest, Sample, Table
+from theory.judge.verdict import About, Kind
 
 
-def _compare(dataset: DatasetName) -> Callable[[Mapping[str, Evidence], Reference], Comparison]:
-    def compare(evidence: Mapping[str, Evidence], predict: Reference) -> Comparison:
-        if not evidence:
-            return _not_applicable(
+def _compare(dataset: DatasetName) -> Compare[TrainingRun | None, Reference]:
+    def compare(seen: TrainingRun | None, predict: Reference) -> Comparison:
+        if seen is None:
+            raise NotApplicableError(
                 f"untested on {DATASETS[dataset].title} by us: 200 epochs of PreActResNet-18 need a GPU for about an "
                 f"hour a run and the data; run `python -m empirical reproduce --dataset {dataset}` and contribute the "
                 "folder"
             )
-        (item,) = evidence.values()
-        windows = windows_of(item.arrays, predict)
+        windows = windows_of(seen.epochs, predict)
         if len(windows) < 6:
-            return _not_applicable("the log lacks epochs of the published windows")
-        table = _table(windows)
+            raise NotApplicableError("the log lacks epochs of the published windows")
         worst = max(windows, key=lambda window: abs(window.ratio))
         slack = 2 * worst.standard_error / worst.half_width
         return Comparison(
@@ -46,14 +40,30 @@ def _compare(dataset: DatasetName) -> Callable[[Mapping[str, Evidence], Referenc
             interval=(worst.ratio - slack, worst.ratio + slack),
             note=f"worst window: epochs {worst.first}–{worst.last}, {worst.quantity} accuracy {worst.measured:.2f} % "
             f"against {worst.reference:.2f} ± {worst.half_width}",
-            tables=(table,),
+            results=(_forest(windows), _table(windows)),
         )
 
     return compare
 
 
-def _not_applicable(reason: str) -> Comparison:
-    return Comparison(estimate=math.nan, interval=(math.nan, math.nan), not_applicable=reason)
+def _forest(windows: Sequence[Window]) -> Forest:
+    return Forest(
+        title="Windows in units of the published band",
+        sample=Sample(10, "epochs a window"),
+        x=Axis("(measured − published)/half-width"),
+        estimates=tuple(
+            Estimate(
+                category=f"{w.quantity}, epochs {w.first}–{w.last}",
+                value=w.ratio,
+                low=w.ratio - w.standard_error / w.half_width,
+                high=w.ratio + w.standard_error / w.half_width,
+                band=Band.STANDARD_ERROR,
+            )
+            for w in windows
+        ),
+        margins=(-1.0, 1.0),
+        null=0.0,
+    )
 
 
 def _table(windows: Sequence[Window]) -> Table:
@@ -65,26 +75,32 @@ def _table(windows: Sequence[Window]) -> Table:
     return Table(title="Windows beside the published run", columns=columns, rows=rows)
 
 
-def _subjects(dataset: str, method: str) -> Callable[[Sequence[Evidence]], Iterable[Subject]]:
-    def select(evidence: Sequence[Evidence]) -> Iterable[Subject]:
-        ours = [item for item in evidence if item.experiment == EXPERIMENT]
+def _subjects(
+    dataset: DatasetName, method: MethodName
+) -> Callable[[Sequence[Record]], Iterable[Subject[TrainingRun | None]]]:
+    def select(records: Sequence[Record]) -> Iterable[Subject[TrainingRun | None]]:
+        ours = [item for item in records if isinstance(item, TrainingRun)]
         found = [item for item in ours if _follows(item, dataset, method)]
         for item in found:
-            label = f"{dataset} {method} seed {item.seed}"
-            yield Subject(label=label, evidence={EXPERIMENT: item})
+            about = About(
+                name=f"{dataset} {method} seed {item.seed}", runs=(item.run,), methods=(method,), seeds=(item.seed,)
+            )
+            yield Subject(about=about, seen=item, records=(item,))
         if ours and not found:  # a folder of imported logs alone was never meant to hold it
-            yield Subject(label=f"{dataset} {method}", evidence={}, scope="no run")
+            yield Subject(about=About(name=f"{dataset} {method}"), seen=None, records=(), scope="no run")
 
     return select
 
 
-def _follows(item: Evidence, dataset: str, method: str) -> bool:
-    training = Training.of(item)
-    same = (training.data.name, training.method.name) == (dataset, method)
-    return same and not protocol_differences(training, dataset, method)
+def _follows(item: TrainingRun, dataset: str, method: str) -> bool:
+    if (item.dataset, item.method) != (dataset, method):
+        return False
+    from empirical.training.reproduction import protocol_differences
+
+    return not protocol_differences(item.training, dataset, method)
 
 
-def _claim(dataset: DatasetName, method: MethodName) -> EmpiricalClaim:
+def _claim(dataset: DatasetName, method: MethodName) -> EmpiricalClaim[TrainingRun | None, Reference]:
     other: MethodName = "awp" if method == "at" else "at"
     return EmpiricalClaim(
         claim=Claim(
@@ -93,11 +109,11 @@ def _claim(dataset: DatasetName, method: MethodName) -> EmpiricalClaim:
             "published run's.",
             source="logs of Wu, Xia & Wang 2020 (PGD-20); protocol of Rice, Wong & Kolter 2020",
             kind=Kind.APPROXIMATION,
-            experiments=(EXPERIMENT,),
+            experiments=(TrainingRun.experiment,),
             assumptions=("the published protocol, the decay one iteration early included", "bands as on CIFAR-10"),
-            predict=REFERENCE[dataset, method],  # pyright: ignore[reportArgumentType]  (a predictor is what compare reads)
-            decoys={f"the windows of {other.upper()}": REFERENCE[dataset, other]},  # pyright: ignore[reportArgumentType]
-            compare=_compare(dataset),  # pyright: ignore[reportArgumentType]
+            predict=REFERENCE[dataset, method],
+            decoys={f"the windows of {other.upper()}": REFERENCE[dataset, other]},
+            compare=_compare(dataset),
             margin=1.0,
         ),
         subjects=_subjects(dataset, method),

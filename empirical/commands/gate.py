@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from empirical.settings.data import DATASETS
 from empirical.settings.network import NETWORKS
 
 if TYPE_CHECKING:
-    from theory.judge.evidence import Evidence
+    from empirical.records import Record
     from theory.judge.gate import Quantity, Thresholds
     from theory.judge.verdict import Verdict
 
@@ -86,75 +87,48 @@ def _thresholds(args: argparse.Namespace) -> Thresholds:
 
 
 def _from_folder(path: Path) -> tuple[list[Verdict], list[Quantity]]:
-    from theory.judge.evidence import read_evidence
+    from empirical.records import Expansion, Spectrum, read_records
     from theory.judge.verdict import read_verdicts
 
     verdicts = list(read_verdicts(path / "verdicts.json")) if (path / "verdicts.json").exists() else []
-    evidence = read_evidence(path, ("spectrum", "expansion")) if (path / "evidence").is_dir() else ()
-    if not verdicts and not evidence:
+    records = read_records(path, (Spectrum, Expansion)) if (path / "evidence").is_dir() else ()
+    if not verdicts and not records:
         raise ValueError(f"`gate` finds neither verdicts.json nor measured checkpoints in {str(path)!r}.")
-    return verdicts, _quantities(evidence)
+    return verdicts, _quantities(records)
 
 
-def _quantities(evidence: tuple[Evidence, ...]) -> list[Quantity]:
+def _quantities(records: Sequence[Record]) -> list[Quantity]:
     """Of the last measured checkpoint of each run with per-sample noise, and of each expansion study."""
-    import numpy as np
+    from empirical.measure.bound import usable_directions
+    from empirical.measure.quantities import of_directions, of_expansion, stability
+    from empirical.records import Expansion, Spectrum
 
-    from empirical.measure.bound import curvatures_of, optimizer_at, usable_directions
-    from empirical.measure.posterior import price_interval
-    from empirical.settings.training import Training
-    from theory.closed_form.stability import stability, stability_ratio
-    from theory.judge.gate import Quantity
-
-    last: dict[str, Evidence] = {}
-    found: list[Quantity] = []
-    for item in evidence:
-        if item.experiment == "expansion":
-            study = item.measured["studies"].get("top")
-            if study is not None:
-                ends = (study["pooled_low"], study["pooled_high"])
-                inner = 0.0 if ends[0] <= 0 <= ends[1] else min(abs(end) for end in ends)
-                note = f"{Training.of(item).run_name(item.seed)} epoch {item.measured['epoch']}"
-                interval = (inner, max(abs(end) for end in ends))
-                found.append(
-                    Quantity(name="expansion_error", estimate=abs(study["pooled"]), interval=interval, note=note)
-                )
-        elif item.measured["units"] == "samples":
-            name = f"{Training.of(item).run_name(item.seed)} {item.measured['batch_norm']}"
-            if name not in last or last[name].measured["iteration"] < item.measured["iteration"]:
+    found = [
+        of_expansion(item.studies.top, note=f"{item.run} epoch {item.epoch}")
+        for item in records
+        if isinstance(item, Expansion) and item.studies.top is not None
+    ]
+    last: dict[str, Spectrum] = {}
+    for item in records:
+        if isinstance(item, Spectrum) and item.units == "samples":
+            name = f"{item.run} {item.measurement.batch_norm}"
+            if name not in last or last[name].iteration < item.iteration:
                 last[name] = item
     for name, item in last.items():
-        keep = usable_directions(item)
-        count = len(item.arrays["gamma"])
-        cosines = np.array(item.measured["alignment"]["direction_cosines"][:count])
-        error = float(np.mean(item.measured["alignment"]["direction_errors"][:count]))
-        optimizer, lam = optimizer_at(item), curvatures_of(item)
-        fraction = float(stability(lam[:1], optimizer).ratio[0])
-        per_curvature = float(stability_ratio(1.0, optimizer.learning_rate, optimizer))
-        samples = item.arrays["curvature_samples"][:, 0]
-        wobble = 1.96 * float(samples.std(ddof=1)) / len(samples) ** 0.5 * per_curvature
-        mean = float(cosines.mean())
-        found.append(
-            Quantity(
-                name="direction_cosine",
-                estimate=mean,
-                interval=(mean - 1.96 * error, min(mean + 1.96 * error, 1.0)) if error > 0 else None,
+        found.append(stability(item.curvature_samples[:, 0], float(item.curvatures[0]), item.optimizer, note=name))
+        keep, count = usable_directions(item), len(item.curvatures)
+        if keep.any():
+            influences = item.alignment.direction_influences
+            found += of_directions(
+                item.optimizer,
+                curvatures=item.curvatures[keep],
+                curvature_samples=item.curvature_samples[:, keep],
+                projections=item.projections[:, keep],
+                cosines=item.alignment.direction_cosines[:count][keep],
+                cosine_influences=None if influences is None else influences[:, :count][:, keep],
+                noise_factor=item.noise_factor,
                 note=name,
             )
-        )
-        found.append(
-            Quantity(
-                name="stability_fraction",
-                estimate=fraction,
-                interval=(fraction - wobble, fraction + wobble),
-                note=name,
-            )
-        )
-        if keep.sum() >= 2:
-            value, low, high = price_interval(
-                item.arrays["projections"][:, keep], lam[keep], float(item.measured["noise_factor"]), optimizer
-            )
-            found.append(Quantity(name="price_per_direction", estimate=value, interval=(low, high), note=name))
     return found
 
 

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from empirical.logs.columns import COLUMNS
+from empirical.records import LoggedRun
 
 NAME = "import"
 DESCRIPTION = "Reads per-epoch training logs, checks every line, and writes them as evidence for `verify`."
@@ -63,14 +64,13 @@ def run(args: argparse.Namespace) -> int:
         return 2
     known = {item.run_id for item in done.known}
     stopped = bool(done.refused) and not args.keep_going
-    for item in done.evidence:
+    for item in done.records:
         print(_line(item, "read" if stopped else "known" if item.run_id in known else "written"))
-        for remark in item.measured["remarks"]:
-            print(f"  {item.measured['label']}:{remark['line']}: no row: {remark['text']}", file=sys.stderr)
-        superseded = item.measured["superseded_lines"]
-        if superseded:
-            lines = ", ".join(str(line) for line in superseded)
-            print(f"  {item.measured['label']}: lines replaced by a restart: {lines}", file=sys.stderr)
+        for remark in item.remarks:
+            print(f"  {item.log.label}:{remark.line}: no row: {remark.text}", file=sys.stderr)
+        if item.superseded_lines:
+            lines = ", ".join(str(line) for line in item.superseded_lines)
+            print(f"  {item.log.label}: lines replaced by a restart: {lines}", file=sys.stderr)
     for message in done.refused:
         print(message, file=sys.stderr)
     for path in done.others:
@@ -81,12 +81,15 @@ def run(args: argparse.Namespace) -> int:
     return 2 if done.refused else 0
 
 
-def _line(item: Any, state: str) -> str:
-    facts = item.measured
-    decays = ", ".join(f"{decay['epoch']} (x{decay['ratio']:.3g})" for decay in facts["decays"]) or "none"
+def _line(item: LoggedRun, state: str) -> str:
+    from empirical.logs.decays import find_decays
+
+    log = item.log
+    found = find_decays(log.columns.epoch, log.columns.learning_rate)
+    decays = ", ".join(f"{decay.epoch} (x{decay.ratio:.3g})" for decay in found) or "none"
     return (
-        f"{state:8s}{item.run_id}  {facts['label']}  {facts['format']}, {facts['num_epochs']} epochs, "
-        f"{facts['dataset'] or 'data set unknown'}, {facts['method'] or 'method unknown'}, decays: {decays}"
+        f"{state:8s}{item.run_id}  {log.label}  {item.format}, {len(log.columns.epoch)} epochs, "
+        f"{log.dataset or 'data set unknown'}, {log.method or 'method unknown'}, decays: {decays}"
     )
 
 

@@ -13,10 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from empirical.settings.training import Training
-
 if TYPE_CHECKING:
-    from theory.judge.evidence import Evidence
+    from empirical.records import TrainingRun
 
 NAME = "validate"
 DESCRIPTION = "Checks every training run under FOLDER/evidence against the published protocol and its numbers."
@@ -34,11 +32,10 @@ def run(args: argparse.Namespace) -> int:
 
 def validate_folder(folder: str | Path) -> int:
     """Print what was checked, and the exit status."""
-    from empirical.settings.training import EXPERIMENT
-    from theory.judge.evidence import read_evidence
+    from empirical.records import TrainingRun, read_records
 
     try:
-        runs = read_evidence(folder, [EXPERIMENT])
+        runs = [item for item in read_records(folder, [TrainingRun]) if isinstance(item, TrainingRun)]
         if not runs:
             raise ValueError(f"`validate` must be given a folder with training runs; `{folder}` has none.")
     except ValueError as error:
@@ -48,41 +45,38 @@ def validate_folder(folder: str | Path) -> int:
     for item in runs:
         lines, passed = check_run(item, Path(folder))
         failed += not passed
-        training = Training.of(item)
-        print(f"{training.data.name} {training.method.name} seed {item.seed}: {'passes' if passed else 'FAILS'}")
+        print(f"{item.dataset} {item.method} seed {item.seed}: {'passes' if passed else 'FAILS'}")
         for line in lines:
             print(f"  {line}")
     print(f"{len(runs) - failed} of {len(runs)} runs pass")
     return 1 if failed else 0
 
 
-def check_run(item: Evidence, folder: Path) -> tuple[list[str], bool]:
+def check_run(item: TrainingRun, folder: Path) -> tuple[list[str], bool]:
     """What was found of one run, and whether it may be published."""
     from empirical.training.reproduction import REFERENCE, describe, protocol_differences, windows_of
 
     lines: list[str] = []
     passed = True
     absent = 0
-    for entry in item.measured["checkpoints"]:
-        path = folder / entry["file"]
+    for entry in item.checkpoints:
+        path = folder / entry.file
         if not path.exists():
             absent += 1
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
             passed = False
-            lines.append(f"checkpoint {entry['file']} is not the one that was recorded")
+            lines.append(f"checkpoint {entry.file} is not the one that was recorded")
     if absent:
         lines.append(f"{absent} checkpoints are not in the folder: their digests were not checked")
     if item.provenance.get("dirty") or item.provenance.get("commit") is None:
         lines.append("the code was modified or not under version control when it ran")
-    training = Training.of(item)
-    dataset, method = training.data.name, training.method.name
-    reference = next((windows for names, windows in REFERENCE.items() if names == (dataset, method)), None)
+    reference = next((value for key, value in REFERENCE.items() if key == (item.dataset, item.method)), None)
     if reference is None:
         return [*lines, "no published reference for this data set and method"], False
-    departures = protocol_differences(training, dataset, method)
+    departures = protocol_differences(item.training, item.dataset, item.method)
     if departures:
         return [*lines, *(f"protocol: {line}" for line in departures)], False
-    windows = windows_of(item.arrays, reference)
+    windows = windows_of(item.epochs, reference)
     if len(windows) < 6:
         return [*lines, "windows of the published epochs are missing"], False
     lines += [describe(window) for window in windows]

@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from empirical.claims import Register
-    from theory.judge.evidence import Evidence
+    from empirical.records import Record
     from theory.judge.verdict import Verdict
 
 NAME = "verify"
 DESCRIPTION = "Judges every empirical claim on the evidence under OUT/evidence and writes OUT/verdicts.json."
-#: Figures above which only those of whole runs are kept, and equal curves once: drawing takes longer than judging.
-MANY = 200
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -62,13 +60,13 @@ def verify(out: str | Path, *, claims: Sequence[str] | None = None, quiet: bool 
 
 def _verify(out: str | Path, claims: Sequence[str] | None, quiet: bool) -> int:
     from empirical.claims import collect
-    from theory.judge.evidence import read_evidence
+    from empirical.records import read_records
     from theory.judge.verdict import exit_status, write_verdicts
     from theory.verification import recorded
 
     kept: tuple[Verdict, ...] = ()
     try:
-        evidence = read_evidence(out)
+        records = read_records(out)
         register = collect()
         order = {entry.claim.name: place for place, entry in enumerate(register.claims)}
         if claims:
@@ -79,14 +77,10 @@ def _verify(out: str | Path, claims: Sequence[str] | None, quiet: bool) -> int:
         return 2
     for line in register.missing:
         print(f"verify: left out, {line}", file=sys.stderr)
-    if not evidence:
+    if not records:
         print(f"verify: `{out}/evidence` holds no evidence", file=sys.stderr)
         return 2
-    verdicts = judge_all(register, evidence)
-    drawn = sum(len(verdict.figures) for verdict in verdicts)
-    if drawn > MANY:
-        verdicts = _without_details(verdicts)
-        print(f"{drawn} figures: details of runs and repeated curves are left out", file=sys.stderr)
+    verdicts = judge_all(register, records)
     try:
         merged = sorted((*kept, *verdicts), key=lambda verdict: order.get(verdict.claim, len(order)))
         write_verdicts(merged, Path(out))
@@ -101,39 +95,25 @@ def _verify(out: str | Path, claims: Sequence[str] | None, quiet: bool) -> int:
     silent = [entry.claim.name for entry in register.claims if entry.claim.name not in judged]
     if silent:
         print(f"no evidence here for: {', '.join(silent)}")
-    print(_summary(verdicts, len(evidence)))
+    print(_summary(verdicts, len(records)))
     return exit_status(verdicts)
 
 
-def judge_all(register: Register, evidence: Sequence[Evidence]) -> tuple[Verdict, ...]:
+def judge_all(register: Register, records: Sequence[Record]) -> tuple[Verdict, ...]:
     """The verdict of every claim on every subject it finds, claims in the register's order.
 
-    Subjects of one claim that share a label (logs of the same name from two folders) get their run-ids appended.
+    Subjects of one claim that share a name (logs of the same name from two folders) get their run-ids appended.
     """
     verdicts = []
     for entry in register.claims:
-        subjects = list(entry.subjects(evidence))
-        times = Counter(subject.label for subject in subjects)
+        subjects = list(entry.subjects(records))
+        times = Counter(str(subject.about) for subject in subjects)
         for subject in subjects:
-            if times[subject.label] > 1:
-                run, *part = subject.label.split(" · ")
-                known = next(iter(subject.evidence.values())).run_id[:6]
-                subject = dataclasses.replace(subject, label=" · ".join([f"{run} #{known}", *part]))
+            if times[str(subject.about)] > 1:
+                name = f"{subject.about.name} #{subject.records[0].run_id[:6]}"
+                subject = dataclasses.replace(subject, about=dataclasses.replace(subject.about, name=name))
             verdicts.append(entry.judge(subject))
     return tuple(verdicts)
-
-
-def _without_details(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
-    """Figures of whole runs alone (no single decay, pair or group), and curves that several runs share once."""
-    seen = set()
-    thinned = []
-    for verdict in verdicts:
-        kept = []
-        if len(verdict.evidence) == 1 and " · " not in verdict.subject:
-            kept = [figure for figure in verdict.figures if figure.series not in seen]
-            seen.update(figure.series for figure in kept)
-        thinned.append(dataclasses.replace(verdict, figures=tuple(kept)))
-    return tuple(thinned)
 
 
 def _chosen(register: Register, names: Sequence[str]) -> Register:
@@ -160,8 +140,8 @@ def _table(verdicts: Sequence[Verdict]) -> list[str]:
     claims = list(dict.fromkeys(verdict.claim for verdict in verdicts))
     rows: dict[str, dict[str, list[str]]] = {}
     for verdict in verdicts:
-        subject = verdict.subject.split(" · ")[0]
-        rows.setdefault(subject, {}).setdefault(verdict.claim, []).append(_SIGNS[verdict.outcome.value])
+        name = "" if verdict.about is None else verdict.about.name
+        rows.setdefault(name, {}).setdefault(verdict.claim, []).append(_SIGNS[verdict.outcome.value])
     widths = [max([len(row) for row in rows], default=0), *(len(claim) for claim in claims)]
     cells = [("", *claims)]
     cells += [(subject, *(", ".join(found.get(claim, ())) for claim in claims)) for subject, found in rows.items()]

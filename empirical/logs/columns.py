@@ -9,19 +9,7 @@ from __future__ import annotations
 
 import re
 
-#: Every column a training log can have, in the order in which it is written. Losses in nats, accuracies as fractions.
-COLUMNS = (
-    "epoch",
-    "learning_rate",
-    "train_seconds",
-    "test_seconds",
-    *(
-        f"{split}_{attacked}{quantity}"
-        for split in ("train", "test", "validation")
-        for attacked in ("", "robust_")
-        for quantity in ("loss", "accuracy")
-    ),
-)
+from empirical.records.log import COLUMNS
 
 _SPLITS = {
     "train": "train",

@@ -9,7 +9,7 @@ two straight lines (`locate`), and over the whole curve without being told where
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,13 +62,13 @@ class Location:
     series: tuple[str, ...]
 
 
-def find_decays(columns: Mapping[str, NDArray[np.float64]]) -> tuple[Decay, ...]:
+def find_decays(epoch: NDArray[np.float64], rate: NDArray[np.float64]) -> tuple[Decay, ...]:
     """The step decays in the learning-rate column; drops in successive rows are one decay.
 
     Args:
-        columns: of a `TrainingLog`.
+        epoch: epoch numbers of a log, shape ``(epochs,)``.
+        rate: the learning rates beside them, same shape.
     """
-    rate, epoch = columns["learning_rate"], columns["epoch"]
     falls = np.flatnonzero(rate[1:] < LARGEST_RATIO * rate[:-1]) + 1
     found: list[tuple[int, int]] = []  # first row of the new rate, last row of the drop
     for row in (int(item) for item in falls):
@@ -208,8 +208,3 @@ def _straight_lines(shortest: int):
             return n * float(np.log(max(square, self.floor) / n))
 
     return StraightLine()
-
-
-def nearest(rows: Sequence[int], row: int) -> int | None:
-    """The member of `rows` closest to `row`, or None of none."""
-    return min(rows, key=lambda item: abs(item - row), default=None)

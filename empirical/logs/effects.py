@@ -21,9 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from empirical.logs.decays import Decay, Location, change_points, find_decays, locate
-from empirical.logs.evidence import as_log
-from empirical.logs.resampling import FEWEST, STRETCH, Contrast, EpochNoise, contrast, epoch_noise, window_weights
-from theory.judge.evidence import Evidence
+from empirical.logs.evidence import log_of
+from empirical.logs.resampling import FEWEST, STRETCH, EpochNoise, contrast, epoch_noise, window_weights
+from empirical.records import Record
+from empirical.records.log import Log, TrainColumns
+from theory.judge.claim import NotApplicableError
+from theory.judge.intervals import Contrast
 
 #: Epochs of the window ahead of a decay, and of the window behind it: the published fall is over within 5 epochs.
 BEFORE, AFTER = 10, 5
@@ -31,43 +34,53 @@ BEFORE, AFTER = 10, 5
 EARLY, LATE = 10, 10
 #: Epochs on either side of a decay to which straight lines are fitted for the jump of a decay.
 LINE = 20
-#: The curves a run must have measured for the claims about one run.
-TEST, TRAIN = "test_robust_loss", "train_robust_loss"
 
 
-class NotApplicableError(Exception):
-    """The evidence cannot speak to the claim; the message is the reason."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A training log ready for the claims: the epochs at which the needed curves were measured.
 
     Args:
-        label: how readers know it.
-        columns: canonical name to values at those epochs.
+        log: the run as its log shows it.
+        epochs: their numbers, shape ``(rows,)``.
+        rates: the learning rate that the log prints for each.
+        test: test robust loss, in nats.
+        train: training robust loss, in nats.
         decays: learning-rate decays, by row.
         locations: for each decay where the curves change, or None if too few epochs surround it.
-        dataset, method, data_order, train_columns: see `empirical.logs.evidence.log_evidence`.
     """
 
-    label: str
-    columns: dict[str, NDArray[np.float64]]
+    log: Log
+    epochs: NDArray[np.float64]
+    rates: NDArray[np.float64]
+    test: NDArray[np.float64]
+    train: NDArray[np.float64]
     decays: tuple[Decay, ...]
     locations: tuple[Location | None, ...]
-    dataset: str | None
-    method: str | None
-    data_order: str | None
-    train_columns: str
+
+    @property
+    def label(self) -> str:
+        """How readers know it."""
+        return self.log.label
+
+    @property
+    def data_order(self) -> str | None:
+        """What runs that saw the data in the same order share."""
+        return self.log.data_order
+
+    @property
+    def train_columns(self) -> TrainColumns:
+        """Where the training loss was measured."""
+        return self.log.train_columns
 
     @property
     def length(self) -> int:
         """Epochs in it."""
-        return len(self.columns["epoch"])
+        return len(self.epochs)
 
     def epoch(self, row: int) -> int:
         """Epoch number of a row."""
-        return int(self.columns["epoch"][row])
+        return int(self.epochs[row])
 
     def change(self, index: int) -> int:
         """First row of the new regime after decay `index`."""
@@ -94,65 +107,35 @@ class Run:
         return max(start, self.length - STRETCH), self.length
 
 
-class _Identity:
-    """Hashes by identity, so that a cache can hold what cannot be hashed."""
-
-    def __init__(self, evidence: Evidence):
-        self.evidence = evidence
-
-    def __hash__(self) -> int:
-        return id(self.evidence)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and other.evidence is self.evidence
-
-
-def run_of(evidence: Evidence) -> Run:
-    """The run in a training log's evidence.
+@functools.lru_cache(maxsize=512)
+def run_of(record: Record) -> Run:
+    """The run behind a record.
 
     Raises:
-        NotApplicableError: if a curve that the claims need was not measured.
+        NotApplicableError: if it is no run, or a curve that the claims need was not measured.
     """
-    return _run(_Identity(evidence))
-
-
-def log_of(evidence: Evidence) -> Evidence:
-    """The evidence in the layout of a log (`empirical.logs.evidence.as_log`).
-
-    Raises:
-        NotApplicableError: if it is about something else.
-    """
-    found = _log(_Identity(evidence))
-    if found is None:
-        raise NotApplicableError(f"evidence of {evidence.experiment!r} is no training log")
-    return found
-
-
-@functools.lru_cache(maxsize=512)
-def _log(key: _Identity) -> Evidence | None:
-    return as_log(key.evidence)
-
-
-@functools.lru_cache(maxsize=512)
-def _run(key: _Identity) -> Run:
-    evidence = log_of(key.evidence)
-    missing = [name for name in ("epoch", "learning_rate", TEST, TRAIN) if name not in evidence.arrays]
-    if missing:
+    log = log_of(record)
+    if log is None:
+        raise NotApplicableError(f"evidence of {record.experiment!r} is no training log")
+    test, train = log.columns.test_robust_loss, log.columns.train_robust_loss
+    if test is None or train is None:
+        missing = [
+            name for name, values in (("test_robust_loss", test), ("train_robust_loss", train)) if values is None
+        ]
         raise NotApplicableError(f"the log has no column {', '.join(missing)}")
-    measured = np.isfinite(evidence.arrays[TEST]) & np.isfinite(evidence.arrays[TRAIN])
-    columns = {name: np.asarray(values, dtype=np.float64)[measured] for name, values in evidence.arrays.items()}
-    decays = find_decays(columns)
-    curves = {name: columns[name] for name in (TEST, TRAIN)}
-    facts = evidence.measured
+    measured = np.isfinite(test) & np.isfinite(train)
+    epochs, rates = log.columns.epoch[measured], log.columns.learning_rate[measured]
+    test, train = test[measured], train[measured]
+    decays = find_decays(epochs, rates)
+    curves = {"test robust loss": test, "training robust loss": train}
     return Run(
-        label=str(facts.get("label", evidence.run_id)),
-        columns=columns,
+        log=log,
+        epochs=epochs,
+        rates=rates,
+        test=test,
+        train=train,
         decays=decays,
         locations=tuple(locate(curves, decay) for decay in decays),
-        dataset=facts.get("dataset"),
-        method=facts.get("method"),
-        data_order=facts.get("data_order"),
-        train_columns=str(facts.get("train_columns", "unknown")),
     )
 
 
@@ -188,8 +171,8 @@ def decay_windows(run: Run, index: int) -> tuple[int, int]:
     return max(min(BEFORE, (b - a) // 2), 1), max(min(AFTER, (d - c) // 2), 1)
 
 
-def fall(run: Run, index: int, starts: Sequence[int], series: str = TEST) -> tuple[Contrast, float]:
-    """How far a curve falls at `starts`, in nats, and σ of the stretch before the decay.
+def fall(run: Run, index: int, starts: Sequence[int]) -> tuple[Contrast, float]:
+    """How far the test robust loss falls at `starts`, in nats, and σ of the stretch before the decay.
 
     Effect: mean over starts s of [mean of the BEFORE epochs ahead of s − mean of the AFTER epochs from s on]. At a
     decay, the epochs between the scheduled drop and the estimated change belong to neither window.
@@ -197,10 +180,9 @@ def fall(run: Run, index: int, starts: Sequence[int], series: str = TEST) -> tup
     Args:
         run: which.
         index: of the decay.
-        starts: first rows of the window after; the decay's own start, or pretended ones.
-        series: the curve.
+        starts: first rows of the window after; the decay's own start, or those of placebo decays.
     """
-    values = run.columns[series]
+    values = run.test
     before = noise_of(values, run.stretch_before(index), "the stretch of constant rate before the decay")
     after = noise_of(values, run.stretch_after(index), "the stretch after the decay")
     num_before, num_after = decay_windows(run, index)
@@ -218,7 +200,7 @@ def at_the_decay(run: Run, index: int) -> tuple[int, ...]:
     return (run.change(index),)
 
 
-def at_pretend_decays(run: Run, index: int) -> tuple[int, ...]:
+def at_placebo_decays(run: Run, index: int) -> tuple[int, ...]:
     """Every row of the stretch before a decay at which both windows fit into it: nothing happened there.
 
     Raises:
@@ -228,13 +210,13 @@ def at_pretend_decays(run: Run, index: int) -> tuple[int, ...]:
     num_before, num_after = decay_windows(run, index)
     rows = tuple(range(first + num_before, last - num_after + 1))
     if not rows:
-        raise NotApplicableError("no pretend decay fits into the stretch before the decay")
+        raise NotApplicableError("no placebo decay fits into the stretch before the decay")
     return rows
 
 
 def later_rise(run: Run, index: int) -> Contrast:
     """Rise from the AFTER epochs behind a decay to as many at the end of the stretch that follows, in nats."""
-    values, (first, last) = run.columns[TEST], run.stretch_after(index)
+    values, (first, last) = run.test, run.stretch_after(index)
     noise = noise_of(values, (first, last), "the stretch after the decay")
     windows = [(last - AFTER, last, 1.0), (first, first + AFTER, -1.0)]
     return contrast(values, window_weights(run.length, windows), (noise,))
@@ -287,15 +269,14 @@ def moves(run: Run, pattern: Pattern) -> tuple[Contrast, Contrast, float]:
     weights[list(pattern.late)] += 1 / len(pattern.late)
     weights[list(pattern.early)] -= 1 / len(pattern.early)
     found = []
-    for series, sign in ((TEST, 1), (TRAIN, pattern.train)):
-        values = run.columns[series]
+    for values, sign in ((run.test, 1), (run.train, pattern.train)):
         noises = (
             noise_of(values, run.stretch_after(0), "the stretch after the first decay"),
             noise_of(values, run.last_stretch(), "the stretch after the last decay"),
         )
         unit = max(noise.standard_deviation for noise in noises)
         found.append(contrast(values, sign * weights, noises).scaled(unit))
-    nats = float(weights @ run.columns[TEST])
+    nats = float(weights @ run.test)
     return found[0], found[1], nats
 
 
@@ -335,11 +316,11 @@ def gap_difference(baseline: Run, other: Run, windows: tuple[tuple[int, int], tu
     """
     exact = other.train_columns == "fixed" == baseline.train_columns
     (a, b), (c, d) = windows
-    if not np.array_equal(baseline.columns["epoch"][a:b], other.columns["epoch"][c:d]):
+    if not np.array_equal(baseline.epochs[a:b], other.epochs[c:d]):
         raise NotApplicableError("the windows of the two runs are not the same epochs")
     reach = min(STRETCH, b, d)
-    lower = baseline.columns[TEST][b - reach : b] - baseline.columns[TRAIN][b - reach : b]
-    upper = other.columns[TEST][d - reach : d] - (other.columns[TRAIN][d - reach : d] if exact else 0.0)
+    lower = baseline.test[b - reach : b] - baseline.train[b - reach : b]
+    upper = other.test[d - reach : d] - (other.train[d - reach : d] if exact else 0.0)
     series = lower - upper
     start = max(reach - STRETCH, reach - _quiet(baseline, b), reach - _quiet(other, d), 0)
     noise = noise_of(series, (start, reach), "the stretch that the pair shares")
@@ -383,7 +364,7 @@ def size_response(run: Run) -> SizeResponse:
     return _response(run, run.stretch_before(0), run.stretch_after(0))
 
 
-def pretended_size_response(run: Run) -> SizeResponse:
+def placebo_size_response(run: Run) -> SizeResponse:
     """The same, half-way through the stretch before the decay, which cannot know how large the decay will be."""
     need_decay(run, 0)
     first, last = run.stretch_before(0)
@@ -392,7 +373,7 @@ def pretended_size_response(run: Run) -> SizeResponse:
 
 
 def _response(run: Run, left: tuple[int, int], right: tuple[int, int]) -> SizeResponse:
-    decay, values, start = run.decays[0], run.columns[TEST], right[0]
+    decay, values, start = run.decays[0], run.test, right[0]
     noises = [noise_of(values, run.stretch_before(0), "the stretch before the decay")]
     noises.append(noise_of(values, run.stretch_after(0), "the stretch after the decay"))
     if min(left[1] - left[0], right[1] - right[0] - AFTER) < 3:
@@ -422,4 +403,4 @@ def unprompted_changes(run: Run) -> tuple[int, ...] | None:
     """Epochs at which the test robust loss changes its course, found without the schedule; None without ruptures."""
     if importlib.util.find_spec("ruptures") is None:
         return None
-    return tuple(run.epoch(row) for row in change_points(run.columns[TEST]))
+    return tuple(run.epoch(row) for row in change_points(run.test))

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from theory.judge.intervals import Contrast, combined
 
 #: Epochs next to a decay over which the trend is taken as quadratic and the noise as stationary.
 STRETCH = 50
@@ -53,26 +54,6 @@ class EpochNoise:
     degrees: float
     residuals: NDArray[np.float64]
     trend: NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrast:
-    """A weighted sum of expected values: estimate, standard error and its effective degrees of freedom."""
-
-    estimate: float
-    standard_error: float
-    degrees: float
-
-    def interval(self, alpha: float) -> tuple[float, float]:
-        """Two-sided Student interval at level 1 − α."""
-        reach = float(stats.t.ppf(1 - alpha / 2, self.degrees)) * self.standard_error
-        return self.estimate - reach, self.estimate + reach
-
-    def scaled(self, unit: float) -> Contrast:
-        """The same contrast in units of `unit`."""
-        return Contrast(
-            estimate=self.estimate / unit, standard_error=self.standard_error / abs(unit), degrees=self.degrees
-        )
 
 
 @dataclass(frozen=True)
@@ -154,20 +135,15 @@ def contrast(values: NDArray[np.float64], weights: NDArray[np.float64], stretche
     if not len(rows) or not stretches:
         raise ValueError(f"`contrast` needs weights and noise; got {len(rows)} weights and {len(stretches)} stretches.")
     owner = _nearest(rows, stretches)
-    variances, degrees = [], []
+    parts = []
     for index, noise in enumerate(stretches):
         mine = rows[owner == index]
         if not len(mine):
             continue
         weight = weights[mine] * noise.standard_deviation
         lags = np.abs(np.subtract.outer(mine, mine))
-        variances.append(float(weight @ noise.lag_one**lags @ weight))
-        degrees.append(noise.degrees)
-    total = sum(variances)
-    combined = total**2 / sum(v * v / d for v, d in zip(variances, degrees, strict=True)) if total > 0 else degrees[0]
-    return Contrast(
-        estimate=float(weights[rows] @ np.asarray(values)[rows]), standard_error=math.sqrt(total), degrees=combined
-    )
+        parts.append((float(weight @ noise.lag_one**lags @ weight), noise.degrees))
+    return combined(float(weights[rows] @ np.asarray(values)[rows]), parts)
 
 
 def _nearest(rows: NDArray[np.intp], stretches: Sequence[EpochNoise]) -> NDArray[np.intp]:

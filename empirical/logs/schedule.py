@@ -15,14 +15,13 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from empirical.logs.effects import Run
+from empirical.records.log import Log
 from empirical.settings.data import DATASETS, PUBLISHED
-from theory.judge.evidence import Evidence
 
 #: Relaxation times of the modes shown, in epochs at the largest rate.
 RELAXATIONS = (0.1, 1.0, 10.0)
@@ -49,20 +48,19 @@ class Prediction:
     caption: str
 
 
-def predicted_variance(run: Run, evidence: Evidence) -> Prediction | None:
+def predicted_variance(run: Run) -> Prediction | None:
     """The predicted σ² of fast and slow modes along the run's learning rates.
 
     The rates are those of the log, with each decay moved to where the curves change: a log that prints the rate of an
     epoch's last iteration shows a decay one epoch early.
 
     Args:
-        run: its epochs, rates and decays.
-        evidence: its arguments.
+        run: its epochs, rates, decays and arguments.
 
     Returns:
         None if the rates are not positive from the start.
     """
-    facts = _facts(evidence)
+    facts = _facts(run.log)
     epochs, rates = _every_epoch(run)
     frozen = np.flatnonzero(rates <= 0)
     if len(frozen):
@@ -96,8 +94,8 @@ class _Facts:
     assumed: str
 
 
-def _facts(evidence: Evidence) -> _Facts:
-    arguments: dict[str, Any] = dict(evidence.measured.get("arguments") or {})
+def _facts(log: Log) -> _Facts:
+    arguments = log.arguments
     assumed = []
 
     def stated(names: tuple[str, ...], otherwise: float, what: str) -> float:
@@ -114,8 +112,7 @@ def _facts(evidence: Evidence) -> _Facts:
         assumed.append(f"momentum {MOMENTUM:g}")
     iterations = arguments.get("iterations_per_epoch")
     if not (isinstance(iterations, int) and iterations >= 1):
-        dataset = evidence.measured.get("dataset")
-        known = next((DATASETS[name].train_size for name in PUBLISHED if name == dataset), None)
+        known = next((DATASETS[name].train_size for name in PUBLISHED if name == log.dataset), None)
         images = float(known) if known else stated(("num_train", "train_size"), IMAGES, "training images")
         iterations = math.ceil(images / stated(("batch_size",), BATCH_SIZE, "batch size"))
     note = f" (assumed: {', '.join(assumed)})" if assumed else ""
@@ -124,11 +121,11 @@ def _facts(evidence: Evidence) -> _Facts:
 
 def _every_epoch(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Epochs 0 … last and the rate that each ran at; epochs between rows take the rate of the row that follows."""
-    rates = np.array(run.columns["learning_rate"])
+    rates = np.array(run.rates)
     for index, decay in enumerate(run.decays):
         rates[decay.row : max(run.change(index), decay.row)] = decay.before
-    epochs = np.arange(int(run.columns["epoch"][-1]) + 1, dtype=np.float64)
-    rows = np.searchsorted(run.columns["epoch"], epochs, side="left")
+    epochs = np.arange(int(run.epochs[-1]) + 1, dtype=np.float64)
+    rows = np.searchsorted(run.epochs, epochs, side="left")
     return epochs, rates[rows]
 
 

@@ -17,7 +17,7 @@ Oracle    Tests: dense traces; dense random rotations.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from scipy import stats
 from torch import Tensor
 
 from empirical.measure.chi_interval import chi_over_data
-from empirical.measure.intervals import Estimate
 from empirical.measure.lanczos import Eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.operators import (
@@ -35,68 +34,8 @@ from empirical.measure.operators import (
     SymmetricOperator,
     project_gradients,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alignment:
-    """Commutativity and alignment of H and C.
-
-    Attributes:
-        chi: χ of the whole pair.
-        chi_bulk: χ of the pair with H's computed eigenvectors deflated from both; None if nothing is left.
-        chi_null: mean of χ under random rotation of C.
-        chi_null_quantile: its upper 97.5 % quantile.
-        omega: ‖HC‖/(‖H‖‖C‖), and its null 1/√P.
-        omega_null: see ``omega``.
-        cosine: tr(HC)/(‖H‖‖C‖), which measures proportionality, and its null.
-        cosine_null: see ``cosine``.
-        kappa: ‖HC − CH‖/(2‖H‖‖C‖): reported, not to be judged on.
-        trace_hessian: tr H.
-        trace_covariance: tr C.
-        norm_hessian: ‖H‖_F.
-        norm_covariance: ‖C‖_F.
-        direction_cosines: cᵢ = γᵢ/‖Cuᵢ‖, 1 iff uᵢ is an eigenvector of C, shape ``(k,)``.
-        direction_errors: their sampling standard errors, shape ``(k,)`` (zeros for an operator without data).
-        direction_null: √(r_C/P).
-        leak: 1 − ‖UᵀCU‖²/‖CU‖²: 0 iff span U is C-invariant.
-        leak_null: its value for a random rotation, to leading order.
-        overlap: mean squared cosine of the angles between the top-j eigenspaces of H and C; None without C's pairs.
-        overlap_size: j, at the largest gap of H's spectrum.
-        slope: of ln γᵢ on ln λᵢ over the positive λᵢ; None for fewer than three.
-        slope_error: its standard error.
-        covariance: K = UᵀCU, shape ``(k, k)``, divisor N.
-        num_probes: Hutchinson probes.
-    """
-
-    chi: Estimate
-    chi_bulk: Estimate | None
-    chi_null: float
-    chi_null_quantile: float
-    omega: Estimate
-    omega_null: float
-    cosine: Estimate
-    cosine_null: float
-    kappa: float
-    trace_hessian: float
-    trace_covariance: float
-    norm_hessian: float
-    norm_covariance: float
-    direction_cosines: NDArray[np.float64]
-    direction_errors: NDArray[np.float64]
-    direction_null: float
-    leak: float
-    leak_null: float
-    overlap: float | None
-    overlap_size: int
-    slope: float | None
-    slope_error: float | None
-    covariance: NDArray[np.float64]
-    num_probes: int
-
-    @property
-    def chi_excess(self) -> float:
-        """(χ − χ₀)/(1 − χ₀): 0 at the null, 1 when the pair commutes."""
-        return (self.chi.value - self.chi_null) / (1 - self.chi_null) if self.chi_null < 1 else 0.0
+from empirical.records.parts import Estimate
+from empirical.records.spectrum import Alignment
 
 
 def alignment(
@@ -169,10 +108,11 @@ def alignment(
     k_matrix = (exact.T @ c_z[:, :num_exact]).double().cpu().numpy()
     norms = torch.linalg.vector_norm(c_z[:, :num_exact].double(), dim=0).cpu().numpy()
     gammas = np.diag(k_matrix)
-    direction_errors = np.zeros(num_exact)
+    direction_errors, influences = np.zeros(num_exact), None
     source = getattr(covariance, "landscape", None)
     if isinstance(source, Landscape) and num_exact:
-        direction_errors = _direction_errors(source, exact, c_z[:, :num_exact], gammas, norms)
+        influences = _direction_influences(source, exact, c_z[:, :num_exact], gammas, norms)
+        direction_errors = influences.std(axis=0, ddof=1) / math.sqrt(len(influences))
     overlap, overlap_size = _overlap(eigenpairs, covariance_pairs)
     slope, slope_error = _slope(eigenpairs, gammas)
     return Alignment(
@@ -193,6 +133,7 @@ def alignment(
         norm_covariance=math.sqrt(total["cc"]),
         direction_cosines=_ratio(gammas, norms),
         direction_errors=direction_errors,
+        direction_influences=influences,
         direction_null=math.sqrt(min(rank_c / size, 1.0)),
         leak=float(1 - (k_matrix**2).sum() / max((norms**2).sum(), 1e-300)) if num_exact else 0.0,
         leak_null=max(0.0, 1 - (rank_c + num_exact + 1) / size),
@@ -254,7 +195,7 @@ def _bulk_chi(exact: Tensor, values: Tensor, c_z: Tensor, a: Tensor, b: Tensor) 
     return Estimate(value=value, probe_error=error)
 
 
-def _direction_errors(
+def _direction_influences(
     landscape: Landscape, exact: Tensor, images: Tensor, gammas: NDArray[np.float64], norms: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     method = "auto" if landscape.num_units > 256 else "per-sample-gradients"
@@ -262,8 +203,7 @@ def _direction_errors(
     both = both - both.mean(axis=0)
     along, image = np.split(both, 2, axis=1)
     norms = np.maximum(norms, 1e-300)
-    influence = (along**2 - gammas) / norms - gammas / norms**3 * (along * image - norms**2)
-    return influence.std(axis=0, ddof=1) / math.sqrt(len(both))
+    return (along**2 - gammas) / norms - gammas / norms**3 * (along * image - norms**2)
 
 
 def _ratio(gammas: NDArray[np.float64], norms: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -370,7 +310,6 @@ def layer_alignment(
         hessian, covariance = HessianOperator(block), GradientCovarianceOperator(block)
         pairs = top_eigenpairs(hessian, eigen_count, tolerance=1e-3, seed=seed)
         noise_pairs = top_eigenpairs(covariance, eigen_count, tolerance=1e-3, seed=seed)
-        found[layer] = alignment(
-            hessian, covariance, pairs, covariance_pairs=noise_pairs, num_probes=num_probes, seed=seed
-        )
+        whole = alignment(hessian, covariance, pairs, covariance_pairs=noise_pairs, num_probes=num_probes, seed=seed)
+        found[layer] = replace(whole, direction_influences=None)
     return found

@@ -1,21 +1,11 @@
 r"""Does a training run meet the theory's assumptions? For any torch model, as quantities with intervals.
 
-Quantities (what `theory.judge.gate` can put thresholds on)
-    price_per_direction   nats per tracked direction that ignoring the noise's correlations costs the KL term (S3);
-                          0 when H and C commute in the tracked subspace
-    direction_cosine      mean of cᵢ = γᵢ/‖Cuᵢ‖ over the tracked directions; 1 when each is an eigenvector of C
-    expansion_error       |error| of the quadratic expansion along the tracked directions at the radius σᵢ that (S1)
-                          predicts, relative
-    stability_fraction    η(λ₁+β) over its largest stable value (`theory.stability`: Nesterov and dampening have their
-                          own); beyond 1 there is no stationary law
-    relaxation_steps      (1−μ)/(ηλ) of the slowest tracked direction: how long the run must have been at this rate
-A run none of whose tracked directions is stable has a stability fraction and nothing else: the gate fails, and says so.
-Intervals come from resampling the data, at fixed eigenvectors.
+Quantities, which `theory.judge.gate` can put thresholds on: those of `empirical.measure.quantities`. A run none of
+whose tracked directions is stable has a stability fraction and nothing else: the gate fails, and says so.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,7 +16,6 @@ from torch import Tensor, nn
 
 from empirical.measure.alignment import alignment
 from empirical.measure.expansion import expansion_error
-from empirical.measure.intervals import linear_interval
 from empirical.measure.lanczos import top_eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.noise import gradient_noise
@@ -37,10 +26,10 @@ from empirical.measure.operators import (
     noise_factor,
     probe_determinism,
 )
-from empirical.measure.posterior import price_interval
+from empirical.measure.quantities import of_directions, of_expansion, stability
 from empirical.settings.measuring import BatchNorm
 from empirical.training.loss import PerSampleLoss, cross_entropy
-from theory.closed_form.stability import stability, stability_ratio
+from theory.closed_form.stability import modes
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.gate import GateReport, Quantity, Thresholds, decide
 from theory.model.optimizer import MomentumSGD
@@ -140,9 +129,10 @@ def check_assumptions(
     factor = noise_factor(landscape.num_units, batch_size)
     found = alignment(hessian, covariance, pairs, num_probes=4, seed=seed)
     lam = pairs.largest.numpy()
+    samples = bilinear_curvatures(landscape, pairs.basis, pairs.basis).cpu().numpy()
     # Of the steepest direction, also where it has no stationary law and is left out of everything else.
-    steepest = _stability(bilinear_curvatures(landscape, pairs.basis[:, :1], pairs.basis[:, :1]), lam[0], optimizer)
-    usable = (lam > 0) & stability(lam, optimizer).stable & (noise.variances.values > 0)
+    steepest = stability(samples[:, 0], float(lam[0]), optimizer)
+    usable = (lam > 0) & (noise.variances.values > 0) & modes(lam, optimizer).stable
     lam, gamma = lam[usable], noise.variances.values[usable] * factor
     if not usable.any():  # no radius, no price: instability is a result of its own
         report = decide(thresholds or DEFAULT_THRESHOLDS, quantities=(steepest,))
@@ -154,16 +144,17 @@ def check_assumptions(
     basis = pairs.basis[:, chosen]
     radii = torch.as_tensor(np.sqrt(variances), dtype=basis.dtype, device=basis.device)
     expansion = expansion_error(landscape, basis * radii, even=True, seed=seed)
-    curvature_samples = bilinear_curvatures(landscape, basis, basis).cpu().numpy()
-    quantities = (
-        _price(noise.projections[:, usable], lam, factor, optimizer),
-        _cosine(
-            landscape, covariance, basis, found.direction_cosines[: len(usable)][usable], noise.projections[:, usable]
-        ),
-        _absolute("expansion_error", expansion.pooled, (expansion.pooled_low, expansion.pooled_high)),
-        steepest,
-        _relaxation(curvature_samples[:, -1], lam[-1], optimizer),
+    influences = found.direction_influences
+    price, cosine, relaxation = of_directions(
+        optimizer,
+        curvatures=lam,
+        curvature_samples=samples[:, usable],
+        projections=noise.projections[:, usable],
+        cosines=found.direction_cosines[: len(usable)][usable],
+        cosine_influences=None if influences is None else influences[:, : len(usable)][:, usable],
+        noise_factor=factor,
     )
+    quantities = (price, cosine, of_expansion(expansion), steepest, relaxation)
     return Assumptions(
         quantities=quantities,
         report=decide(thresholds or DEFAULT_THRESHOLDS, quantities=quantities),
@@ -171,52 +162,3 @@ def check_assumptions(
         noise_variances=gamma,
         variances=variances,
     )
-
-
-def _price(
-    projections: NDArray[np.float64], curvatures: NDArray[np.float64], factor: float, optimizer: MomentumSGD
-) -> Quantity:
-    value, low, high = price_interval(projections, curvatures, factor, optimizer)
-    return Quantity(name="price_per_direction", estimate=value, interval=(low, high), note="nats")
-
-
-def _cosine(
-    landscape: Landscape,
-    covariance: GradientCovarianceOperator,
-    basis: Tensor,
-    cosines: NDArray[np.float64],
-    along: NDArray[np.float64],
-) -> Quantity:
-    from empirical.measure.operators import project_gradients
-
-    images = covariance.matmat(basis)
-    norms = torch.linalg.vector_norm(images.double(), dim=0).cpu().numpy()
-    image = project_gradients(landscape, images).values.cpu().numpy()
-    along, image = along - along.mean(axis=0), image - image.mean(axis=0)
-    gammas = cosines * norms
-    influence = (along**2 - gammas) / norms - gammas / norms**3 * (along * image - norms**2)
-    value = float(cosines.mean())
-    _, low, high = linear_interval(value, influence.mean(axis=1))
-    return Quantity(name="direction_cosine", estimate=value, interval=(low, min(high, 1.0)))
-
-
-def _absolute(name: str, value: float, interval: tuple[float, float]) -> Quantity:
-    low, high = interval
-    ends = (0.0 if low <= 0 <= high else min(abs(low), abs(high)), max(abs(low), abs(high)))
-    return Quantity(name=name, estimate=abs(value), interval=ends)
-
-
-def _stability(samples: Tensor, curvature: float, optimizer: MomentumSGD) -> Quantity:
-    value = float(stability([curvature], optimizer).ratio[0])
-    scale = float(stability_ratio(1.0, optimizer.learning_rate, optimizer))
-    _, low, high = linear_interval(value, scale * samples[:, 0].cpu().numpy())
-    return Quantity(name="stability_fraction", estimate=value, interval=(low, high))
-
-
-def _relaxation(samples: NDArray[np.float64], curvature: float, optimizer: MomentumSGD) -> Quantity:
-    total = curvature + optimizer.weight_decay
-    value = (1 - optimizer.momentum) / (optimizer.learning_rate * total)
-    _, low, high = linear_interval(math.log(value), -samples / total)
-    floor = 1 / (1 - math.sqrt(optimizer.momentum)) if optimizer.momentum else 1.0
-    ends = tuple(max(math.exp(end), floor) for end in (low, high))
-    return Quantity(name="relaxation_steps", estimate=max(value, floor), interval=(ends[0], ends[1]), note="steps")

@@ -1,15 +1,14 @@
-"""Everything that is measured at one checkpoint, as JSON values and arrays ready to be evidence.
+"""Everything that is measured at one checkpoint, as a record.
 
-The evidence's setting holds the Measurement, the run's Training and the iteration, so that the same measurement of the
-same checkpoint is written once and a resumed pipeline skips it.
+Its identity is the Measurement, the run's Training and the iteration, so that the same measurement of the same
+checkpoint is written once and a resumed pipeline skips it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from empirical.data.resident import Data
-from empirical.measure.alignment import Alignment, Estimate, alignment, layer_alignment
+from empirical.measure.alignment import alignment, layer_alignment
 from empirical.measure.density import spectral_density
-from empirical.measure.intervals import VarianceEstimates
 from empirical.measure.lanczos import Eigenpairs, top_eigenpairs
 from empirical.measure.landscape import Landscape, has_batch_norm
 from empirical.measure.noise import cross_fit_noise, gradient_noise, repeated_share
@@ -32,11 +30,12 @@ from empirical.measure.operators import (
     project_gradients,
 )
 from empirical.measure.tracking import continue_directions, subspace_change
+from empirical.records.parts import RepeatedShare
+from empirical.records.spectrum import CrossFit, Density, Gap, Lanczos, Spectrum, Start, Turning, WeightNorms
 from empirical.settings.measuring import Measurement
 from empirical.training.checkpoint import Checkpoint
-from empirical.training.evaluate import SplitMetrics, evaluate
+from empirical.training.evaluate import evaluate
 
-EXPERIMENT = "spectrum"
 #: Eigenvectors are stored with the evidence up to this many weights.
 STORED_WEIGHTS = 200_000
 
@@ -51,10 +50,9 @@ class Directions:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What `measure_checkpoint` found: evidence, and the eigenpairs."""
+    """What `measure_checkpoint` found: the record, and the eigenpairs."""
 
-    values: dict[str, Any]
-    arrays: dict[str, NDArray]
+    record: Spectrum
     hessian_pairs: Eigenpairs
     noise_pairs: Eigenpairs
 
@@ -62,15 +60,6 @@ class Measured:
     def directions(self) -> Directions:
         """What the next checkpoint's measurement starts from."""
         return Directions(hessian=self.hessian_pairs.basis, noise=self.noise_pairs.basis)
-
-
-def identity(checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
-    """The setting under which a checkpoint's evidence is filed."""
-    return {
-        "measurement": measurement.to_dict(),
-        "training": checkpoint.setting.to_dict(),
-        "iteration": checkpoint.iteration,
-    }
 
 
 def measure_checkpoint(
@@ -145,156 +134,118 @@ def measure_checkpoint(
         groups=max(measurement.groups, 6),
         seed=measurement.seed,
     )
-    values: dict[str, Any] = {
-        "epoch": checkpoint.epoch,
-        "iteration": checkpoint.iteration,
-        "learning_rate": checkpoint.learning_rate,
-        "next_learning_rate": checkpoint.next_learning_rate,
-        "data_digest": checkpoint.data_digest,
-        "batch_norm": measurement.batch_norm,
-        "has_batch_norm": has_batch_norm(checkpoint.model),
-        "num_parameters": landscape.dimension,
-        "num_units": landscape.num_units,
-        "units": "batches" if landscape.units_are_batches else "samples",
-        "num_samples": measured_samples(data, measurement),
-        "noise_factor": covariance.noise_factor(
+    of_samples = not landscape.units_are_batches
+    record = Spectrum(
+        training=checkpoint.setting,
+        measurement=measurement,
+        iteration=checkpoint.iteration,
+        seed=checkpoint.seed,
+        learning_rate=checkpoint.learning_rate,
+        next_learning_rate=checkpoint.next_learning_rate,
+        data_digest=checkpoint.data_digest,
+        has_batch_norm=has_batch_norm(checkpoint.model),
+        num_parameters=landscape.dimension,
+        num_samples=measured_samples(data, measurement),
+        num_units=landscape.num_units,
+        units="samples" if of_samples else "batches",
+        noise_factor=covariance.noise_factor(
             min(checkpoint.setting.batch_size, landscape.num_units),
             with_replacement=checkpoint.setting.order == "replacement",
         ),
-        "lanczos": {
-            "products": pairs.num_products,
-            "restarts": pairs.num_restarts,
-            "status": pairs.status.value,
-            "noise_products": noise_pairs.num_products,
-            "product_method": hessian.method,
-            "product_seconds": hessian.timings,
-        },
-        "negative_mass": float(-pairs.values[pairs.values < 0].sum() / pairs.values.abs().sum()),
-        "gamma": _variances(noise.variances),
-        "alignment": _alignment(found),
-        "gap": _gap(checkpoint, data, measurement),
-        "weights": _weights(checkpoint),
-    }
-    arrays: dict[str, NDArray] = {
-        "eigenvalues": pairs.values.numpy(),
-        "residuals": pairs.residuals.numpy(),
-        "error_bounds": pairs.error_bounds.numpy(),
-        "noise_eigenvalues": noise_pairs.values.numpy(),
-        "noise_residuals": noise_pairs.residuals.numpy(),
-        "gamma": noise.variances.values,
-        "noise_covariance": noise.covariance,
-        "mean_slope": noise.mean,
-        "projections": noise.projections,
-        "curvature_samples": curvature_samples,
-        "losses": landscape.losses().cpu().numpy(),
-    }
-    if initial_weights is not None:
-        # The prior N(w₀, σ_P² I) of the bound: both parts are fixed by the random initialization, before any data.
-        moved = landscape.weights.double() - initial_weights.to(landscape.device).double()
-        arrays["displacement"] = (basis.double().T @ moved).cpu().numpy()
-        values["prior_variance"] = float(initial_weights.double().square().mean())
-        values["distance_from_start"] = float(moved.norm())
-    if not landscape.units_are_batches:
-        values["repeated_share"] = _share(checkpoint, data, measurement, basis, noise.projections)
-        values["cross_fit"] = _cross_fit(landscape, measurement, note)
-    if landscape.dimension <= STORED_WEIGHTS:
-        arrays["eigenvectors"] = basis.float().cpu().numpy()
-    if previous is not None:
-        change = subspace_change(previous.hessian, basis)
-        _, cosines = continue_directions(previous.hessian, basis)
-        values["turning"] = {
-            "angles": change.angles.tolist(),
-            "overlap": change.overlap,
-            "null": change.null,
-            "matched_cosines": cosines.tolist(),
-        }
-    if measurement.layers:
-        values["layers"] = {
-            name: _alignment(block)
-            for name, block in layer_alignment(landscape, min(3, k), num_probes=measurement.probes).items()
-        }
-    if measurement.density:
-        for name, operator in (("hessian", hessian), ("noise", covariance)):
-            density = spectral_density(operator, steps=measurement.density, num_probes=4, seed=measurement.seed)
-            arrays |= {
-                f"{name}_density_grid": density.grid,
-                f"{name}_density": density.density,
-                f"{name}_density_error": density.standard_errors,
-            }
+        lanczos=Lanczos(
+            products=pairs.num_products,
+            restarts=pairs.num_restarts,
+            status=pairs.status.value,
+            noise_products=noise_pairs.num_products,
+            product_method=hessian.method,
+            product_seconds=dict(hessian.timings),
+        ),
+        negative_mass=float(-pairs.values[pairs.values < 0].sum() / pairs.values.abs().sum()),
+        eigenvalues=pairs.values.numpy(),
+        residuals=pairs.residuals.numpy(),
+        error_bounds=pairs.error_bounds.numpy(),
+        noise_eigenvalues=noise_pairs.values.numpy(),
+        noise_residuals=noise_pairs.residuals.numpy(),
+        gamma=noise.variances,
+        noise_covariance=noise.covariance,
+        mean_slope=noise.mean,
+        projections=noise.projections,
+        curvature_samples=curvature_samples,
+        losses=landscape.losses().cpu().numpy(),
+        alignment=found,
+        gap=_gap(checkpoint, data, measurement),
+        weights=_weights(checkpoint),
+        repeated_share=_share(checkpoint, data, measurement, basis, noise.projections) if of_samples else None,
+        cross_fit=_cross_fit(landscape, measurement, note) if of_samples else None,
+        start=None if initial_weights is None else _start(landscape, basis, initial_weights),
+        eigenvectors=basis.float().cpu().numpy() if landscape.dimension <= STORED_WEIGHTS else None,
+        turning=None if previous is None else _turning(previous.hessian, basis),
+        layers=layer_alignment(landscape, min(3, k), num_probes=measurement.probes) if measurement.layers else None,
+        hessian_density=_density(hessian, measurement),
+        noise_density=_density(covariance, measurement),
+        seconds=round(time.perf_counter() - started, 3),
+    )
     hessian.release()
-    values["seconds"] = round(time.perf_counter() - started, 3)
-    return Measured(values=values, arrays=arrays, hessian_pairs=pairs, noise_pairs=noise_pairs)
+    return Measured(record=record, hessian_pairs=pairs, noise_pairs=noise_pairs)
 
 
-def _variances(found: VarianceEstimates) -> dict[str, Any]:
-    return {
-        "values": found.values.tolist(),
-        "standard_errors": found.standard_errors.tolist(),
-        "kurtosis": found.kurtosis.tolist(),
-        "low": found.low.tolist(),
-        "high": found.high.tolist(),
-        "level": found.level,
-    }
+def _start(landscape: Landscape, basis: Tensor, initial_weights: Tensor) -> Start:
+    """Both parts of the bound's prior N(w₀, σ_P² I) are fixed by the random initialization, before any data."""
+    moved = landscape.weights.double() - initial_weights.to(landscape.device).double()
+    return Start(
+        prior_variance=float(initial_weights.double().square().mean()),
+        distance=float(moved.norm()),
+        displacement=(basis.double().T @ moved).cpu().numpy(),
+    )
 
 
-def _estimate(found: Estimate | None) -> dict[str, float | None] | None:
-    return None if found is None else asdict(found)
+def _turning(before: Tensor, basis: Tensor) -> Turning:
+    change = subspace_change(before, basis)
+    _, cosines = continue_directions(before, basis)
+    return Turning(
+        angles=np.asarray(change.angles), overlap=change.overlap, null=change.null, matched_cosines=np.asarray(cosines)
+    )
 
 
-def _alignment(found: Alignment) -> dict[str, Any]:
-    fields = asdict(replace(found, covariance=np.zeros(0)))
-    fields.pop("covariance")
-    for name in ("chi", "chi_bulk", "omega", "cosine"):
-        fields[name] = _estimate(getattr(found, name))
-    fields["direction_cosines"] = found.direction_cosines.tolist()
-    fields["direction_errors"] = found.direction_errors.tolist()
-    fields["chi_excess"] = found.chi_excess
-    return fields
+def _density(operator: HessianOperator | GradientCovarianceOperator, measurement: Measurement) -> Density | None:
+    if not measurement.density:
+        return None
+    return spectral_density(operator, steps=measurement.density, num_probes=4, seed=measurement.seed)
 
 
-def _gap(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> dict[str, Any]:
+def _gap(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> Gap:
     """Robust losses and accuracies at fixed weights, eval mode, the same attack, no augmentation, on both sides."""
     count = min(measurement.evaluated or len(data.test), len(data.train), len(data.test))
     attack, loss = checkpoint.setting.evaluation.attack, checkpoint.setting.method.loss
-    sides: dict[str, SplitMetrics] = {
-        "train": evaluate(checkpoint.model, data.train.first(count), attack, seed=measurement.seed, loss=loss),
-        "test": evaluate(
+    return Gap(
+        train=evaluate(checkpoint.model, data.train.first(count), attack, seed=measurement.seed, loss=loss),
+        test=evaluate(
             checkpoint.model, data.test.first(measurement.evaluated), attack, seed=measurement.seed, loss=loss
         ),
-    }
-    found: dict[str, Any] = {name: asdict(metrics) for name, metrics in sides.items()}
-    found["robust_loss_gap"] = sides["test"].robust_loss - sides["train"].robust_loss
-    found["robust_accuracy_gap"] = sides["train"].robust_accuracy - sides["test"].robust_accuracy
-    return found
+    )
 
 
-def _weights(checkpoint: Checkpoint) -> dict[str, Any]:
+def _weights(checkpoint: Checkpoint) -> WeightNorms:
     norms = {name: float(value.detach().double().norm()) for name, value in checkpoint.model.named_parameters()}
-    return {"norm": float(np.sqrt(sum(norm**2 for norm in norms.values()))), "layers": norms}
+    return WeightNorms(norm=float(np.sqrt(sum(norm**2 for norm in norms.values()))), layers=norms)
 
 
 def _share(
     checkpoint: Checkpoint, data: Data, measurement: Measurement, basis: Tensor, first: NDArray[np.float64]
-) -> dict[str, Any]:
+) -> RepeatedShare:
     """Share of the noise that repeats with the sample, from independent attack starts (and augmentations)."""
-    if checkpoint.setting.method.attack is None and checkpoint.setting.data.augmentation == "none":
-        return {"values": [1.0] * first.shape[1], "standard_errors": [0.0] * first.shape[1], "redraws": 1}
     augmented = checkpoint.setting.data.augmentation != "none"
+    if checkpoint.setting.method.attack is None and not augmented:
+        width = first.shape[1]
+        return RepeatedShare(values=np.ones(width), standard_errors=np.zeros(width), redraws=1)
     draws = [] if augmented else [first]
     for redraw in range(len(draws), measurement.redraws):
         other = training_landscape(checkpoint, data, measurement, redraw=redraw, fresh=True)
         draws.append(project_gradients(other, basis, method="auto").values.cpu().numpy())
-    found = repeated_share(np.stack(draws))
-    return {
-        "values": found.values.tolist(),
-        "standard_errors": found.standard_errors.tolist(),
-        "redraws": found.redraws,
-    }
+    return repeated_share(np.stack(draws))
 
 
-def _cross_fit(
-    landscape: Landscape, measurement: Measurement, note: Callable[[str], None] | None
-) -> dict[str, Any] | None:
+def _cross_fit(landscape: Landscape, measurement: Measurement, note: Callable[[str], None] | None) -> CrossFit | None:
     """γ with eigenvectors and noise from disjoint halves: what reusing the samples would have cost."""
     k = min(measurement.eigenpairs, landscape.num_units // 4)
     if k < 1:
@@ -307,7 +258,7 @@ def _cross_fit(
         if note is not None:
             note(f"cross-fit left out: {error}")
         return None
-    return {"eigenvalues": found.eigenpairs.largest.tolist(), "gamma": _variances(found.noise.variances)}
+    return CrossFit(eigenvalues=found.eigenpairs.largest.numpy(), gamma=found.noise.variances)
 
 
 def attack_for(checkpoint: Checkpoint, data: Data, measurement: Measurement, landscape: Landscape):

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from empirical.measure.intervals import Estimate
 from empirical.measure.landscape import Landscape
 from empirical.measure.operators import GradientCovarianceOperator, HessianOperator
+from empirical.records.parts import Estimate
 
 #: Columns to columns: a matrix known by its products.
 Product = Callable[[Tensor], Tensor]

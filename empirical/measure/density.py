@@ -19,6 +19,7 @@ from torch import Tensor
 from empirical.measure.lanczos import orthogonalized
 from empirical.measure.operators import SymmetricOperator
 from empirical.measure.precision import norm
+from empirical.records.spectrum import Density
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +54,6 @@ def trace(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpectralDensity:
-    """Density of eigenvalues over a grid, integrating to 1, smoothed by a Gaussian of width ``width``."""
-
-    grid: NDArray[np.float64]
-    density: NDArray[np.float64]
-    standard_errors: NDArray[np.float64]
-    width: float
-    num_probes: int
-
-
 def spectral_density(
     operator: SymmetricOperator,
     *,
@@ -72,7 +62,7 @@ def spectral_density(
     points: int = 201,
     width: float | None = None,
     seed: int = 0,
-) -> SpectralDensity:
+) -> Density:
     """Smoothed spectral density by stochastic Lanczos quadrature.
 
     Args:
@@ -101,7 +91,7 @@ def spectral_density(
             for nodes, weights in quadratures
         ]
     )
-    return SpectralDensity(
+    return Density(
         grid=grid,
         density=curves.mean(axis=0),
         standard_errors=curves.std(axis=0, ddof=1) / math.sqrt(num_probes),

@@ -16,8 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 from empirical.data.resident import Data
 from empirical.measure.checkpoint import attack_for
 from empirical.measure.ensemble import branch
-from empirical.measure.expansion import ExpansionError, expansion_error, random_directions
+from empirical.measure.expansion import Attack, expansion_error, random_directions
 from empirical.measure.lanczos import top_eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.noise import gradient_noise, repeated_share
@@ -39,25 +38,16 @@ from empirical.measure.operators import (
     project_gradients,
 )
 from empirical.network.build import build_network
+from empirical.records import Ensemble, Expansion, Trajectory
+from empirical.records.dynamics import FiniteCurvature, Frozen, Studies, Study
 from empirical.settings.measuring import EnsembleSetting, Measurement
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.trainer import Trainer
 from theory.closed_form.stationary import stationary_variance
 from theory.model.quadratic import Quadratic
 
-ENSEMBLE, TRAJECTORY, EXPANSION = "ensemble", "trajectory", "expansion"
 
-
-def batch_sizes(checkpoint: Checkpoint, num_train: int) -> list[int]:
-    """Sizes of an epoch's batches, the last partial one included."""
-    size = checkpoint.setting.batch_size
-    full, rest = divmod(num_train, size)
-    return [size] * full + ([rest] if rest else [])
-
-
-def _frozen(
-    checkpoint: Checkpoint, data: Data, measurement: Measurement
-) -> tuple[Landscape, Tensor, dict[str, NDArray[np.float64]]]:
+def _frozen(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> tuple[Landscape, Tensor, Frozen]:
     """What predicts: eigenvectors, and λ, K, ρ_b, slope and momentum in them, at the branching checkpoint."""
     landscape = training_landscape(checkpoint, data, measurement)
     if landscape.units_are_batches:
@@ -78,27 +68,24 @@ def _frozen(
     )
     decay = checkpoint.setting.optimizer.weight_decay
     weights = landscape.weights.double()
-    return (
-        landscape,
-        basis,
-        {
-            "curvatures": pairs.largest.numpy(),
-            "slope_variances": noise.variances.values,
-            "noise_covariance": noise.covariance,
-            "repeated_share": share,
-            "mean_slope": noise.mean + decay * (basis.double().T @ weights).cpu().numpy(),
-            "momentum": (basis.double().T @ momentum.to(basis.device).double()).cpu().numpy(),
-        },
+    frozen = Frozen(
+        curvatures=pairs.largest.numpy(),
+        slope_variances=noise.variances.values,
+        noise_covariance=noise.covariance,
+        repeated_share=share,
+        mean_slope=noise.mean + decay * (basis.double().T @ weights).cpu().numpy(),
+        momentum=(basis.double().T @ momentum.to(basis.device).double()).cpu().numpy(),
     )
+    return landscape, basis, frozen
 
 
-def _stationary_radii(checkpoint: Checkpoint, frozen: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+def _stationary_radii(checkpoint: Checkpoint, frozen: Frozen) -> NDArray[np.float64]:
     """σ of the white-noise stationary law (S1) in each direction at the checkpoint's rate, NaN where there is none."""
-    lam = frozen["curvatures"]
+    lam = frozen.curvatures
     keep = (lam > 0) & (checkpoint.learning_rate * lam < 3.5)
     sigma = np.full(len(lam), np.nan)
     if keep.any():
-        problem = Quadratic(lam[keep], frozen["slope_variances"][keep] / checkpoint.setting.batch_size)
+        problem = Quadratic(lam[keep], frozen.slope_variances[keep] / checkpoint.setting.batch_size)
         sigma[keep] = np.sqrt(stationary_variance(problem, checkpoint.optimizer))
     return sigma
 
@@ -115,7 +102,7 @@ def measure_ensemble(
     setting: EnsembleSetting,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, Any], dict[str, NDArray]]:
+) -> Ensemble:
     """Branch, spread, drop: the replicas' positions in the frozen basis, beside everything that predicts them.
 
     Raises:
@@ -125,14 +112,15 @@ def measure_ensemble(
     landscape, basis, frozen = _frozen(checkpoint, data, measurement)
     old = checkpoint.learning_rate
     radius = _typical(_stationary_radii(checkpoint, frozen))
-    curvature: dict[str, NDArray] = {}
+    curvature = None
     if radius is not None:
         attack = attack_for(checkpoint, data, measurement, landscape)
-        curvature = {
-            "curvature_samples": bilinear_curvatures(landscape, basis, basis).cpu().numpy(),
-            "fixed_curvature_samples": finite_curvatures(landscape, basis, step=radius).cpu().numpy(),
-            "robust_curvature_samples": finite_curvatures(landscape, basis, attack, step=radius).cpu().numpy(),
-        }
+        curvature = FiniteCurvature(
+            step=radius,
+            exact=bilinear_curvatures(landscape, basis, basis).cpu().numpy(),
+            fixed=finite_curvatures(landscape, basis, step=radius).cpu().numpy(),
+            robust=finite_curvatures(landscape, basis, attack, step=radius).cpu().numpy(),
+        )
     rates = np.concatenate([np.full(setting.before, old), np.full(setting.after, old * setting.factor)])
     record = sorted(
         {
@@ -150,40 +138,31 @@ def measure_ensemble(
         order=setting.order,
         progress=progress,
     )
-    values = {
-        "epoch": checkpoint.epoch,
-        "iteration": checkpoint.iteration,
-        "learning_rate": checkpoint.learning_rate,
-        "batch_sizes": batch_sizes(checkpoint, len(data.train)),
-        "start_position": checkpoint.iteration % checkpoint.setting.iterations_per_epoch,
-        "num_samples": len(data.train),
-        "num_measured": int(measurement.samples or len(data.train)),
-        "sampling": "replacement" if setting.order == "replacement" else checkpoint.setting.order,
-        "vectorized": branches.vectorized,
-        "drop": setting.before,
-        "curvature_step": radius,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-    arrays = {
-        **frozen,
-        **curvature,
-        "steps": branches.steps,
-        "positions": branches.weights,
-        "velocities": branches.velocity,
-        "norms": branches.norms,
-        "losses": branches.losses,
-        "learning_rates": branches.learning_rates,
-    }
-    return values, arrays
+    return Ensemble(
+        training=checkpoint.setting,
+        measurement=measurement,
+        iteration=checkpoint.iteration,
+        ensemble=setting,
+        seed=checkpoint.seed,
+        learning_rate=old,
+        frozen=frozen,
+        curvature=curvature,
+        vectorized=branches.vectorized,
+        steps=branches.steps,
+        learning_rates=branches.learning_rates,
+        positions=branches.weights,
+        velocities=branches.velocity,
+        norms=branches.norms,
+        losses=branches.losses,
+        seconds=round(time.perf_counter() - started, 3),
+    )
 
 
 def _spaced(steps: int, count: int) -> list[int]:
     return sorted({max(1, round(steps * (index + 1) / count)) for index in range(count)}) if steps else []
 
 
-def measure_trajectory(
-    checkpoint: Checkpoint, data: Data, measurement: Measurement, *, window: int
-) -> tuple[dict[str, Any], dict[str, NDArray]]:
+def measure_trajectory(checkpoint: Checkpoint, data: Data, measurement: Measurement, *, window: int) -> Trajectory:
     """The run continued from the checkpoint at its own rate for ``window`` steps, projected on the frozen basis."""
     started = time.perf_counter()
     _, basis, frozen = _frozen(checkpoint, data, measurement)
@@ -196,59 +175,58 @@ def measure_trajectory(
         weights = torch.cat([value.detach().reshape(-1) for value in trainer.model.parameters()])
         positions.append((weights - start).double() @ basis.double())
         norms.append(float(weights.double().norm()))
-    values = {
-        "epoch": checkpoint.epoch,
-        "iteration": checkpoint.iteration,
-        "learning_rate": checkpoint.learning_rate,
-        "batch_sizes": batch_sizes(checkpoint, len(data.train)),
-        "start_position": checkpoint.iteration % checkpoint.setting.iterations_per_epoch,
-        "num_samples": len(data.train),
-        "sampling": checkpoint.setting.order,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-    arrays = {**frozen, "positions": torch.stack(positions).cpu().numpy(), "norms": np.array(norms)}
-    return values, arrays
+    return Trajectory(
+        training=checkpoint.setting,
+        measurement=measurement,
+        iteration=checkpoint.iteration,
+        window=window,
+        seed=checkpoint.seed,
+        learning_rate=checkpoint.learning_rate,
+        frozen=frozen,
+        positions=torch.stack(positions).cpu().numpy(),
+        norms=np.array(norms),
+        seconds=round(time.perf_counter() - started, 3),
+    )
 
 
 def measure_expansion(
     checkpoint: Checkpoint, data: Data, measurement: Measurement, *, directions: int = 5, path_steps: int = 10
-) -> tuple[dict[str, Any], dict[str, NDArray]]:
+) -> Expansion:
     """The loss against its expansion in all the ways of the module's *Expansion*, σ from (S1)."""
     started = time.perf_counter()
-    measured: dict[str, Any] = {}
-    arrays: dict[str, NDArray] = {}
-    for control, source in (("", checkpoint), ("smooth ", _smooth(checkpoint))):
+
+    def studied(source: Checkpoint) -> Studies:
         landscape, basis, frozen = _frozen(source, data, measurement)
         count = min(directions, basis.shape[1])
         sigma = _stationary_radii(checkpoint, frozen)[:count]
         chosen = np.flatnonzero(np.isfinite(sigma))
         radii = torch.as_tensor(sigma[chosen], dtype=basis.dtype, device=basis.device)
-        top = basis[:, torch.as_tensor(chosen, device=basis.device)]
-        typical = _typical(sigma) or 1e-3
+        top = basis[:, torch.as_tensor(chosen, device=basis.device)] * radii
         random = random_directions(landscape.dimension, count, seed=measurement.seed).to(basis)
-        path = _path(source, data, path_steps, landscape)
+
+        def study(moves: Tensor, *, even: bool = True, attack: Attack | None = None) -> Study:
+            return expansion_error(landscape, moves, even=even, attack=attack, resamples=measurement.resamples)
+
         attack = attack_for(source, data, measurement, landscape)
-        studies: dict[str, tuple[Tensor, bool, Any]] = {
-            "random": (random * typical, True, None),
-            "path": (path, False, None),
-        }
-        if len(chosen):
-            studies |= {
-                "top": (top * radii, True, None),
-                "top tenth": (top * radii * 0.1, True, None),
-                "top attacked": (top * radii, True, attack),
-            }
-        for name, (moves, even, again) in studies.items():
-            found = expansion_error(landscape, moves, even=even, attack=again, resamples=measurement.resamples)
-            measured[control + name] = _summary(found, torch.linalg.vector_norm(moves, dim=0))
-    values = {
-        "epoch": checkpoint.epoch,
-        "iteration": checkpoint.iteration,
-        "learning_rate": checkpoint.learning_rate,
-        "studies": measured,
-        "seconds": round(time.perf_counter() - started, 3),
-    }
-    return values, arrays
+        return Studies(
+            random=study(random * (_typical(sigma) or 1e-3)),
+            path=study(_path(source, data, path_steps, landscape), even=False),
+            top=study(top) if len(chosen) else None,
+            top_tenth=study(top * 0.1) if len(chosen) else None,
+            top_attacked=study(top, attack=attack) if len(chosen) else None,
+        )
+
+    studies, smooth = studied(checkpoint), studied(_smooth(checkpoint))
+    return Expansion(
+        training=checkpoint.setting,
+        measurement=measurement,
+        iteration=checkpoint.iteration,
+        seed=checkpoint.seed,
+        learning_rate=checkpoint.learning_rate,
+        studies=studies,
+        smooth=smooth,
+        seconds=round(time.perf_counter() - started, 3),
+    )
 
 
 def _smooth(checkpoint: Checkpoint) -> Checkpoint:
@@ -272,9 +250,3 @@ def _path(checkpoint: Checkpoint, data: Data, steps: int, landscape: Landscape) 
             weights = torch.cat([value.detach().reshape(-1) for value in trainer.model.parameters()])
             columns.append(weights.to(landscape.dtype) - landscape.weights)
     return torch.stack(columns, dim=1)
-
-
-def _summary(found: ExpansionError, radii: Tensor) -> dict[str, Any]:
-    return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(found).items()} | {
-        "radii": radii.double().tolist()
-    }

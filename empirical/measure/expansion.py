@@ -15,7 +15,6 @@ Kinks     Automatic differentiation drops the curvature that sits in ReLU's kink
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,33 +23,9 @@ from torch import Tensor
 
 from empirical.measure.landscape import Landscape
 from empirical.measure.operators import bilinear_curvatures, directional_derivatives
+from empirical.records.dynamics import Study
 
 Attack = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpansionError:
-    """The loss's change against its expansion for J displacements.
-
-    Attributes:
-        measured: change of the mean loss, shape ``(J,)``.
-        predicted: the expansion's, shape ``(J,)``.
-        relative: (measured − predicted)/|predicted|, shape ``(J,)``.
-        low: lower ends of the interval over samples, shape ``(J,)``.
-        high: upper ends, shape ``(J,)``.
-        pooled: mean of the relative errors over the J displacements, with the interval ``pooled_low, pooled_high``.
-        pooled_low: see ``pooled``.
-        pooled_high: see ``pooled``.
-    """
-
-    measured: NDArray[np.float64]
-    predicted: NDArray[np.float64]
-    relative: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    pooled: float
-    pooled_low: float
-    pooled_high: float
 
 
 def expansion_error(
@@ -62,7 +37,7 @@ def expansion_error(
     level: float = 0.95,
     resamples: int = 999,
     seed: int = 0,
-) -> ExpansionError:
+) -> Study:
     """The loss against its second-order expansion at the given displacements of the weights.
 
     Args:
@@ -98,7 +73,8 @@ def expansion_error(
     if not even:
         slopes = [directional_derivatives(landscape, moves, units).double() for units in landscape.chunks()]
         predicted = predicted + torch.cat(slopes)
-    return _compare(measured, predicted.cpu().numpy(), level, resamples, np.random.default_rng(seed))
+    radii = torch.linalg.vector_norm(displacements, dim=0).double().cpu().numpy()
+    return _compare(radii, measured, predicted.cpu().numpy(), level, resamples, np.random.default_rng(seed))
 
 
 def random_directions(dimension: int, count: int, *, seed: int = 0) -> Tensor:
@@ -117,12 +93,13 @@ def _losses_at(landscape: Landscape, weights: Tensor, attack: Attack | None) -> 
 
 
 def _compare(
+    radii: NDArray[np.float64],
     measured: NDArray[np.float64],
     predicted: NDArray[np.float64],
     level: float,
     resamples: int,
     rng: np.random.Generator,
-) -> ExpansionError:
+) -> Study:
     count = len(measured)
     scale = np.abs(predicted.mean(axis=0))
     relative = (measured.mean(axis=0) - predicted.mean(axis=0)) / scale
@@ -135,7 +112,8 @@ def _compare(
     tails = [0.5 - level / 2, 0.5 + level / 2]
     low, high = np.quantile(resampled, tails, axis=0)
     pooled_low, pooled_high = np.quantile(resampled.mean(axis=1), tails)
-    return ExpansionError(
+    return Study(
+        radii=radii,
         measured=measured.mean(axis=0),
         predicted=predicted.mean(axis=0),
         relative=relative,

@@ -1,4 +1,4 @@
-r"""Intervals for variances and means of heavy-tailed per-sample quantities.
+r"""Intervals for variances of heavy-tailed per-sample quantities.
 
 Problem   γᵢ = Var(uᵢ·g_n) is estimated from N samples whose fourth moment dominates its error: gradients of a trained
           network have a kurtosis of 12-49 along the top eigenvectors, because few samples are still misfit. The
@@ -13,49 +13,13 @@ Source    SE: Var(s²) = (κ − 1) σ⁴/N for kurtosis κ.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from empirical.records.parts import VarianceEstimates
 
 #: Share of the nominal error probability left to the bootstrap-t quantiles; see the module's *Level*.
 ERROR_SHARE = 0.7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number with the standard errors that are known of it (None: not estimated, or no such source)."""
-
-    value: float
-    probe_error: float
-    sampling_error: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class VarianceEstimates:
-    """Variances of k columns of samples.
-
-    Attributes:
-        values: s² with divisor N − 1, shape ``(k,)``.
-        standard_errors: √((κ − 1)/N) s², shape ``(k,)``.
-        kurtosis: κ, 3 for a normal law, shape ``(k,)``.
-        low: lower ends of the intervals, shape ``(k,)``.
-        high: upper ends, shape ``(k,)``.
-        num_samples: N.
-        level: nominal coverage.
-    """
-
-    values: NDArray[np.float64]
-    standard_errors: NDArray[np.float64]
-    kurtosis: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    num_samples: int
-    level: float
 
 
 def variance_estimates(
@@ -106,31 +70,3 @@ def variance_estimates(
         num_samples=count,
         level=level,
     )
-
-
-def mean_interval(values: NDArray[np.float64], *, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean, and the Student-t interval of it, of independent numbers: ``(mean, low, high)``.
-
-    Raises:
-        ValueError: if there are fewer than two numbers.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 2:
-        raise ValueError(f"`mean_interval(values=...)` must hold at least 2 numbers; got shape {values.shape}.")
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
-    mean = float(values.mean())
-    return mean, mean - half, mean + half
-
-
-def linear_interval(
-    estimate: float, influences: NDArray[np.float64], *, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Interval of an estimate from the influence of each of N samples on it: ``(standard error, low, high)``.
-
-    The infinitesimal jackknife: Var ≈ Σ (IF_n − mean)² / (N (N − 1)), with Student-t quantiles.
-    """
-    influences = np.asarray(influences, dtype=np.float64)
-    count = len(influences)
-    error = float(influences.std(ddof=1)) / math.sqrt(count)
-    half = float(stats.t.ppf(0.5 + level / 2, count - 1)) * error
-    return error, estimate - half, estimate + half

@@ -20,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from empirical.measure.intervals import VarianceEstimates, variance_estimates
+from empirical.measure.intervals import variance_estimates
 from empirical.measure.lanczos import Eigenpairs, top_eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.operators import HessianOperator, ProjectionMethod, project_gradients
+from empirical.records.parts import RepeatedShare, VarianceEstimates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,21 +102,6 @@ def cross_fit_noise(
         raise ValueError(f"`cross_fit_noise(k=...)` must be below half the samples ({half}); got {k}.")
     pairs = top_eigenpairs(HessianOperator(build(order[:half])), k, tolerance=tolerance, seed=seed).require()
     return CrossFit(eigenpairs=pairs, noise=gradient_noise(build(order[half:]), pairs.basis, seed=seed))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepeatedShare:
-    """Share of the noise in each direction that the same sample brings back every epoch, ρ_b in [0, 1].
-
-    Attributes:
-        values: ρ_b, shape ``(k,)``, clipped to [0, 1].
-        standard_errors: by delete-one-sample influence, shape ``(k,)``.
-        redraws: A ≥ 2.
-    """
-
-    values: NDArray[np.float64]
-    standard_errors: NDArray[np.float64]
-    redraws: int
 
 
 def repeated_share(projections: NDArray[np.float64]) -> RepeatedShare:

@@ -16,11 +16,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from empirical.records import Ensemble, Expansion, Record, Spectrum, Trajectory
 from empirical.settings.measuring import EnsembleSetting, Measurement
-from theory.judge.evidence import Evidence, may_be_nan, provenance, run_id
+from theory.judge.evidence import Evidence, provenance
 from theory.judge.files import atomic_write
+
+if TYPE_CHECKING:
+    from empirical.data.resident import Data
+    from empirical.training.checkpoint import Checkpoint
 
 Note = Callable[[str], None]
 
@@ -153,9 +158,8 @@ def _checkpoints(chain: Chain, note: Note) -> list[str]:
             # The jackknife over the data costs ten evaluations of χ, so it is made where the run ends.
             last = number == len(loaded) - 1
             this = measurement if last else dataclasses.replace(measurement, groups=0)
-            identity = at.identity(item, this)
-            name = run_id(at.EXPERIMENT, identity, item.seed)
-            if _exists(chain, at.EXPERIMENT, identity, item.seed):
+            name = _spectrum_id(item, this)
+            if _path(chain, Spectrum, name).exists():
                 note(f"{chain.label} epoch {item.epoch} {this.batch_norm}: already measured")
                 previous = starts.load(name)
                 continue
@@ -169,12 +173,12 @@ def _checkpoints(chain: Chain, note: Note) -> list[str]:
             previous = found.directions
             if not last:
                 starts.save(name, previous)  # before the evidence, which says that the next can begin
-            _write(chain, at.EXPERIMENT, identity, item.seed, found.values, found.arrays, began)
+            _write(chain, found.record, began)
             starts.keep_only(name)
             note(
-                f"{chain.label} epoch {item.epoch} {this.batch_norm}: λ₁ {float(found.hessian_pairs.largest[0]):.3g}, "
-                f"γ₁ {found.arrays['gamma'][0]:.3g}, "
-                f"χ {found.values['alignment']['chi']['value']:.3f} ({time.time() - began:.0f} s)"
+                f"{chain.label} epoch {item.epoch} {this.batch_norm}: λ₁ {found.record.eigenvalues[0]:.3g}, "
+                f"γ₁ {found.record.gamma.values[0]:.3g}, "
+                f"χ {found.record.alignment.chi.value:.3f} ({time.time() - began:.0f} s)"
             )
         starts.clear()
         _bound(chain, loaded, measurement)
@@ -225,30 +229,24 @@ class _Starts:
         return self.folder / f"{name}.pt"
 
 
-def _bound(chain: Chain, loaded: Sequence[Any], measurement: Any) -> None:
+def _bound(chain: Chain, loaded: Sequence[Checkpoint], measurement: Measurement) -> None:
     """The bound beside the gap over the run, from the evidence of its checkpoints."""
     import dataclasses
 
-    from empirical.measure import checkpoint as at
-    from empirical.measure.bound import EXPERIMENT, bound_over_training
+    from empirical.measure.bound import bound_over_training
 
-    folder = Path(chain.options["out"]) / "evidence" / at.EXPERIMENT
     items = []
     for number, item in enumerate(loaded):
         this = measurement if number == len(loaded) - 1 else dataclasses.replace(measurement, groups=0)
-        path = folder / f"{run_id(at.EXPERIMENT, at.identity(item, this), item.seed)}.json"
+        path = _path(chain, Spectrum, _spectrum_id(item, this))
         if path.exists():
-            items.append(Evidence.read(path))
-    identity = {
-        "measurement": measurement.to_dict(),
-        "training": loaded[0].setting.to_dict(),
-        "iterations": [item.measured["iteration"] for item in items],
-    }
-    if len(items) < 2 or _exists(chain, EXPERIMENT, identity, loaded[0].seed):
+            items.append(Spectrum.from_evidence(Evidence.read(path)))
+    if len(items) < 2:
         return
-    values, arrays = bound_over_training(items)
-    if arrays:
-        _write(chain, EXPERIMENT, identity, loaded[0].seed, values, arrays, time.time())
+    began = time.time()
+    found = bound_over_training(items, measurement)
+    if found is not None and not _path(chain, type(found), found.run_id).exists():
+        _write(chain, found, began)
 
 
 def _dynamics(chain: Chain, note: Note) -> list[str]:
@@ -259,22 +257,19 @@ def _dynamics(chain: Chain, note: Note) -> list[str]:
     data = _data(item, chain)
     measurement = chain.measurements[0]
     ensemble, window = chain.ensemble, chain.window
-    base = [
-        {"measurement": measurement.to_dict(), "training": stage.setting.to_dict(), "iteration": stage.iteration}
-        for stage in stages
-    ]
-    jobs: list[tuple[Any, str, dict[str, Any], Callable[[], Any]]] = [
-        (item, dynamics.EXPANSION, base[0], lambda: dynamics.measure_expansion(item, data, measurement)),
+    base = {"measurement": measurement}
+    jobs: list[tuple[Checkpoint, type[Record], dict[str, Any], Callable[[], Record]]] = [
+        (item, Expansion, base, lambda: dynamics.measure_expansion(item, data, measurement)),
     ]
     if window:
         jobs.extend(
             (
                 stage,
-                dynamics.TRAJECTORY,
-                {**identity, "window": window},
+                Trajectory,
+                base | {"window": window},
                 lambda stage=stage: dynamics.measure_trajectory(stage, data, measurement, window=window),
             )
-            for stage, identity in zip(stages, base, strict=True)
+            for stage in stages
         )
     if ensemble is not None:
         ticks = [time.monotonic()]
@@ -287,29 +282,29 @@ def _dynamics(chain: Chain, note: Note) -> list[str]:
         jobs.append(
             (
                 item,
-                dynamics.ENSEMBLE,
-                {**base[0], "ensemble": ensemble.to_dict()},
+                Ensemble,
+                base | {"ensemble": ensemble},
                 lambda: dynamics.measure_ensemble(item, data, measurement, ensemble, progress=progress),
             )
         )
-    for stage, experiment, identity, work in jobs:
-        if _exists(chain, experiment, identity, stage.seed):
-            note(f"{chain.label} {experiment} at epoch {stage.epoch}: already measured")
+    for stage, kind, identity, work in jobs:
+        name = kind.run_id_of(seed=stage.seed, training=stage.setting, iteration=stage.iteration, **identity)
+        if _path(chain, kind, name).exists():
+            note(f"{chain.label} {kind.experiment} at epoch {stage.epoch}: already measured")
             continue
         began = time.time()
-        values, arrays = work()
-        _write(chain, experiment, identity, stage.seed, values, arrays, began)
-        note(f"{chain.label} {experiment} at epoch {stage.epoch} ({time.time() - began:.0f} s)")
+        _write(chain, work(), began)
+        note(f"{chain.label} {kind.experiment} at epoch {stage.epoch} ({time.time() - began:.0f} s)")
     return []
 
 
-def _load(path: str, chain: Chain) -> Any:
+def _load(path: str, chain: Chain) -> Checkpoint:
     from empirical.training.checkpoint import load_checkpoint
 
     return load_checkpoint(path, device=chain.options.get("device", "cpu"))
 
 
-def _data(item: Any, chain: Chain) -> Any:
+def _data(item: Checkpoint, chain: Chain) -> Data:
     from empirical.data.resident import load_data
 
     return load_data(
@@ -330,29 +325,19 @@ def _initial_weights(paths: Sequence[str], chain: Chain) -> Any:
     return torch.cat([value.detach().reshape(-1) for value in model.parameters()])
 
 
-def _exists(chain: Chain, experiment: str, identity: Mapping[str, Any], seed: int) -> bool:
-    name = run_id(experiment, identity, seed)
-    return (Path(chain.options["out"]) / "evidence" / experiment / f"{name}.json").exists()
+def _spectrum_id(item: Checkpoint, measurement: Measurement) -> str:
+    return Spectrum.run_id_of(seed=item.seed, training=item.setting, measurement=measurement, iteration=item.iteration)
 
 
-def _write(
-    chain: Chain,
-    experiment: str,
-    identity: Mapping[str, Any],
-    seed: int,
-    values: Mapping[str, Any],
-    arrays: Mapping[str, Any],
-    began: float,
-) -> None:
+def _path(chain: Chain, kind: type[Record], name: str) -> Path:
+    return Path(chain.options["out"]) / "evidence" / kind.experiment / f"{name}.json"
+
+
+def _write(chain: Chain, record: Record, began: float) -> None:
+    import dataclasses
+
     import torch
 
-    evidence = Evidence(
-        experiment=experiment,
-        setting=identity,
-        seed=seed,
-        measured=values,
-        arrays=arrays,
-        nan=may_be_nan(arrays),
-        provenance=provenance(began, device=str(chain.options.get("device", "cpu")), threads=torch.get_num_threads()),
-    )
-    evidence.write(chain.options["out"])
+    device = str(chain.options.get("device", "cpu"))
+    made = provenance(began, device=device, threads=torch.get_num_threads())
+    dataclasses.replace(record, provenance=made).to_evidence().write(chain.options["out"])

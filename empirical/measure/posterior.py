@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from empirical.measure.intervals import linear_interval
 from empirical.settings.measuring import SHORTEST_TRAJECTORY
 from theory.closed_form.alignment import commutativity_price
+from theory.judge.intervals import from_influences
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 
@@ -216,5 +216,5 @@ def price_interval(
     left_out = np.array([price(np.delete(projections, part, axis=0)) for part in parts])
     value = groups * whole - (groups - 1) * float(left_out.mean())
     pseudo = groups * whole - (groups - 1) * left_out
-    _, low, high = linear_interval(value, pseudo)
+    low, high = from_influences(value, pseudo).interval(0.05)
     return max(value, 0.0), max(low, 0.0), max(high, 0.0)

@@ -382,6 +382,8 @@ def _full_width(array: NDArray[Any], field: _Field) -> NDArray[Any]:
 def _rich(value: Any, field: _Field, root: str, path: str, arrays: dict[str, NDArray[Any]]) -> Any:
     """The value of a field from its JSON form; what is not of the field's type is left for the check to name."""
     hint, where = field.hint, f"`{root}({path}=...)`"
+    if hint is Any:
+        return value
     if value is None:
         if not field.optional:
             raise ValueError(f"{where} must not be null.")

@@ -45,6 +45,7 @@ class Alignment(Part):
         norm_covariance: ‖C‖_F.
         direction_cosines: cᵢ = γᵢ/‖Cuᵢ‖, 1 iff uᵢ is an eigenvector of C.
         direction_errors: their sampling standard errors (zeros for an operator without data).
+        direction_influences: of every unit on them; None for an operator without data, and for layers.
         direction_null: √(r_C/P).
         leak: 1 − ‖UᵀCU‖²/‖CU‖²: 0 iff span U is C-invariant.
         leak_null: its value for a random rotation, to leading order.
@@ -71,6 +72,7 @@ class Alignment(Part):
     norm_covariance: float
     direction_cosines: Annotated[NDArray[np.float64], axes("pairs")]
     direction_errors: Annotated[NDArray[np.float64], axes("pairs")]
+    direction_influences: Annotated[NDArray[np.float64] | None, axes("units", "pairs")]
     direction_null: float
     leak: float
     leak_null: float
@@ -176,11 +178,21 @@ class Turning(Part):
 
 @part
 class Density(Part):
-    """Spectral density of an operator on a grid of eigenvalues, with its standard errors over probes."""
+    """Spectral density of an operator on a grid of eigenvalues, with its standard errors over probes.
+
+    Args:
+        grid: eigenvalues, from the smallest to the largest node.
+        density: per unit of eigenvalue, total mass 1.
+        standard_errors: over probes.
+        width: of the Gaussian that smooths it.
+        num_probes: probes.
+    """
 
     grid: Annotated[NDArray[np.float64], axes("points")]
     density: Annotated[NDArray[np.float64], axes("points")]
     standard_errors: Annotated[NDArray[np.float64], axes("points")]
+    width: float
+    num_probes: int
 
 
 @part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -42,6 +43,11 @@ class EpochLine(Part):
     test_robust_loss: float | None = None
     test_robust_accuracy: float | None = None
 
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Self:
+        """A line of a run's log."""
+        return cls(**{name: line[name] for name in cls.__annotations__ if name in line})
+
 
 @part
 class EpochColumns(Part):
@@ -67,7 +73,7 @@ class EpochColumns(Part):
     test_robust_accuracy: Annotated[NDArray[np.float64], axes("epochs", nan=True)]
 
     @classmethod
-    def of(cls, lines: list[dict[str, Any]]) -> Self:
+    def of(cls, lines: Sequence[Mapping[str, Any]]) -> Self:
         """The columns of a run's log, from the lines of its epochs."""
         return cls(**_columns(cls, lines))
 
@@ -83,12 +89,12 @@ class IterationColumns(Part):
     accuracy: Annotated[NDArray[np.float64], axes("iterations")]
 
     @classmethod
-    def of(cls, lines: list[dict[str, Any]]) -> Self:
+    def of(cls, lines: Sequence[Mapping[str, Any]]) -> Self:
         """The columns of a run's log, from the lines of its iterations."""
         return cls(**_columns(cls, lines))
 
 
-def _columns(cls: type, lines: list[dict[str, Any]]) -> dict[str, NDArray[np.float64]]:
+def _columns(cls: type, lines: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
     return {
         name: np.array([np.nan if line.get(name) is None else line[name] for line in lines], dtype=np.float64)
         for name in cls.__annotations__

@@ -7,8 +7,6 @@ starts.
 
 from __future__ import annotations
 
-import functools
-import json
 import math
 from functools import cached_property
 from typing import Literal, get_args
@@ -23,7 +21,7 @@ from empirical.settings.method import Method
 from empirical.settings.network import NetworkSetting
 from empirical.settings.precision import Precision
 from empirical.settings.schedule import LearningRate, decay_iterations
-from theory.judge.evidence import Evidence, run_id
+from theory.judge.evidence import run_id
 from theory.model.optimizer import MomentumSGD
 from theory.model.schedule import Schedule
 from theory.model.setting import Setting, keyword_setting
@@ -144,16 +142,6 @@ class Training(Setting):
         rates = self.rates()
         return tuple((i, float(rates[i - 1]), float(rates[i])) for i in decay_iterations(rates))
 
-    @classmethod
-    def of(cls, evidence: Evidence) -> Training:
-        """The run's own Training, from the evidence of the run or of a measurement of it.
-
-        Raises:
-            ValueError: if the evidence is of no run of ours, or its Training is invalid.
-        """
-        plain = evidence.setting.get("training", evidence.setting)
-        return _read(json.dumps(plain, sort_keys=True))
-
     def run_id(self, seed: int) -> str:
         """The name under which the run's evidence is filed: a digest of the Setting and the seed."""
         return run_id(EXPERIMENT, self.to_dict(), seed)
@@ -165,9 +153,3 @@ class Training(Setting):
     def protocol(self, seed: int) -> str:
         """A digest shared by the runs of a seed that differ in attack and weight perturbation alone (AT and AWP)."""
         return run_id("protocol", {**self.to_dict(), "method": self.method.objective}, seed)
-
-
-@functools.lru_cache(maxsize=256)
-def _read(text: str) -> Training:
-    """The Training of a JSON text; the measurements of one run share it, and a claim asks for it many times."""
-    return Training.from_dict(json.loads(text))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from empirical.data.resident import Split
 from empirical.data.streams import generator
+from empirical.records.parts import SplitMetrics
 from empirical.settings.attack import PGD
 from empirical.settings.method import Loss
 from empirical.training.attack import pgd
@@ -22,17 +22,6 @@ from empirical.training.distributed import SINGLE, World
 from empirical.training.loss import summed_loss
 
 __all__ = ["SplitMetrics", "eval_mode", "evaluate"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitMetrics:
-    """Means over `count` images; losses in the unit of the loss (nats of cross-entropy), accuracies in [0, 1]."""
-
-    count: int
-    clean_loss: float
-    clean_accuracy: float
-    robust_loss: float
-    robust_accuracy: float
 
 
 @contextlib.contextmanager

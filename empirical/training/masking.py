@@ -11,15 +11,15 @@ Source    Athalye, Carlini & Wagner 2018, §3 (signs of obfuscated gradients).
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from empirical.data.streams import generator
+from empirical.records.training import MaskingReport
 from empirical.settings.attack import PGD
 from empirical.training.attack import pgd
 from empirical.training.evaluate import eval_mode
@@ -35,25 +35,6 @@ SLACK = 0.01
 
 class MaskingWarning(UserWarning):
     """The robust accuracy that was measured is probably not the robust accuracy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskingReport:
-    """Mean losses and accuracies under attacks that a sound evaluation ranks; `signs` names what is out of order."""
-
-    count: int
-    accuracy: float  # under the attack as set
-    accuracy_strong: float  # 5 × steps, at least 5 restarts
-    accuracy_fgsm: float  # one step of size ε, no random start
-    loss: float
-    loss_strong: float
-    loss_by_epsilon: tuple[float, ...]  # at ε × (0, ½, 1, 2), steps scaled with it
-    loss_transfer: float | None  # inputs crafted on the other model
-    signs: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
 
 
 def check_masking(

@@ -13,23 +13,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from empirical.records.training import EpochColumns
+from empirical.settings import Evaluation, Precision, Training
 from empirical.settings.data import DatasetName
 from empirical.settings.method import MethodName
-from empirical.settings.presets import make_training
-from empirical.settings.training import Training
 
 __all__ = ["REFERENCE", "WINDOWS", "Window", "execution_free", "published_overrides", "windows_of"]
 
 WINDOWS = ((89, 98), (100, 109), (190, 199))
 TRAIN_BAND, TEST_BAND = (0.4, 0.5, 0.8), (0.8, 0.7, 0.8)
 
+#: For each window: train robust, test robust, test clean accuracy, in per cent.
+Reference: TypeAlias = tuple[tuple[float, float, float], ...]
+
 #: (data set, method) → for each window: train robust, test robust, test clean accuracy, in per cent.
-REFERENCE: dict[tuple[DatasetName, MethodName], tuple[tuple[float, float, float], ...]] = {
+REFERENCE: dict[tuple[DatasetName, MethodName], Reference] = {
     ("cifar10", "at"): ((46.83, 46.26, 74.84), (57.57, 51.83, 81.98), (80.58, 44.46, 84.60)),
     ("cifar10", "awp"): ((40.40, 48.74, 73.28), (45.67, 52.92, 77.74), (49.84, 54.68, 81.17)),
     ("cifar100", "at"): ((23.74, 22.22, 43.78), (35.71, 27.06, 54.11), (71.07, 20.82, 54.76)),
@@ -62,22 +64,23 @@ def published_overrides() -> dict[str, Any]:
     return {"published_offset": True}
 
 
-def execution_free(training: Training) -> dict[str, Any]:
-    """A run's setting in plain form without what says how it was computed or watched, for comparing protocols."""
-    plain = training.to_dict()
-    kept = {key: value for key, value in plain.items() if key not in ("precision", "checkpoint_epochs", "log_window")}
-    evaluation = {
-        key: value
-        for key, value in kept["evaluation"].items()
-        if key not in ("batch_size", "train_probe", "masking_probe", "every")
-    }
-    return kept | {"evaluation": evaluation}
+def execution_free(setting: Training) -> Training:
+    """A run's setting without what says how it was computed or watched, for comparing protocols."""
+    return dataclasses.replace(
+        setting,
+        precision=Precision(),
+        checkpoint_epochs=(),
+        log_window=0,
+        evaluation=Evaluation(attack=setting.evaluation.attack),
+    )
 
 
-def protocol_differences(training: Training, dataset: str, method: str) -> list[str]:
+def protocol_differences(setting: Training, dataset: str, method: str) -> list[str]:
     """Where a run's setting departs from the published protocol, as ``path: found, not expected``."""
+    from empirical.settings.presets import make_training
+
     expected = make_training(dataset, method, published_overrides())
-    return _differences(execution_free(training), execution_free(expected), "")
+    return _differences(execution_free(setting).to_dict(), execution_free(expected).to_dict(), "")
 
 
 def _differences(found: Any, expected: Any, path: str) -> list[str]:
@@ -89,24 +92,21 @@ def _differences(found: Any, expected: Any, path: str) -> list[str]:
     return [] if found == expected else [f"{path}: {found!r}, not {expected!r}"]
 
 
-def windows_of(
-    arrays: Mapping[str, NDArray[np.float64]], reference: tuple[tuple[float, float, float], ...]
-) -> tuple[Window, ...]:
+def windows_of(log: EpochColumns, reference: Reference) -> tuple[Window, ...]:
     """A run's windows beside a reference; windows without data are left out.
 
     Args:
-        arrays: of the run's evidence: ``epoch_epoch``, ``epoch_running_accuracy``, ``epoch_test_robust_accuracy``.
+        log: the run's epochs.
         reference: a value of `REFERENCE`.
     """
-    epochs = arrays["epoch_epoch"]
     found = []
     for index, (first, last) in enumerate(WINDOWS):
-        inside = (epochs >= first + 1) & (epochs <= last + 1)
+        inside = (log.epoch >= first + 1) & (log.epoch <= last + 1)
         for quantity, column, band in (
-            ("train robust", "epoch_running_accuracy", TRAIN_BAND),
-            ("test robust", "epoch_test_robust_accuracy", TEST_BAND),
+            ("train robust", log.running_accuracy, TRAIN_BAND),
+            ("test robust", log.test_robust_accuracy, TEST_BAND),
         ):
-            values = 100 * arrays[column][inside]
+            values = 100 * column[inside]
             values = values[np.isfinite(values)]
             if len(values) < 2:
                 continue

@@ -24,18 +24,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from empirical.data.resident import Data, Split, load_data
 from empirical.network.build import build_network, parameter_count
+from empirical.records.parts import SplitMetrics
+from empirical.records.training import (
+    EpochColumns,
+    EpochLine,
+    IterationColumns,
+    MaskingReport,
+    StoredCheckpoint,
+    TrainingRun,
+)
 from empirical.settings.training import EXPERIMENT, Training
 from empirical.training.checkpoint import load_checkpoint, save_checkpoint
 from empirical.training.distributed import SINGLE, World
-from empirical.training.evaluate import SplitMetrics, evaluate
+from empirical.training.evaluate import evaluate
 from empirical.training.masking import check_masking, svhn_trap
 from empirical.training.metrics import MetricsLog, logged_iterations, read_metrics
 from empirical.training.trainer import Step, Trainer, numerics
-from theory.judge.evidence import Evidence, may_be_nan, provenance
+from theory.judge.evidence import provenance
 from theory.judge.files import atomic_write, hold, remove_partials, remove_stale_lock
 
 __all__ = ["DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
@@ -477,36 +485,22 @@ class _Run:
         self.log.sync()
         epochs = read_metrics(self.folder.metrics, "epoch")
         iterations = read_metrics(self.folder.metrics, "iteration")
-        measured: dict[str, Any] = {
-            "method": setting.method.name,
-            "data": setting.data.name,
-            "data_digest": data.digest,
-            "num_parameters": parameter_count(trainer.model),
-            "num_train": len(data.train),
-            "num_validation": len(data.validation),
-            "num_test": len(data.test),
-            "iterations_per_epoch": setting.iterations_per_epoch,
-            "decay_iterations": list(self.decays),
-            "decay_epochs": [decay / setting.iterations_per_epoch for decay in self.decays],
-            "final": _scalars(epochs[-1]),
-            "best": _best(epochs),
-            "last_5_test_robust_accuracy": float(
-                np.mean([line["test_robust_accuracy"] for line in epochs if "test_robust_accuracy" in line][-5:])
-            ),
-            "average": self._evaluate_average(),
-            "masking": self._masking(),
-            "checkpoints": [self._describe(path) for path in sorted(self.folder.checkpoints.glob("epoch-*.pt"))],
-            "run_folder": str(self.folder.path.relative_to(self.folder.out)),
-        }
-        arrays: dict[str, NDArray] = {f"epoch_{name}": values for name, values in _columns(epochs).items()}
-        arrays |= {f"iteration_{name}": values for name, values in _columns(iterations).items()}
-        evidence = Evidence(
-            experiment=EXPERIMENT,
-            setting=setting.to_dict(),
+        record = TrainingRun(
+            training=setting,
             seed=self.seed,
-            measured=measured,
-            arrays=arrays,
-            nan=may_be_nan(arrays),
+            data_digest=data.digest,
+            num_parameters=parameter_count(trainer.model),
+            num_train=len(data.train),
+            num_validation=len(data.validation),
+            num_test=len(data.test),
+            epochs=EpochColumns.of(epochs),
+            iterations=IterationColumns.of(iterations),
+            final=EpochLine.of(epochs[-1]),
+            best=_best(epochs),
+            average=self._evaluate_average(),
+            masking=self._masking(),
+            checkpoints=tuple(self._describe(path) for path in sorted(self.folder.checkpoints.glob("epoch-*.pt"))),
+            run_folder=str(self.folder.path.relative_to(self.folder.out)),
             provenance=provenance(
                 self.started,
                 device=_device_name(trainer.device),
@@ -515,27 +509,25 @@ class _Run:
                 resumed_at=self.first_iteration,
             ),
         )
-        evidence.write(self.folder.out)
+        record.to_evidence().write(self.folder.out)
 
-    def _evaluate_average(self) -> dict[str, Any] | None:
+    def _evaluate_average(self) -> SplitMetrics | None:
         """The averaged weights on the test images, where there is an average."""
         trainer, evaluation = self.trainer, self.setting.evaluation
         if trainer.average is None:
             return None
         model = build_network(self.setting.network, seed=0).to(trainer.device)
         model.load_state_dict(trainer.average)
-        return asdict(
-            evaluate(
-                model,
-                self.data.test,
-                evaluation.attack,
-                seed=self.seed,
-                batch_size=evaluation.batch_size,
-                loss=self.setting.method.loss,
-            )
+        return evaluate(
+            model,
+            self.data.test,
+            evaluation.attack,
+            seed=self.seed,
+            batch_size=evaluation.batch_size,
+            loss=self.setting.method.loss,
         )
 
-    def _masking(self) -> dict[str, Any] | None:
+    def _masking(self) -> MaskingReport | None:
         """The guard on the first test images; the earliest trained checkpoint plays the black box."""
         probe = self.data.test.first(self.setting.evaluation.masking_probe)
         if len(probe) == 0:
@@ -543,18 +535,16 @@ class _Run:
         earlier = [path for path in sorted(self.folder.checkpoints.glob("epoch-*.pt")) if path.stem != "epoch-0000"]
         other = load_checkpoint(earlier[0], device=self.trainer.device).model if len(earlier) > 1 else None
         x, y = next(probe.batches(len(probe)))
-        return check_masking(
-            self.trainer.model, x, y, self.setting.evaluation.attack, seed=self.seed, other=other
-        ).to_dict()
+        return check_masking(self.trainer.model, x, y, self.setting.evaluation.attack, seed=self.seed, other=other)
 
-    def _describe(self, path: Path) -> dict[str, Any]:
+    def _describe(self, path: Path) -> StoredCheckpoint:
         epoch = int(path.stem.removeprefix("epoch-"))
-        return {
-            "file": str(path.relative_to(self.folder.out)),
-            "epoch": epoch,
-            "iteration": epoch * self.setting.iterations_per_epoch,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
+        return StoredCheckpoint(
+            file=str(path.relative_to(self.folder.out)),
+            epoch=epoch,
+            iteration=epoch * self.setting.iterations_per_epoch,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
 
 
 def _weight_norms(model: torch.nn.Module) -> dict[str, float]:
@@ -562,23 +552,10 @@ def _weight_norms(model: torch.nn.Module) -> dict[str, float]:
     return {name: value.detach().double().norm().item() for name, value in model.named_parameters() if value.ndim > 1}
 
 
-def _scalars(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key not in ("kind", "layer_norms", "seconds")}
-
-
-def _best(epochs: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _best(epochs: list[dict[str, Any]]) -> EpochLine | None:
     """The epoch of the largest *validation* robust accuracy; None without a validation split, never by the test set."""
     judged = [line for line in epochs if "validation_robust_accuracy" in line]
-    return _scalars(max(judged, key=lambda line: line["validation_robust_accuracy"])) if judged else None
-
-
-def _columns(lines: list[dict[str, Any]]) -> dict[str, NDArray]:
-    """Number columns of the log; an absent value is NaN."""
-    keys = {key for line in lines for key, value in line.items() if isinstance(value, (int, float))} - {"seconds"}
-    return {
-        key: np.array([np.nan if line.get(key) is None else line[key] for line in lines], dtype=np.float64)
-        for key in sorted(keys)
-    }
+    return EpochLine.of(max(judged, key=lambda line: line["validation_robust_accuracy"])) if judged else None
 
 
 def _device_name(device: torch.device) -> str:

@@ -45,7 +45,7 @@ def variances(values):
     )
 
 
-def alignment(*, cosines=0.95, pairs=K + SMALLEST):
+def alignment(*, cosines=0.95, pairs=K + SMALLEST, influences=None):
     """A pair that nearly commutes."""
     exact = Estimate(value=0.95, probe_error=0.01)
     return Alignment(
@@ -64,6 +64,7 @@ def alignment(*, cosines=0.95, pairs=K + SMALLEST):
         norm_covariance=5.0,
         direction_cosines=np.full(pairs, float(cosines)),
         direction_errors=np.full(pairs, 0.01),
+        direction_influences=influences,
         direction_null=0.05,
         leak=0.1,
         leak_null=0.9,
@@ -135,7 +136,9 @@ def spectrum(
         projections=projections,
         curvature_samples=lam * (1 + 0.3 * common[:, ::-1]),
         losses=np.full(N, train_loss),
-        alignment=alignment(cosines=cosines),
+        alignment=alignment(
+            cosines=cosines, influences=0.2 * np.random.default_rng([seed, 9]).standard_normal((N, K + SMALLEST))
+        ),
         gap=Gap(train=side, test=dataclasses.replace(side, robust_loss=train_loss + gap)),
         weights=WeightNorms(norm=10.0, layers={"body.0.weight": 10.0}),
         repeated_share=RepeatedShare(values=np.full(K, 0.9), standard_errors=np.full(K, 0.01), redraws=2),
@@ -144,7 +147,9 @@ def spectrum(
         eigenvectors=np.zeros((1000, K), dtype=np.float32),
         turning=Turning(angles=np.zeros(K), overlap=1.0, null=0.01, matched_cosines=np.ones(K)),
         layers={"body.0": alignment(pairs=3)},
-        hessian_density=Density(grid=np.arange(5.0), density=np.ones(5), standard_errors=np.zeros(5)),
+        hessian_density=Density(
+            grid=np.arange(5.0), density=np.ones(5), standard_errors=np.zeros(5), width=0.1, num_probes=4
+        ),
         noise_density=None,
         seconds=1.0,
     )
@@ -362,7 +367,7 @@ def logged_run(
             method=method,
             data_order=order,
             train_columns=train_columns,
-            arguments={"batch_size": 128, "epsilon": 8, "seed": 0} if arguments is None else arguments,
+            arguments=arguments or {"batch_size": 128, "epsilon": 8, "seed": 0, "cutout_len": None},
             columns=LogColumns(**columns),
         ),
         format="text",

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from theory.judge.gate import Quantity, Result, Thresholds, decide, read_thresholds
-from theory.judge.verdict import Kind, Outcome, Verdict, write_verdicts
+from theory.judge.verdict import About, Kind, Outcome, Verdict, write_verdicts
 
 
 def verdict(outcome=Outcome.SUPPORTED, claim="posterior-ensemble", **changes):
@@ -78,9 +78,9 @@ def test_a_claim_is_checked_on_every_subject_and_one_failure_wins():
     report = decide(
         thresholds,
         verdicts=[
-            verdict(subject="run 1"),
-            verdict(Outcome.INCONCLUSIVE, subject="run 2"),
-            verdict(Outcome.REFUTED, subject="run 3"),
+            verdict(about=About(name="run 1")),
+            verdict(Outcome.INCONCLUSIVE, about=About(name="run 2")),
+            verdict(Outcome.REFUTED, about=About(name="run 3")),
         ],
     )
     assert [check.result for check in report.checks] == [Result.PASS, Result.INCONCLUSIVE, Result.FAIL]

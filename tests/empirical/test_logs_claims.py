@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,42 +12,54 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from empirical.claims import EmpiricalClaim, Register, Subject, collect, each_run
+from empirical.claims import EmpiricalClaim, Register, Subject, collect, each_record
 from empirical.claims import logs as claims
 from empirical.commands import importing, verify
 from empirical.commands.verify import judge_all
 from empirical.logs import effects
-from empirical.logs.evidence import log_evidence
 from empirical.logs.schedule import predicted_variance
-from empirical.settings import make_training
-from tests.empirical.log_writing import CANONICAL, training_run
-from theory.judge.evidence import Evidence
-from theory.judge.verdict import Outcome, read_verdicts
+from empirical.records import BoundOverTraining, LoggedRun, Record, TrainingRun
+from tests.empirical.log_writing import training_run
+from tests.empirical.record_making import bound, logged_run, training
+from tests.empirical.record_making import training_run as own_training_run
+from theory.judge.results import Role, Table, TimeCourse
+from theory.judge.verdict import About, Outcome, read_verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def evidence(
+def log(
     label="run", *, method="at", order="cifar10, seed 0", dataset="cifar10", train_columns="running", drop=(), **shape
-) -> Evidence:
+) -> LoggedRun:
     columns = {name: values for name, values in training_run(**shape).items() if name not in drop}
-    arguments = {"batch_size": 128, "epsilon": 8, "seed": 0}
-    return log_evidence(
+    return logged_run(
         columns,
-        setting={"label": label, "shape": sorted(shape)},
-        seed=0,
         label=label,
         dataset=dataset,
         method=method,
-        data_order=order,
+        order=order,
         train_columns=train_columns,
-        provenance={},
-        extra={"arguments": arguments},
+        sha256=f"{label} {sorted(shape)}",
     )
 
 
-def judge(entry: EmpiricalClaim, *items: Evidence) -> dict:
-    return {subject.label: entry.judge(subject) for subject in entry.subjects(items)}
+def judge(entry: EmpiricalClaim, *items: Record) -> dict:
+    return {str(subject.about): entry.judge(subject) for subject in entry.subjects(items)}
+
+
+def loss(item: LoggedRun) -> np.ndarray:
+    assert item.log.columns.test_robust_loss is not None
+    return item.log.columns.test_robust_loss
+
+
+def gap(item: LoggedRun) -> np.ndarray:
+    assert item.log.columns.train_robust_loss is not None
+    return loss(item) - item.log.columns.train_robust_loss
+
+
+def table(verdict) -> tuple:
+    (found,) = (result for result in verdict.results if isinstance(result, Table))
+    return found.rows
 
 
 OVERFITTING = {"fall": (0.2, -0.1), "rise": (0.004, 0.01)}
@@ -57,7 +70,7 @@ NO_OVERFITTING = {"fall": (0.15, 0.05), "rise": (-0.001, -0.0005), "train_fall":
 
 
 def test_overfitting_is_supported_where_it_was_built_in():
-    (verdict,) = judge(claims.ROBUST_OVERFITTING, evidence(**OVERFITTING)).values()
+    (verdict,) = judge(claims.ROBUST_OVERFITTING, log(**OVERFITTING)).values()
     assert verdict.outcome is Outcome.SUPPORTED and verdict.note.startswith("this run only")
     assert [decoy.outcome for decoy in verdict.decoys] == [Outcome.REFUTED] * 2
     # +0.004 an epoch over 30 and a step of 0.1 to the second stretch, +0.01 an epoch over 25 of its 30.
@@ -65,14 +78,14 @@ def test_overfitting_is_supported_where_it_was_built_in():
 
 
 def test_a_loss_that_keeps_falling_refutes_overfitting():
-    (verdict,) = judge(claims.ROBUST_OVERFITTING, evidence(**NO_OVERFITTING)).values()
+    (verdict,) = judge(claims.ROBUST_OVERFITTING, log(**NO_OVERFITTING)).values()
     assert verdict.outcome is Outcome.REFUTED
 
 
 def test_a_diverging_run_is_no_overfitting():
     # Test and training loss rise together: half of the statement fails.
     shape = {**OVERFITTING, "train_fall": (-0.3, -0.6)}
-    (verdict,) = judge(claims.ROBUST_OVERFITTING, evidence(**shape)).values()
+    (verdict,) = judge(claims.ROBUST_OVERFITTING, log(**shape)).values()
     assert verdict.outcome is Outcome.REFUTED
 
 
@@ -80,9 +93,8 @@ def test_noise_alone_is_rarely_called_overfitting_although_it_rises_after_its_mi
     flat = {"fall": (0.0, 0.0), "rise": (0.0, 0.0)}
     verdicts = []
     for seed in range(40):
-        item = evidence(seed=seed, **flat)
-        loss = item.arrays["test_robust_loss"]
-        assert loss[-10:].mean() > loss[40:].min()  # the trap: true of every noisy curve
+        item = log(seed=seed, **flat)
+        assert loss(item)[-10:].mean() > loss(item)[40:].min()  # the trap: true of every noisy curve
         verdicts += judge(claims.ROBUST_OVERFITTING, item).values()
     assert all(verdict.outcome is not Outcome.SUPPORTED for verdict in verdicts)
     assert abs(np.mean([verdict.estimate for verdict in verdicts])) < 0.3  # 40 runs, each with an error of 0.55 σ
@@ -97,17 +109,17 @@ def test_noise_alone_is_rarely_called_overfitting_although_it_rises_after_its_mi
     ],
 )
 def test_what_a_log_cannot_say_is_not_applicable_with_the_reason(shape, reason):
-    (verdict,) = judge(claims.ROBUST_OVERFITTING, evidence(**shape)).values()
+    (verdict,) = judge(claims.ROBUST_OVERFITTING, log(**shape)).values()
     assert verdict.outcome is Outcome.NOT_APPLICABLE and reason in verdict.note
 
 
 def test_a_method_is_judged_over_data_orders_and_not_over_runs():
-    runs = [evidence(f"run {n}", seed=n, order=f"cifar10, seed {n}", **OVERFITTING) for n in range(4)]
+    runs = [log(f"run {n}", seed=n, order=f"cifar10, seed {n}", **OVERFITTING) for n in range(4)]
     verdict = judge(claims.ROBUST_OVERFITTING, *runs)["cifar10 at (method)"]
     assert verdict.outcome is Outcome.SUPPORTED and "4 data orders" in verdict.note
     effect = [judge(claims.ROBUST_OVERFITTING, run)["run " + str(n)].estimate for n, run in enumerate(runs)]
     assert verdict.estimate == pytest.approx(np.mean(effect))
-    same = [evidence(f"run {n}", seed=n, **OVERFITTING) for n in range(4)]
+    same = [log(f"run {n}", seed=n, **OVERFITTING) for n in range(4)]
     verdict = judge(claims.ROBUST_OVERFITTING, *same)["cifar10 at (method)"]
     assert verdict.outcome is Outcome.NOT_APPLICABLE
     assert "needs 3 data orders; the 4 runs here have 1 (cifar10, seed 0)" in verdict.note
@@ -117,7 +129,7 @@ def test_a_method_is_judged_over_data_orders_and_not_over_runs():
 
 
 def test_a_dip_is_judged_decay_by_decay():
-    verdicts = judge(claims.DECAY_DIP, evidence(epochs=150, decays=(60, 110), **OVERFITTING))
+    verdicts = judge(claims.DECAY_DIP, log(epochs=150, decays=(60, 110), **OVERFITTING))
     first, second = verdicts["run · decay 1"], verdicts["run · decay 2"]
     assert (first.outcome, second.outcome) == (Outcome.SUPPORTED, Outcome.REFUTED)
     assert "it falls" in first.note and "later it rises" in first.note and "change at epoch 60" in first.note
@@ -126,17 +138,17 @@ def test_a_dip_is_judged_decay_by_decay():
 
 
 def test_a_steady_slope_is_no_response_to_a_decay():
-    # The loss falls by 0.03 an epoch all along: the windows differ by 15 σ, and so do pretend decays.
+    # The loss falls by 0.03 an epoch all along: the windows differ by 15 σ, and so do placebo decays.
     shape = {"fall": (0.0,), "rise": (-0.03,), "train_fall": (0.2,), "before": -0.03, "level": 8.0}
-    item = evidence(epochs=120, decays=(60,), **shape)
+    item = log(epochs=120, decays=(60,), **shape)
     (verdict,) = judge(claims.DECAY_DIP, item).values()
     assert verdict.estimate > 10
-    assert verdict.outcome is Outcome.INCONCLUSIVE and "no power against the decoy pretend decays" in verdict.note
+    assert verdict.outcome is Outcome.INCONCLUSIVE and "no power against the decoy placebo decays" in verdict.note
 
 
 def test_a_peak_far_from_any_decay_is_named_as_the_reason():
     shape = {"decays": (90,), "fall": (-0.1,), "rise": (0.01,), "train_fall": (0.2,), "before": 0.01, "level": 1.0}
-    (verdict,) = judge(claims.DECAY_DIP, evidence(epochs=150, **shape)).values()
+    (verdict,) = judge(claims.DECAY_DIP, log(epochs=150, **shape)).values()
     assert verdict.outcome is Outcome.REFUTED
     assert "epochs before any decay, and was rising already" in verdict.note
 
@@ -144,7 +156,7 @@ def test_a_peak_far_from_any_decay_is_named_as_the_reason():
 def test_the_rate_of_false_dips_is_what_the_margin_promises():
     supported = 0
     for seed in range(60):
-        item = evidence(seed=seed, epochs=120, decays=(60,), fall=(0.015,), rise=(0.0,), train_fall=(0.2,), rho=0.1)
+        item = log(seed=seed, epochs=120, decays=(60,), fall=(0.015,), rise=(0.0,), train_fall=(0.2,), rho=0.1)
         (verdict,) = judge(claims.DECAY_DIP, item).values()  # the effect is the margin itself: 1 σ
         supported += verdict.outcome is Outcome.SUPPORTED
     assert supported <= 6  # 2.5 % of 60 is 1.5; P(more than 6) < 0.1 %
@@ -153,9 +165,9 @@ def test_the_rate_of_false_dips_is_what_the_margin_promises():
 # --- decay-size --------------------------------------------------------------------------------------------------
 
 
-def sized(ratios, jump, slope, **shape) -> list[Evidence]:
+def sized(ratios, jump, slope, **shape) -> list[LoggedRun]:
     return [
-        evidence(
+        log(
             f"drop {ratio}",
             epochs=140,
             decays=(70,),
@@ -181,12 +193,12 @@ def test_a_response_that_grows_with_the_decay_is_supported_with_its_slopes():
     assert verdict.outcome is Outcome.SUPPORTED, verdict
     # jump 0.05 and rise 0.03 in 10 epochs, for each e-fold, at σ = 0.015: 3.3 and 2; the smaller is the estimate
     assert verdict.estimate == pytest.approx(2.0, abs=0.4)
-    assert [row[0] for row in verdict.tables[0].rows] == [f"drop {r}" for r in (0.02, 0.05, 0.1, 0.3, 0.5)]
+    assert [row[0] for row in table(verdict)] == [f"drop {r}" for r in (0.02, 0.05, 0.1, 0.3, 0.5)]
 
 
 def test_a_response_of_one_size_refutes_it():
     runs = [
-        evidence(f"{r}", epochs=140, decays=(70,), ratio=r, fall=(0.2,), rise=(0.003,), train_fall=(0.2,), seed=n)
+        log(f"{r}", epochs=140, decays=(70,), ratio=r, fall=(0.2,), rise=(0.003,), train_fall=(0.2,), seed=n)
         for n, r in enumerate([0.5, 0.3, 0.1, 0.05, 0.02, 0.2])
     ]
     (verdict,) = judge(claims.DECAY_SIZE, *runs).values()
@@ -199,28 +211,26 @@ LARGE_GAP = {"fall": (0.2, -0.3), "rise": (0.02, 0.03), "train_fall": (0.6, 0.3)
 
 
 def test_a_gap_is_compared_within_pairs_against_the_largest_the_other_can_have():
-    at, awp = evidence("at", **LARGE_GAP), evidence("awp", method="awp", train_columns="perturbed", **NO_OVERFITTING)
+    at, awp = log("at", **LARGE_GAP), log("awp", method="awp", train_columns="perturbed", **NO_OVERFITTING)
     (verdict,) = judge(claims.AWP_TIGHTENS_BOUND, at, awp).values()
     assert verdict.outcome is Outcome.SUPPORTED and verdict.note.startswith("this pair only")
-    gap = (at.arrays["test_robust_loss"] - at.arrays["train_robust_loss"])[-10:].mean()
-    assert verdict.estimate == pytest.approx(gap - awp.arrays["test_robust_loss"][-10:].mean(), rel=1e-9)
+    assert verdict.estimate == pytest.approx(gap(at)[-10:].mean() - loss(awp)[-10:].mean(), rel=1e-9)
     assert [decoy.outcome for decoy in verdict.decoys] == [Outcome.REFUTED]
 
 
 def test_gaps_at_fixed_weights_are_compared_as_they_are():
-    at = evidence("at", train_columns="fixed", **OVERFITTING)
-    awp = evidence("awp", method="awp", train_columns="fixed", **NO_OVERFITTING)
+    at = log("at", train_columns="fixed", **OVERFITTING)
+    awp = log("awp", method="awp", train_columns="fixed", **NO_OVERFITTING)
     (verdict,) = judge(claims.AWP_TIGHTENS_BOUND, at, awp).values()
-    gaps = [(run.arrays["test_robust_loss"] - run.arrays["train_robust_loss"])[-10:].mean() for run in (at, awp)]
-    assert verdict.estimate == pytest.approx(gaps[0] - gaps[1], rel=1e-9)
+    assert verdict.estimate == pytest.approx((gap(at) - gap(awp))[-10:].mean(), rel=1e-9)
 
 
 def test_pairs_over_several_orders_speak_for_the_method():
     runs = []
     for n in range(3):
         order = f"cifar10, seed {n}"
-        runs.append(evidence(f"at {n}", seed=n, order=order, **LARGE_GAP))
-        runs.append(evidence(f"awp {n}", seed=n + 9, order=order, method="awp", **NO_OVERFITTING))
+        runs.append(log(f"at {n}", seed=n, order=order, **LARGE_GAP))
+        runs.append(log(f"awp {n}", seed=n + 9, order=order, method="awp", **NO_OVERFITTING))
     found = judge(claims.AWP_TIGHTENS_BOUND, *runs)
     pairs = [found[f"awp {n} · against at {n}"].estimate for n in range(3)]
     method = found["cifar10 awp (method) · against at"]
@@ -229,19 +239,16 @@ def test_pairs_over_several_orders_speak_for_the_method():
 
 
 def test_runs_of_different_protocol_or_order_are_no_pair():
-    at, awp = evidence("at", **LARGE_GAP), evidence("awp", method="awp", order="cifar10, seed 1", **NO_OVERFITTING)
+    at, awp = log("at", **LARGE_GAP), log("awp", method="awp", order="cifar10, seed 1", **NO_OVERFITTING)
     assert judge(claims.AWP_TIGHTENS_BOUND, at, awp) == {}
-    other = log_evidence(
-        awp.arrays,
-        setting={},
-        seed=0,
+    columns = {field.name: getattr(awp.log.columns, field.name) for field in dataclasses.fields(awp.log.columns)}
+    other = logged_run(
+        columns,
         label="awp",
-        dataset="cifar10",
         method="awp",
-        data_order="cifar10, seed 0",
+        order="cifar10, seed 0",
         train_columns="perturbed",
-        provenance={},
-        extra={"arguments": {"batch_size": 128, "epsilon": 4}},
+        arguments={"batch_size": 128, "epsilon": 4},
     )
     assert judge(claims.AWP_TIGHTENS_BOUND, at, other) == {}
 
@@ -249,9 +256,8 @@ def test_runs_of_different_protocol_or_order_are_no_pair():
 # --- bound-tracks-gap --------------------------------------------------------------------------------------------
 
 
-def with_bound(bound, gap) -> Evidence:
-    arrays = {"checkpoint_epoch": np.arange(len(gap), dtype=float), "bound": bound, "robust_gap": gap}
-    return Evidence(experiment="spectra", setting={}, seed=0, measured={"label": "run"}, arrays=arrays)
+def with_bound(values, gap) -> BoundOverTraining:
+    return bound(values, gap)
 
 
 def test_a_bound_that_follows_the_gap_is_told_from_one_that_only_drifts():
@@ -266,25 +272,22 @@ def test_a_bound_that_follows_the_gap_is_told_from_one_that_only_drifts():
 
 
 def test_without_spectra_the_bound_is_not_applicable():
-    (verdict,) = judge(claims.BOUND_TRACKS_GAP, evidence(**OVERFITTING)).values()
+    (verdict,) = judge(claims.BOUND_TRACKS_GAP, log(**OVERFITTING)).values()
     assert verdict.outcome is Outcome.NOT_APPLICABLE and "no spectra were measured" in verdict.note
 
 
 # --- our own runs ------------------------------------------------------------------------------------------------
 
 
-def own_run(method: str, shape: dict, *, every: int = 1) -> Evidence:
-    columns = training_run(epochs=150, decays=(60, 110), **shape)
+def own_run(method: str, shape: dict, *, every: int = 1) -> TrainingRun:
+    columns = {name: values.copy() for name, values in training_run(epochs=150, decays=(60, 110), **shape).items()}
     keep = np.arange(150) % every == 0
     keep |= np.min([np.abs(np.arange(150) - decay) for decay in (60, 110)], axis=0) <= 3
-    arrays = {f"epoch_{name}": values.copy() for name, values in columns.items() if name in CANONICAL}
-    for name, values in arrays.items():
-        if name not in ("epoch_epoch", "epoch_learning_rate"):
+    for name, values in columns.items():
+        if name not in ("epoch", "learning_rate"):
             values[~keep] = np.nan
-    arrays["iteration_loss"] = np.ones(7)
-    training = make_training("digits-cpu", method, {"epochs": 150, "milestones": (60.0, 110.0)})
-    measured = {"run_folder": f"runs/{method}-seed0"}
-    return Evidence(experiment="training", setting=training.to_dict(), seed=0, measured=measured, arrays=arrays)
+    run = training(method)
+    return own_training_run(run=run, columns=columns, run_folder=f"runs/{method}-seed0")
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -304,10 +307,10 @@ def test_our_own_runs_are_judged_by_the_same_claims(every):
 
 
 def test_the_predicted_variance_is_that_of_the_recursion_step_by_step():
-    item = evidence(epochs=40, decays=(20,), fall=(0.2,), rise=(0.0,), train_fall=(0.3,))
-    item.measured["arguments"].update(iterations_per_epoch=7, momentum=0.5)  # pyright: ignore
-    run = effects.run_of(item)
-    prediction = predicted_variance(run, item)
+    item = log(epochs=40, decays=(20,), fall=(0.2,), rise=(0.0,), train_fall=(0.3,))
+    stated = {"batch_size": 128, "iterations_per_epoch": 7, "momentum": 0.5}
+    item = dataclasses.replace(item, log=dataclasses.replace(item.log, arguments=stated))
+    prediction = predicted_variance(effects.run_of(item))
     assert prediction is not None and "7 iterations an epoch, momentum 0.5." in prediction.caption
     for mode in prediction.modes:
         state, path = None, []
@@ -353,10 +356,10 @@ def test_the_register_holds_the_claims_and_names_what_is_missing(monkeypatch):
         collect(["logs", "logs"])
 
 
-def test_a_plain_selector_yields_each_run():
-    items = [with_bound(np.ones(3), np.ones(3)), evidence()]
-    (subject,) = each_run("spectra")(items)
-    assert isinstance(subject, Subject) and subject.evidence == {"spectra": items[0]}
+def test_a_selector_yields_each_record_of_its_kind():
+    items = [with_bound(np.ones(3), np.ones(3)), log()]
+    (subject,) = each_record(BoundOverTraining, lambda item: About(name=item.label))(items)
+    assert subject == Subject(about=About(name="at-seed0"), seen=items[0], records=(items[0],))
 
 
 def command(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -414,19 +417,21 @@ def test_folders_are_imported_and_judged_without_torch(tmp_path, monkeypatch, ca
     assert status == 0 and "0 runs written, 1 known already, 0 refused" in said
 
     records = [json.loads(path.read_text()) for path in (tmp_path / "X/evidence/training-log").glob("*.json")]
-    facts = {record["measured"]["label"]: record["measured"] for record in records}
-    assert facts["cifar10_at"]["method"] == "at" and facts["cifar10_awp"]["method"] == "awp"
-    assert facts["cifar10_awp"]["train_columns"] == "perturbed"
-    assert facts["svhn"]["dataset"] == "svhn" and facts["svhn"]["data_order"] is None
-    assert set(facts["svhn"]["inferred"]) == {"dataset", "method"}
+    logs = {record["measured"]["log"]["label"]: record["measured"]["log"] for record in records}
+    inferred = {record["measured"]["log"]["label"]: set(record["measured"]["inferred"]) for record in records}
+    assert logs["cifar10_at"]["method"] == "at" and logs["cifar10_awp"]["method"] == "awp"
+    assert logs["cifar10_awp"]["train_columns"] == "perturbed"
+    assert logs["svhn"]["dataset"] == "svhn" and logs["svhn"]["data_order"] is None
+    assert inferred["svhn"] == {"dataset", "method"}
 
     judged = without_torch("verify", "X", cwd=tmp_path)
     assert judged.returncode == 0, judged.stderr
     verdicts = json.loads((tmp_path / "X/verdicts.json").read_text())["verdicts"]
-    found = {(verdict["claim"], verdict["subject"]): verdict["outcome"] for verdict in verdicts}
-    assert found["robust-overfitting", "cifar10_at"] == "supported"
-    assert found["robust-overfitting", "cifar10_awp"] == "refuted"
-    assert found["awp-tightens-bound", "cifar10_awp · against cifar10_at"] == "supported"
+    found = {(verdict["claim"], verdict["about"]["name"]): verdict for verdict in verdicts}
+    assert found["robust-overfitting", "cifar10_at"]["outcome"] == "supported"
+    assert found["robust-overfitting", "cifar10_awp"]["outcome"] == "refuted"
+    pair = found["awp-tightens-bound", "cifar10_awp"]
+    assert pair["outcome"] == "supported" and pair["about"]["against"] == "cifar10_at"
     assert "\ncifar10_at" in judged.stdout and "yes, no" in judged.stdout
 
     # Judging one claim keeps what was said of the others; verdicts that cannot be read cannot be kept.
@@ -457,18 +462,28 @@ def test_wrong_usage_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
         assert status == 2 and complaint.count("\n") == 1 and named in complaint
 
 
-def test_folders_of_many_runs_keep_a_figure_a_run_and_shared_curves_once(tmp_path, monkeypatch, capsys):
+def test_runs_of_one_schedule_hand_over_one_prediction(tmp_path, capsys):
     for number in range(3):
-        evidence(f"run {number}", seed=number, **OVERFITTING).write(tmp_path)
+        log(f"run {number}", seed=number, **OVERFITTING).to_evidence().write(tmp_path)
     assert command(capsys, "verify", str(tmp_path))[0] == 0
-    everything = read_verdicts(tmp_path / "verdicts.json")
-    assert sum(len(verdict.figures) for verdict in everything) == 3 * (2 + 2)  # curves and σ², and each decay
-    monkeypatch.setattr(verify, "MANY", 5)
-    assert command(capsys, "verify", str(tmp_path))[0] == 0
-    thinned = read_verdicts(tmp_path / "verdicts.json")
-    assert [verdict.outcome for verdict in thinned] == [verdict.outcome for verdict in everything]
-    assert [len(verdict.figures) for verdict in thinned[:3]] == [2, 1, 1]  # one schedule, so one σ²
-    assert not any(verdict.figures for verdict in thinned[3:])
+    verdicts = read_verdicts(tmp_path / "verdicts.json")
+    results = [result for verdict in verdicts for result in verdict.results]
+    assert sum(isinstance(result, TimeCourse) for result in results) == 3 * (2 + 2)  # curves and σ², and each decay
+    predicted = {result for result in results if result.title == "Predicted posterior variance"}
+    assert len(predicted) == 1  # a report can see that the three are one
+    courses = [result for result in results if result.title == "Test robust loss around the decay"]
+    assert len(courses) == 6 and all(curve.role is Role.MEASURED for course in courses for curve in course.curves[:1])
+
+
+def test_a_verdict_says_in_fields_what_it_is_about():
+    runs = [log(f"run {n}", seed=n, order=f"cifar10, seed {n}", **OVERFITTING) for n in range(3)]
+    verdicts = judge_all(Register(claims=claims.CLAIMS, missing=()), runs)
+    dips = [verdict.about for verdict in verdicts if verdict.claim == "decay-dip"]
+    assert [about.decay for about in dips if about and len(about.runs) == 1] == [1, 2] * 3
+    (method,) = (about for about in dips if about and len(about.runs) > 1)
+    assert method.runs == ("run 0", "run 1", "run 2") and method.methods == ("at",) * 3 and method.decay == 1
+    rows = verify._table(verdicts)[1:-1]
+    assert [row.split("  ")[0] for row in rows] == ["run 0", "run 1", "run 2", "cifar10 at (method)"]
 
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "published_logs"
@@ -480,7 +495,7 @@ def test_the_published_logs_give_the_verdicts_their_protocols_promise(tmp_path):
 
     done = import_logs([PUBLISHED], tmp_path)
     assert not done.refused and len(done.written) == 11
-    verdicts = judge_all(Register(claims=claims.CLAIMS, missing=()), done.evidence)
+    verdicts = judge_all(Register(claims=claims.CLAIMS, missing=()), done.records)
     found = {(verdict.claim, verdict.subject): verdict.outcome for verdict in verdicts}
     for label in ("rice/cifar10_standard__preactresnet18", "awp/cifar10_linf_standard", "awp/cifar100_linf_standard"):
         assert found["robust-overfitting", label] is Outcome.SUPPORTED
@@ -491,5 +506,5 @@ def test_the_published_logs_give_the_verdicts_their_protocols_promise(tmp_path):
         assert found["robust-overfitting", label] is Outcome.REFUTED
     svhn = [outcome for (claim, subject), outcome in found.items() if claim == "decay-dip" and "svhn_" in subject]
     assert len(svhn) == 6 and set(svhn) == {Outcome.REFUTED}
-    changes = [effects.run_of(item).change(0) for item in done.evidence]
+    changes = [effects.run_of(item).change(0) for item in done.records]
     assert sorted(changes) == [60, 90, *[100] * 9]

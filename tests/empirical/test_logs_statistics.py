@@ -93,7 +93,7 @@ def test_a_block_bootstrap_keeps_the_blocks_whole():
 
 def test_decays_are_read_with_the_stretches_around_them():
     columns = training_run(epochs=150, decays=(60, 100), ratio=0.2)
-    first, second = finding.find_decays(columns)
+    first, second = finding.find_decays(columns["epoch"], columns["learning_rate"])
     assert (first.row, first.epoch, second.row) == (59, 59, 99)
     assert first.ratio == pytest.approx(0.2) and second.after == pytest.approx(0.004)
     assert (first.start, first.stop, second.stop) == (0, 99, 150)
@@ -106,12 +106,12 @@ def test_cosines_warm_ups_and_constant_rates_have_no_decay():
         0.05 * (1 + np.cos(np.pi * epochs / 100)) + 1e-9,
         np.interp(epochs, [0, 40, 99], [0.001, 0.2, 0.001]),
     ):
-        assert finding.find_decays({"epoch": epochs, "learning_rate": rate}) == ()
+        assert finding.find_decays(epochs, rate) == ()
 
 
 def test_a_decay_spread_over_two_rows_is_one_and_a_warm_up_is_not_its_stretch():
     rate = np.r_[np.linspace(0.01, 0.1, 10), np.full(40, 0.1), 0.05, np.full(49, 0.01)]
-    (decay,) = finding.find_decays({"epoch": np.arange(100.0), "learning_rate": rate})
+    (decay,) = finding.find_decays(np.arange(100.0), rate)
     assert (decay.row, decay.start, decay.before, decay.after) == (50, 9, 0.1, 0.01)
 
 
@@ -119,21 +119,21 @@ def test_a_decay_spread_over_two_rows_is_one_and_a_warm_up_is_not_its_stretch():
 def test_the_change_is_located_where_it_is_whatever_the_log_says(offset):
     columns = training_run(epochs=150, decays=(60, 100), offset=offset, seed=offset)
     curves = {name: columns[name] for name in ("test_robust_loss", "train_robust_loss")}
-    found = [finding.locate(curves, decay) for decay in finding.find_decays(columns)]
+    found = [finding.locate(curves, decay) for decay in finding.find_decays(columns["epoch"], columns["learning_rate"])]
     assert [item.row for item in found] == [60, 100]
     assert all(item.interval[0] <= row <= item.interval[1] for item, row in zip(found, (60, 100), strict=True))
 
 
 def test_a_curve_that_does_not_change_has_a_wide_location():
     columns = training_run(epochs=150, decays=(60,), fall=(0.0,), rise=(0.0,), train_fall=(0.0,))
-    (decay,) = finding.find_decays(columns)
+    (decay,) = finding.find_decays(columns["epoch"], columns["learning_rate"])
     found = finding.locate({"test_robust_loss": columns["test_robust_loss"]}, decay)
     assert found.interval[1] - found.interval[0] >= 4
 
 
 def test_a_location_needs_epochs_on_both_sides():
     columns = training_run(epochs=64, decays=(60,), fall=(0.2,), rise=(0.0,), train_fall=(0.3,))
-    (decay,) = finding.find_decays(columns)
+    (decay,) = finding.find_decays(columns["epoch"], columns["learning_rate"])
     assert finding.locate({"test_robust_loss": columns["test_robust_loss"]}, decay) is None
 
 

@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from empirical.data import epoch_order, generator, load_data
+from empirical.records import TrainingRun
 from empirical.settings import METHODS, Training
 from empirical.settings.attack import PGD
 from empirical.settings.presets import PRESETS, checkpoint_plan, make_training
@@ -316,23 +317,26 @@ def test_the_evidence_is_complete_and_reads_back(finished):
     setting, folder, out = finished
     evidence = Evidence.read(folder.evidence)
     assert evidence.setting == setting.to_dict() and evidence.seed == 3 and evidence.run_id == folder.run_id
-    measured = evidence.measured
-    assert measured["decay_iterations"] == [12, 18] and measured["num_train"] == 50 and measured["method"] == "awp"
+    record = TrainingRun.from_evidence(evidence)
+    assert record.training == setting and record.run_id == folder.run_id
+    assert [iteration for iteration, _, _ in setting.decays] == [12, 18] and record.num_train == 50
+    assert record.method == "awp"
     last = lines(folder, "epoch")[-1]
-    assert measured["final"]["test_robust_accuracy"] == last["test_robust_accuracy"]
+    assert record.final.test_robust_accuracy == last["test_robust_accuracy"]
     best = max(line["validation_robust_accuracy"] for line in lines(folder, "epoch"))
-    assert measured["best"]["validation_robust_accuracy"] == best
-    assert [entry["epoch"] for entry in measured["checkpoints"]] == [0, 2, 3, 6]
-    assert all((Path(out) / entry["file"]).exists() for entry in measured["checkpoints"])
-    assert evidence.arrays["epoch_test_robust_loss"].shape == (7,)
-    assert np.isnan(evidence.arrays["epoch_running_loss"][0]) and len(evidence.arrays["iteration_loss"]) == 8
-    assert measured["average"]["count"] == 20 and measured["masking"]["count"] == 20
+    assert record.best is not None and record.best.validation_robust_accuracy == best
+    assert [entry.epoch for entry in record.checkpoints] == [0, 2, 3, 6]
+    assert all((Path(out) / entry.file).exists() for entry in record.checkpoints)
+    assert record.epochs.test_robust_loss.shape == (7,)
+    assert np.isnan(record.epochs.running_loss[0]) and len(record.iterations.loss) == 8
+    assert record.average is not None and record.masking is not None
+    assert record.average.count == 20 and record.masking.count == 20
     assert {"commit", "versions", "device", "seconds", "threads"} <= evidence.provenance.keys()
 
 
 def test_without_a_validation_split_nothing_is_called_best(tmp_path):
     folder = train(small(validation_size=0, epochs=2, milestones=(1,)), seed=0, out=tmp_path)
-    assert Evidence.read(folder.evidence).measured["best"] is None
+    assert TrainingRun.from_evidence(Evidence.read(folder.evidence)).best is None
 
 
 def test_a_checkpoint_carries_everything_a_measurement_needs(finished):
@@ -854,4 +858,5 @@ def test_masking_is_watched_in_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "check_masking", guard)
     with pytest.warns(MaskingWarning, match="staged"):
         folder = train(small(epochs=2, milestones=(1,), masking_probe=10), seed=0, out=tmp_path)
-    assert report["count"] == 10 and Evidence.read(folder.evidence).measured["masking"]["signs"] == ["staged"]
+    found = TrainingRun.from_evidence(Evidence.read(folder.evidence)).masking
+    assert report["count"] == 10 and found is not None and found.signs == ("staged",)

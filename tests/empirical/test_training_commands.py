@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -17,11 +16,15 @@ from empirical.__main__ import main, parser
 from empirical.claims import training as claims
 from empirical.commands import options, sweep
 from empirical.commands import train as train_command
-from empirical.settings import Training, make_training
+from empirical.records import TrainingRun
+from empirical.records.training import StoredCheckpoint
+from empirical.settings import make_training
 from empirical.training import reproduction
 from empirical.training.run import run_folder
+from tests.empirical.record_making import training_run
 from theory.judge.evidence import Evidence
 from theory.judge.files import hold
+from theory.judge.results import Table
 from theory.judge.verdict import Outcome
 
 torch.set_num_threads(1)
@@ -232,22 +235,20 @@ def test_run_refuses_unknown_stages_and_trains_resumably(tmp_path, capsys):
 # -- reproduction ---------------------------------------------------------------------------------------------------
 
 
-def contributed(dataset: str = "cifar10", method: str = "at", shift: float = 0.0, **changes) -> Evidence:
-    """Evidence of a run in the published protocol whose curves are the reference's, moved by `shift` points."""
-    setting = make_training(dataset, method, reproduction.published_overrides() | changes).to_dict()
-    epochs = np.arange(201.0)
+def contributed(
+    dataset: str = "cifar10", method: str = "at", shift: float = 0.0, checkpoints=(), **changes
+) -> TrainingRun:
+    """The record of a run in the published protocol whose curves are the reference's, moved by `shift` points."""
+    setting = make_training(dataset, method, reproduction.published_overrides() | changes)
     reference = reproduction.REFERENCE[dataset, method]
-    arrays = {"epoch_epoch": epochs}
+    columns = {"epoch": np.arange(201.0)}
     noise = np.random.default_rng(0).normal(0, 1e-3, 201)
-    for name, column in (("epoch_running_accuracy", 0), ("epoch_test_robust_accuracy", 1)):
+    for name, column in (("running_accuracy", 0), ("test_robust_accuracy", 1)):
         values = np.full(201, 0.3)
         for index, (first, last) in enumerate(reproduction.WINDOWS):
             values[first + 1 : last + 2] = (reference[index][column] + shift) / 100
-        arrays[name] = values + noise
-    measured = {"data": dataset, "method": method, "checkpoints": []}
-    return Evidence(
-        experiment="training", setting=json.loads(json.dumps(setting)), seed=0, measured=measured, arrays=arrays
-    )
+        columns[name] = values + noise
+    return training_run(run=setting, columns=columns, checkpoints=checkpoints)
 
 
 @pytest.mark.parametrize("pair", sorted(reproduction.REFERENCE))
@@ -259,11 +260,12 @@ def test_the_register_supports_a_faithful_run_refutes_a_wrong_one_and_its_decoy(
     assert [decoy.outcome for decoy in verdict.decoys] == [Outcome.REFUTED]
     (subject,) = entry.subjects([contributed(*pair, shift=2.0)])
     assert entry.judge(subject).outcome is Outcome.REFUTED
-    assert len(verdict.tables[0].rows) == 6
+    (table,) = (result for result in verdict.results if isinstance(result, Table))
+    assert len(table.rows) == 6
 
 
 def test_until_someone_runs_them_the_claims_stand_as_untested_visibly():
-    run = dataclasses.replace(contributed(), setting=make_training("digits-cpu", "at").to_dict())
+    run = training_run()
     for entry in claims.CLAIMS:
         assert list(entry.subjects([])) == []
         (subject,) = entry.subjects([run])
@@ -274,21 +276,20 @@ def test_until_someone_runs_them_the_claims_stand_as_untested_visibly():
 def test_a_run_off_the_protocol_is_not_the_published_one():
     other = contributed(batch_size=256)
     (subject,) = claims.CLAIMS[0].subjects([other])
-    assert not subject.evidence
-    lines = reproduction.protocol_differences(Training.of(other), "cifar10", "at")
+    assert subject.seen is None and not subject.records
+    lines = reproduction.protocol_differences(other.training, "cifar10", "at")
     assert lines == ["batch_size: 256, not 128"]
-    alike = Training.of(contributed(channels_last=True))
-    assert reproduction.protocol_differences(alike, "cifar10", "at") == []
+    assert reproduction.protocol_differences(contributed(channels_last=True).training, "cifar10", "at") == []
 
 
 def test_validate_checks_numbers_protocol_and_digests(tmp_path, capsys):
-    contributed().write(tmp_path / "good")
+    contributed().to_evidence().write(tmp_path / "good")
     assert main(["validate", str(tmp_path / "good")]) == 0
     assert "1 of 1 runs pass" in capsys.readouterr().out
-    contributed(shift=1.5).write(tmp_path / "off")
+    contributed(shift=1.5).to_evidence().write(tmp_path / "off")
     assert main(["validate", str(tmp_path / "off")]) == 1
     assert "OUTSIDE" in capsys.readouterr().out
-    contributed(weight_decay=1e-4).write(tmp_path / "other")
+    contributed(weight_decay=1e-4).to_evidence().write(tmp_path / "other")
     assert main(["validate", str(tmp_path / "other")]) == 1
     assert "protocol: optimizer.weight_decay: 0.0001, not 0.0005" in capsys.readouterr().out
     assert main(["validate", str(tmp_path / "nothing")]) == 2
@@ -302,12 +303,11 @@ def test_validate_checks_numbers_protocol_and_digests(tmp_path, capsys):
 
 
 def test_validate_notices_a_checkpoint_that_was_replaced(tmp_path, capsys):
-    item = contributed()
     file = tmp_path / "runs" / "r" / "checkpoints" / "epoch-0001.pt"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"other weights")
-    entry = {"file": str(file.relative_to(tmp_path)), "epoch": 1, "iteration": 391, "sha256": "0" * 64}
-    dataclasses.replace(item, measured={**item.measured, "checkpoints": [entry]}).write(tmp_path)
+    entry = StoredCheckpoint(file=str(file.relative_to(tmp_path)), epoch=1, iteration=391, sha256="0" * 64)
+    contributed(checkpoints=(entry,)).to_evidence().write(tmp_path)
     assert main(["validate", str(tmp_path)]) == 1
     assert "not the one that was recorded" in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from theory.judge.evidence import Evidence
 from theory.judge.results import EXACT, Axis, Band, Curve, HeatMap, Profile, Role, Sample, Table, TimeCourse
-from theory.judge.verdict import DecoyVerdict, Kind, Outcome, Verdict, write_verdicts
+from theory.judge.verdict import About, DecoyVerdict, Kind, Outcome, Verdict, write_verdicts
 
 PROVENANCE = {
     "commit": "0123456789abcdef0123456789abcdef01234567",
@@ -198,7 +198,7 @@ def empirical_results(out: Path, runs: int = 9) -> tuple[Verdict, ...]:
             verdict(
                 "robust-overfitting",
                 (item,),
-                subject=name,
+                about=About(name=name),
                 kind=Kind.HYPOTHESIS,
                 outcome=outcome,
                 estimate=0.1 * seed,
@@ -216,7 +216,14 @@ def empirical_results(out: Path, runs: int = 9) -> tuple[Verdict, ...]:
         pair = (logs[seed], logs[seed + 1])
         name = f"AT against AWP, pair {seed}"
         verdicts.append(
-            verdict("awp-tightens-bound", pair, subject=name, kind=Kind.HYPOTHESIS, p_value=None, tolerance=0.0)
+            verdict(
+                "awp-tightens-bound",
+                pair,
+                about=About(name=name),
+                kind=Kind.HYPOTHESIS,
+                p_value=None,
+                tolerance=0.0,
+            )
         )
     write_verdicts(verdicts, out)
     return tuple(verdicts)

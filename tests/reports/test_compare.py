@@ -7,7 +7,7 @@ import pytest
 
 from reports.__main__ import main
 from tests.reports.samples import decoy, theory_results
-from theory.judge.verdict import Outcome, Verdict, write_verdicts
+from theory.judge.verdict import About, Outcome, Verdict, write_verdicts
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_markdown_for_a_pull_request(pair, capsys):
 
 def test_one_claim_on_two_subjects_is_compared_subject_by_subject(pair, capsys):
     compare, verdicts = pair
-    both = [dataclasses.replace(verdicts[0], subject=name) for name in ("run a", "run b")]
+    both = [dataclasses.replace(verdicts[0], about=About(name=name)) for name in ("run a", "run b")]
     assert compare(both) == 1
     out = capsys.readouterr().out
     assert "stationary-commuting (run a)" in out and "stationary-commuting (run b)" in out

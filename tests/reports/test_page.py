@@ -19,7 +19,7 @@ from reports.palette import COLORS
 from tests.reports.samples import empirical_results, theory_results, verdict
 from tests.theory.judge.test_results import RESULTS
 from theory.judge.results import EXACT, Axis, Band, Chart, Curve, HeatMap, Profile, Role, Table
-from theory.judge.verdict import Outcome, read_verdicts, write_verdicts
+from theory.judge.verdict import About, Outcome, read_verdicts, write_verdicts
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -161,9 +161,11 @@ def test_a_run_by_column_table_holds_every_run_and_small_multiples_every_figure(
 
 def test_parts_of_a_subject_share_its_row(tmp_path):
     base = theory_results(tmp_path)[0]
-    cases = (("overfits", "run A", Outcome.SUPPORTED), ("dips", "run A · decay 1", Outcome.REFUTED))
-    cases += (("dips", "run A · decay 2", Outcome.INCONCLUSIVE),)
-    write_verdicts([dataclasses.replace(base, claim=c, subject=s, outcome=o) for c, s, o in cases], tmp_path)
+    cases = (("overfits", None, Outcome.SUPPORTED), ("dips", 1, Outcome.REFUTED), ("dips", 2, Outcome.INCONCLUSIVE))
+    write_verdicts(
+        [dataclasses.replace(base, claim=c, about=About(name="run A", decay=d), outcome=o) for c, d, o in cases],
+        tmp_path,
+    )
     assert main(["build", str(tmp_path)]) == 0
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     matrix = re.search(r"<table class=\"?matrix.*?</table>", text, flags=re.DOTALL)
@@ -218,7 +220,7 @@ def test_markup_in_names_is_shown_and_not_obeyed(tmp_path):
     )
     table = Table(title=nasty, columns=(nasty,), rows=((nasty,),), caption=nasty)
     changed = dataclasses.replace(
-        base, statement=nasty, note=nasty, assumptions=(nasty,), results=(chart, table), subject=nasty
+        base, statement=nasty, note=nasty, assumptions=(nasty,), results=(chart, table), about=About(name=nasty)
     )
     write_verdicts([changed], tmp_path)
     assert main(["build", str(tmp_path)]) == 0

@@ -47,6 +47,8 @@ Predictor: TypeAlias = Callable[_Given, _Found]
 Selector: TypeAlias = Callable[_Given, _Found]
 #: The type that a claim's rule, its decoys' rules and its comparison have in common.
 Rule = TypeVar("Rule")
+#: What a claim's comparison sees: evidence by experiment, or typed records of runs.
+Seen = TypeVar("Seen")
 Progress = Callable[[float], None]
 
 
@@ -103,11 +105,19 @@ class Comparison:
     results: tuple[Result, ...] = ()
 
 
-Compare: TypeAlias = Callable[[Mapping[str, Evidence], Rule], Comparison]
+Compare: TypeAlias = Callable[[Seen, Rule], Comparison]
+
+
+class NotApplicableError(Exception):
+    """What is seen cannot speak to the claim: the reason, and what is worth showing all the same."""
+
+    def __init__(self, reason: str, *results: Result) -> None:
+        super().__init__(reason)
+        self.results = results
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim(Generic[Rule]):
+class Claim(Generic[Seen, Rule]):
     """A statement with the rule it makes, its decoys, and the way in which evidence decides.
 
     Args:
@@ -118,7 +128,7 @@ class Claim(Generic[Rule]):
         experiments: names of the experiments whose evidence it reads.
         assumptions: what it needs.
         decoys: name to a wrong rule, a predictor or a selector as the claim's own; at least one.
-        compare: (evidence by experiment, rule) to `Comparison`.
+        compare: (what is seen, rule) to `Comparison`; may raise `NotApplicableError`.
         predict: the predictor.
         select: in its place where nothing is predicted: the selector.
         num_tests: slots it takes of the family.
@@ -138,7 +148,7 @@ class Claim(Generic[Rule]):
     experiments: tuple[str, ...]
     assumptions: tuple[str, ...]
     decoys: Mapping[str, Rule]
-    compare: Compare[Rule]
+    compare: Compare[Seen, Rule]
     predict: Rule | None = None
     select: Rule | None = None
     num_tests: int = 1
@@ -166,8 +176,8 @@ class Claim(Generic[Rule]):
         assert found is not None  # __post_init__ saw to it
         return found
 
-    def judge(self, evidence: Mapping[str, Evidence]) -> Verdict:
-        """Compare the evidence with the claim and with each decoy.
+    def judge(self: Claim[Mapping[str, Evidence], Rule], evidence: Mapping[str, Evidence]) -> Verdict:
+        """Compare the evidence of the experiments that the claim names with the claim and with each decoy.
 
         Raises:
             ValueError: if evidence of a needed experiment is missing, or more tests were made than registered.
@@ -176,7 +186,19 @@ class Claim(Generic[Rule]):
         if missing:
             raise ValueError(f"`Claim({self.name!r}).judge(evidence=...)` needs the experiments {missing}.")
         seen = {name: evidence[name] for name in self.experiments}
-        comparison = self.compare(seen, self.rule)
+        return self.judge_on(seen, [item.run_id for item in seen.values()])
+
+    def judge_on(self, seen: Seen, run_ids: Iterable[str]) -> Verdict:
+        """Compare what is seen with the claim and with each decoy.
+
+        Args:
+            seen: as the comparison takes it.
+            run_ids: of the evidence behind it.
+
+        Raises:
+            ValueError: if more tests were made than registered.
+        """
+        comparison = self._compared(seen, self.rule)
         if comparison.num_tests > self.num_tests:
             raise ValueError(
                 f"`Claim({self.name!r}, num_tests=...)` must cover every test made; "
@@ -187,7 +209,7 @@ class Claim(Generic[Rule]):
         notes = [comparison.not_applicable or comparison.note]
         if outcome is not Outcome.NOT_APPLICABLE:
             for name, decoy in self.decoys.items():
-                found = self.compare(seen, decoy)
+                found = self._compared(seen, decoy)
                 decoys.append(
                     DecoyVerdict(
                         name=name,
@@ -218,13 +240,21 @@ class Claim(Generic[Rule]):
             required=None if comparison.p_value is None else self._required(),
             decoys=tuple(decoys),
             assumptions=self.assumptions,
-            evidence=tuple(item.run_id for item in seen.values()),
+            evidence=tuple(run_ids),
             note="; ".join(note for note in notes if note),
             figures=comparison.figures,
             tables=comparison.tables,
             results=comparison.results,
             boundary=self.boundary,
         )
+
+    def _compared(self, seen: Seen, rule: Rule) -> Comparison:
+        try:
+            return self.compare(seen, rule)
+        except NotApplicableError as reason:
+            return Comparison(
+                estimate=math.nan, interval=(math.nan, math.nan), not_applicable=str(reason), results=reason.results
+            )
 
     def _outcome(self, comparison: Comparison) -> Outcome:
         if comparison.not_applicable:
@@ -297,7 +327,7 @@ def needed_degrees(detects: float) -> float:
     return required_degrees(detects, TEST_ALPHA, MISS)
 
 
-def check_register(claims: Iterable[Claim[Any]], experiments: Iterable[Experiment]) -> None:
+def check_register(claims: Iterable[Claim[Any, Any]], experiments: Iterable[Experiment]) -> None:
     """Names are unique, every experiment is known, and the family has room.
 
     Raises:

@@ -51,6 +51,38 @@ class DecoyVerdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class About:
+    """What a verdict is about, where one claim is judged on several things; every part of it in a field of its own.
+
+    Args:
+        name: how readers know the run, the pair or the group.
+        runs: names of the runs behind it.
+        methods: of each of them, where known.
+        seeds: of each of them.
+        decay: which decay of the learning rate, counted from 1; None: the whole run.
+        epoch: completed epochs of the checkpoint it is about; None: the whole run.
+        against: the run, or the method, that it is compared with; None: nothing.
+    """
+
+    name: str
+    runs: tuple[str, ...] = ()
+    methods: tuple[str | None, ...] = ()
+    seeds: tuple[int, ...] = ()
+    decay: int | None = None
+    epoch: int | None = None
+    against: str | None = None
+
+    @property
+    def part(self) -> str:
+        """Which part of the run, or what it is compared with, in words; empty for the run itself."""
+        named = (("decay", self.decay), ("epoch", self.epoch), ("against", self.against))
+        return ", ".join(f"{word} {which}" for word, which in named if which is not None)
+
+    def __str__(self) -> str:
+        return f"{self.name} · {self.part}" if self.part else self.name
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """One claim judged: outcome, headline estimate with its interval, the test's level and power, and the decoys."""
 
@@ -76,13 +108,18 @@ class Verdict:
     tables: tuple[Table, ...] = ()
     results: tuple[Result, ...] = ()
     boundary: str = ""  # the region that ends here, where the claim lies just outside it and is meant to be refuted
-    subject: str = ""  # which run, pair or group this is about, where one claim is judged on several
+    about: About | None = None  # None where the claim is judged once
     stale: str = ""  # why judging again might say something else; nothing where it would not
 
     @property
     def remark(self) -> str:
         """Note and staleness as one line."""
         return "; ".join(part for part in (self.note, f"not up to date: {self.stale}" if self.stale else "") if part)
+
+    @property
+    def subject(self) -> str:
+        """What it is about, in words; empty where the claim is judged once."""
+        return "" if self.about is None else str(self.about)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values, under the names of DESIGN section 7."""
@@ -118,6 +155,7 @@ class Verdict:
                 figures.append(Figure(**{**item, "marks": tuple(item["marks"])}, series=series, heatmap=heatmap))
             tables = tuple(read_result(item) for item in fields.pop("tables"))
             results = tuple(read_result(item) for item in fields.pop("results"))
+            fields["about"] = _read_about(fields["about"])
             fields.update(
                 kind=Kind(fields["kind"]),
                 outcome=Outcome(fields["outcome"]),
@@ -141,12 +179,28 @@ _DECOY_FIELDS: Mapping[str, tuple[type, ...]] = {
     "p_value": _NUMBER_OR_NULL,
 }
 _VERDICT_FIELDS: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(("claim", "statement", "source", "kind", "outcome", "note", "subject", "stale"), _TEXT),
+    **dict.fromkeys(("claim", "statement", "source", "kind", "outcome", "note", "stale"), _TEXT),
     **dict.fromkeys(("estimate", "tolerance", "power", "p_value", "reached", "required"), _NUMBER_OR_NULL),
     **dict.fromkeys(("interval", "decoy", "assumptions", "evidence", "figures", "tables", "results"), (list, tuple)),
     "alpha": _NUMBER,
     "num_tests": (int,),
+    "about": (dict, type(None)),
 }
+_ABOUT_FIELDS: Mapping[str, tuple[type, ...]] = {
+    "name": _TEXT,
+    **dict.fromkeys(("runs", "methods", "seeds"), (list, tuple)),
+    **dict.fromkeys(("decay", "epoch"), (int, type(None))),
+    "against": (str, type(None)),
+}
+
+
+def _read_about(fields: Mapping[str, Any] | None) -> About | None:
+    if fields is None:
+        return None
+    for name, kind in _ABOUT_FIELDS.items():
+        entry(fields, name, kind, "what a verdict is about")
+    lists = {name: tuple(fields[name]) for name in ("runs", "methods", "seeds")}
+    return About(**{**fields, **lists})
 
 
 def _check_fields(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> None:

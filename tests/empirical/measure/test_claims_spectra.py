@@ -4,91 +4,24 @@ import numpy as np
 import pytest
 
 from empirical.claims import collect, posterior, regimes, spectra
-from empirical.measure.posterior import shuffled_transient_variance
-from empirical.settings import make_training
-from theory.judge.evidence import Evidence
+from tests.empirical.record_making import EPOCHS, ensemble, expansion, spectrum
+from tests.empirical.record_making import spectra as run
+from theory.judge.results import Agreement, Table, TimeCourse
 from theory.judge.verdict import Outcome
-from theory.model.optimizer import MomentumSGD
 
 CLAIMS = spectra.CLAIMS + posterior.CLAIMS + regimes.CLAIMS
 BY_NAME = {entry.claim.name: entry for entry in CLAIMS}
-EPOCHS = (0, 12, 24, 36, 46, 47, 48, 49, 50, 53, 60, 72, 84, 96, 108, 120)
-K, N = 6, 400
 
 
-def trained(method="at", **changes):
-    """120 epochs of 10 iterations, one decay at iteration 480."""
-    changes = {"milestones": (48.0,), "weight_decay": 5e-4} | changes
-    training = make_training("digits-cpu", method, changes)
-    assert training.iterations_per_epoch == 10 and training.decays == ((480, 0.1, pytest.approx(0.01)),)
-    return training
+def table(verdict):
+    """The rows of its table."""
+    (found,) = (result for result in verdict.results if isinstance(result, Table))
+    return found.rows
 
 
-def spectrum(epoch, *, lam, gamma, method="at", seed=0, wobble=0.01, learned=0.9, gap=0.1, train_loss=0.5, setting=0):
-    """One checkpoint's evidence: eigenvalues and noise as asked for, samples that scatter about them."""
-    rng = np.random.default_rng([epoch, seed, 7])
-    common = np.random.default_rng([seed, 8]).standard_normal((N, K))
-    spread = np.exp(wobble * rng.standard_normal())
-    lam, gamma = np.sort(lam)[::-1] * spread, np.sort(gamma)[::-1] * spread
-    projections = (common + 0.1 * rng.standard_normal((N, K))) * np.sqrt(gamma)
-    projections *= np.sqrt(gamma / projections.var(axis=0, ddof=1))
-    iteration = epoch * 10
-    rate = 0.1 if iteration <= 480 else 0.01
-    side = {"robust_loss": train_loss, "robust_accuracy": learned, "clean_loss": 0.1, "clean_accuracy": 0.99}
-    measured = {
-        "epoch": epoch,
-        "iteration": iteration,
-        "learning_rate": rate,
-        "data_digest": "d",
-        "batch_norm": "eval",
-        "has_batch_norm": False,
-        "units": "samples",
-        "num_samples": N,
-        "noise_factor": 1 / 32,
-        "gamma": {"low": (gamma * 0.9).tolist(), "high": (gamma * 1.1).tolist()},
-        "alignment": {
-            "chi": {"value": 0.95, "low": None, "high": None},
-            "chi_bulk": None,
-            "chi_null": 0.01,
-            "chi_null_quantile": 0.02,
-            "cosine": {"value": 0.8},
-            "cosine_null": 0.0,
-            "direction_cosines": [0.95] * K,
-            "direction_errors": [0.01] * K,
-            "direction_null": 0.05,
-            "overlap": 0.9,
-            "overlap_size": 3,
-        },
-        "gap": {"train": side, "test": side, "robust_loss_gap": gap},
-        "weights": {"norm": 10.0},
-        "prior_variance": 0.01,
-    }
-    arrays = {
-        "eigenvalues": lam,
-        "gamma": projections.var(axis=0, ddof=1),
-        "projections": projections,
-        "curvature_samples": lam * (1 + 0.3 * common[:, ::-1]),
-        "displacement": np.full(K, 0.1),
-    }
-    training = trained(method, train_size=300 + setting)
-    plain = {"measurement": {"groups": 0}, "training": training.to_dict(), "iteration": iteration}
-    return Evidence(experiment="spectrum", setting=plain, seed=seed, measured=measured, arrays=arrays)
-
-
-def run(spike=1.0, noise_spike=1.0, **changes):
-    """A run whose λ and γ jump by the factors given at the decay, and stay put otherwise."""
-    lam, gamma = np.array([8.0, 6, 4, 3, 2, 1]), np.array([4.0, 3, 2, 1.5, 1, 0.5])
-    return [
-        spectrum(
-            epoch, lam=lam * (spike if epoch > 48 else 1), gamma=gamma * (noise_spike if epoch > 48 else 1), **changes
-        )
-        for epoch in EPOCHS
-    ]
-
-
-def judge(name, evidence):
+def judge(name, records):
     entry = BY_NAME[name]
-    return [entry.judge(subject) for subject in entry.subjects(evidence)]
+    return [entry.judge(subject) for subject in entry.subjects(records)]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +36,7 @@ def test_a_spike_is_found_where_there_is_one_and_refuted_where_not(name, truth, 
     (verdict,) = judge(name, run(**truth))
     assert verdict.outcome is Outcome.SUPPORTED, verdict.note
     assert all(decoy.outcome is Outcome.REFUTED for decoy in verdict.decoys)
-    assert verdict.figures
+    assert any(isinstance(result, TimeCourse) and result.decays == (48.0,) for result in verdict.results)
     (verdict,) = judge(name, run(**lie))
     assert verdict.outcome is Outcome.REFUTED, verdict.note
 
@@ -120,7 +53,7 @@ def test_the_shrink_is_attributed_to_the_learning_rate_when_noise_and_curvature_
     (verdict,) = judge("posterior-shrink", run(spike=2.0, noise_spike=2.0))
     assert verdict.outcome is Outcome.SUPPORTED
     assert "the shrink is the learning rate's" in verdict.note
-    rows = {row[0]: row[1] for row in verdict.tables[0].rows}
+    rows = {row[0]: row[1] for row in table(verdict)}
     assert rows["learning rate"] == pytest.approx(np.log(0.1))
     parts = sum(value for name, value in rows.items() if name != "total")
     assert parts == pytest.approx(rows["total"], abs=1e-12)
@@ -135,10 +68,7 @@ def test_commutativity_needs_both_the_price_and_the_cosines():
     (verdict,) = judge("commutativity", run())
     assert verdict.outcome is Outcome.SUPPORTED, verdict.note
     assert verdict.decoys[0].outcome is Outcome.REFUTED
-    turned = run()
-    for item in turned:
-        item.measured["alignment"]["direction_cosines"] = [0.2] * K
-    (verdict,) = judge("commutativity", turned)
+    (verdict,) = judge("commutativity", run(cosines=0.2))
     assert verdict.outcome is Outcome.REFUTED
 
 
@@ -184,72 +114,33 @@ def test_several_seeds_are_judged_by_their_own_spread():
 def test_a_map_over_regimes_finds_that_the_spike_needs_a_loss_to_fit():
     evidence = []
     for index in range(8):
-        evidence += run(spike=1 + 0.3 * index, train_loss=0.01 + 0.1 * index, seed=index, setting=index)
+        evidence += run(spike=1 + 0.3 * index, train_loss=0.01 + 0.1 * index, seed=index, label_noise=0.02 * index)
     (verdict,) = judge("spike-regime", evidence)
     assert verdict.outcome is Outcome.SUPPORTED, verdict.note
-    assert len(verdict.tables[0].rows) == 8
+    assert len(table(verdict)) == 8
     assert verdict.decoys[0].outcome is Outcome.REFUTED
-
-
-def ensemble(factor=1.0, obeys_drop=True, replicas=256, robust=1.0):
-    """Replicas that obey (P1) at ``robust`` times the Hessian's curvature."""
-    optimizer = MomentumSGD(0.1, 0.9)
-    lam, gamma = np.array([3.0, 1.0, 0.5]), np.array([2.0, 1.0, 0.4])
-    rates = np.r_[np.full(24, 0.1), np.full(24, 0.01)]
-    steps = np.arange(3, 49, 3)
-    true = rates if obeys_drop else np.full(48, 0.1)
-    variance = shuffled_transient_variance(
-        robust * lam, gamma, optimizer, true, [32] * 10, num_samples=320, repeated_share=0.9, record=steps.tolist()
-    )
-    draws = np.random.default_rng(0).standard_normal((len(steps), replicas, 3))
-    measured = {
-        "epoch": 48,
-        "learning_rate": 0.1,
-        "batch_sizes": [32] * 10,
-        "start_position": 0,
-        "num_samples": 320,
-        "sampling": "shuffle",
-        "drop": 24,
-        "curvature_step": 0.05,
-    }
-    scatter = np.random.default_rng(1).standard_normal((320, 3))
-    samples = lam * (1 + 0.3 * (scatter - scatter.mean(axis=0)))
-    arrays = {
-        "curvatures": lam,
-        "slope_variances": gamma,
-        "repeated_share": np.full(3, 0.9),
-        "mean_slope": np.zeros(3),
-        "momentum": np.zeros(3),
-        "steps": steps,
-        "positions": draws * np.sqrt(factor * variance)[:, None, :],
-        "learning_rates": rates,
-        "curvature_samples": samples,
-        "fixed_curvature_samples": samples,
-        "robust_curvature_samples": robust * samples,
-    }
-    plain = {"training": trained(weight_decay=0.0).to_dict()}
-    return [Evidence(experiment="ensemble", setting=plain, seed=0, measured=measured, arrays=arrays)]
 
 
 @pytest.mark.parametrize("name", ["posterior-ensemble", "transient-ensemble"])
 def test_an_ensemble_with_the_predicted_spread_supports_the_law_and_refutes_the_decoys(name):
-    (verdict,) = judge(name, ensemble())
+    (verdict,) = judge(name, [ensemble()])
     assert verdict.outcome is Outcome.SUPPORTED, verdict.note
     assert all(decoy.outcome is Outcome.REFUTED for decoy in verdict.decoys)
-    assert any("predicted transient" in figure.title for figure in verdict.figures)
-    (verdict,) = judge(name, ensemble(factor=3.0))
+    assert any("predicted transient" in result.title for result in verdict.results)
+    assert any(isinstance(result, Agreement) and result.within == (1 / 1.5, 1.5) for result in verdict.results)
+    (verdict,) = judge(name, [ensemble(factor=3.0)])
     assert verdict.outcome is Outcome.REFUTED
 
 
 @pytest.mark.parametrize("name", ["transient-ensemble", "transient-robust-curvature"])
 def test_an_ensemble_that_ignores_the_drop_refutes_the_transient(name):
-    (verdict,) = judge(name, ensemble(obeys_drop=False))
+    (verdict,) = judge(name, [ensemble(obeys_drop=False)])
     assert verdict.outcome is Outcome.REFUTED
 
 
 def test_replicas_that_feel_the_robust_curvature_support_it_and_refute_the_hessian_at_fixed_inputs():
     outcomes = {
-        name: judge(name, ensemble(robust=3.0))[0]
+        name: judge(name, [ensemble(robust=3.0)])[0]
         for name in (
             "robust-curvature",
             "posterior-ensemble",
@@ -265,30 +156,13 @@ def test_replicas_that_feel_the_robust_curvature_support_it_and_refute_the_hessi
     ]
     assert "3.00 ×" in outcomes["robust-curvature"].note
     assert all(decoy.outcome is Outcome.REFUTED for verdict in outcomes.values() for decoy in verdict.decoys)
-    (verdict,) = judge("robust-curvature", ensemble())
+    (verdict,) = judge("robust-curvature", [ensemble()])
     assert verdict.outcome is Outcome.SUPPORTED and verdict.decoys[0].outcome is Outcome.REFUTED
 
 
 def test_an_ensemble_without_the_curvature_of_the_robust_loss_is_not_applicable():
-    evidence = ensemble()
-    del evidence[0].arrays["robust_curvature_samples"]
-    (verdict,) = judge("posterior-robust-curvature", evidence)
+    (verdict,) = judge("posterior-robust-curvature", [ensemble(with_curvature=False)])
     assert verdict.outcome is Outcome.NOT_APPLICABLE
-
-
-def expansion(pooled, half):
-    study = {
-        "pooled": pooled,
-        "pooled_low": pooled - half,
-        "pooled_high": pooled + half,
-        "radii": [0.1],
-        "relative": [pooled],
-        "low": [pooled - half],
-        "high": [pooled + half],
-    }
-    plain = {"training": trained().to_dict()}
-    measured = {"epoch": 48, "studies": {"top": study, "smooth top": study}}
-    return [Evidence(experiment="expansion", setting=plain, seed=0, measured=measured)]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +174,7 @@ def expansion(pooled, half):
     ],
 )
 def test_the_quadratic_approximation_is_judged_by_its_whole_interval(pooled, half, outcome):
-    (verdict,) = judge("quadratic-approximation", expansion(pooled, half))
+    (verdict,) = judge("quadratic-approximation", [expansion(pooled, half)])
     assert verdict.outcome is outcome
 
 

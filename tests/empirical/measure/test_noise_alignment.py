@@ -10,7 +10,7 @@ from torch.func import hessian as second_derivative
 
 from empirical.measure.alignment import alignment, gap_size, layer_alignment, rotation_null
 from empirical.measure.chi_interval import chi_from_groups, chi_over_data
-from empirical.measure.intervals import linear_interval, mean_interval, variance_estimates
+from empirical.measure.intervals import variance_estimates
 from empirical.measure.lanczos import top_eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.noise import cross_fit_noise, gradient_noise, repeated_share
@@ -92,15 +92,6 @@ def test_gamma_intervals_cover_the_full_data_value_in_93_to_97_percent_of_1000_r
         found = variance_estimates(everything[rng.integers(0, 20_000, 1000)], resamples=499, rng=rng)
         hits += (found.low <= true) & (true <= found.high)
     assert ((hits >= 930) & (hits <= 970)).all(), hits
-
-
-def test_student_intervals():
-    mean, low, high = mean_interval(np.array([1.0, 2.0, 3.0, 4.0]))
-    assert (mean, high - mean) == pytest.approx((2.5, 2.5 - low))
-    assert high - mean == pytest.approx(3.182446 * np.std([1, 2, 3, 4], ddof=1) / 2, rel=1e-6)
-    error, low, high = linear_interval(1.0, np.tile([-1.0, 1.0], 500))
-    assert error == pytest.approx(1 / np.sqrt(999), rel=1e-9)
-    assert (low + high) / 2 == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from empirical.commands import measure
 from empirical.commands.verify import judge_all
 from empirical.measure import operators, pipeline
 from empirical.measure.foreign import open_checkpoint
+from empirical.records import Ensemble, Expansion, Spectrum, Trajectory, read_records
 from empirical.settings.measuring import Measurement
 from empirical.settings.presets import make_training
 from empirical.training.run import train
-from theory.judge.evidence import Evidence, read_evidence
+from theory.judge.evidence import Evidence
 
 OPTIONS = [
     "--k",
@@ -63,18 +65,20 @@ def measured(out):
 
 
 def test_a_folder_of_runs_becomes_evidence_of_every_kind(measured):
-    evidence = read_evidence(measured)
-    kinds = {kind: sum(item.experiment == kind for item in evidence) for kind in {e.experiment for e in evidence}}
-    # two runs × four checkpoints × two batch-norm modes; both dynamics, one ensemble
-    assert kinds["spectrum"] == 16
-    assert kinds["expansion"] == 2 and kinds["trajectory"] == 4 and kinds["ensemble"] == 1
-    for item in evidence:
-        if item.experiment == "spectrum":
-            values = item.arrays["eigenvalues"]
-            assert (item.arrays["error_bounds"] >= 0).all()
-            assert (values[:2] >= values[1:3]).all()
-            assert item.measured["units"] == ("samples" if item.measured["batch_norm"] == "eval" else "batches")
-            assert len(item.measured["gamma"]["low"]) == 3
+    records = read_records(measured)
+    kinds = Counter(type(item) for item in records)
+    # two runs × four checkpoints × two batch-norm modes; both dynamics, one ensemble; a bound a run and mode
+    assert kinds[Spectrum] == 16
+    assert kinds[Expansion] == 2 and kinds[Trajectory] == 4 and kinds[Ensemble] == 1
+    for item in records:
+        if isinstance(item, Spectrum):
+            assert (item.error_bounds >= 0).all()
+            assert (item.eigenvalues[:2] >= item.eigenvalues[1:3]).all()
+            assert item.units == ("samples" if item.measurement.batch_norm == "eval" else "batches")
+            assert len(item.gamma.low) == 3
+        if isinstance(item, Ensemble):
+            assert sum(item.batch_sizes) == item.num_samples == 64 and item.positions.shape[1] == item.ensemble.replicas
+            assert item.curvature is None or item.curvature.exact.shape[0] == 64
 
 
 def test_a_stopped_measurement_goes_on_as_if_it_had_not_been_stopped(out, measured, tmp_path, monkeypatch):
@@ -119,7 +123,7 @@ def test_measuring_again_does_nothing_and_overwrites_nothing(measured, capsys):
 
 
 def test_the_evidence_can_be_judged_and_the_verdicts_written(measured):
-    verdicts = judge_all(collect(("spectra", "posterior")), read_evidence(measured))
+    verdicts = judge_all(collect(("spectra", "posterior")), read_records(measured))
     assert {"curvature-spike", "commutativity", "transient-ensemble", "awp-flattens"} <= {v.claim for v in verdicts}
     for verdict in verdicts:
         json.dumps(verdict.to_dict(), allow_nan=False)
@@ -129,8 +133,8 @@ def test_the_evidence_can_be_judged_and_the_verdicts_written(measured):
 def test_one_checkpoint_can_be_measured_anywhere(measured, tmp_path):
     path = sorted((measured / "runs").glob("at-*/checkpoints/epoch-*.pt"))[-1]
     assert measure.run(parsed(path, "--out", tmp_path, *OPTIONS, "--batch-norm", "frozen-batch")) == 0
-    (item,) = read_evidence(tmp_path, ("spectrum",))
-    assert item.measured["batch_norm"] == "frozen-batch"
+    (item,) = read_records(tmp_path, (Spectrum,))
+    assert isinstance(item, Spectrum) and item.measurement.batch_norm == "frozen-batch"
 
 
 @pytest.mark.parametrize(

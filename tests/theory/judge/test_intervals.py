@@ -22,6 +22,9 @@ def test_the_mean_of_independent_numbers_has_students_interval():
     numbers = np.random.default_rng(0).standard_normal(9) + 3
     expected = stats.ttest_1samp(numbers, 0.0).confidence_interval(0.95)
     assert mean_of(numbers).interval(0.05) == pytest.approx((expected.low, expected.high), rel=1e-12)
+    low, high = mean_of([1.0, 2.0, 3.0, 4.0]).interval(0.05)
+    assert (low + high) / 2 == pytest.approx(2.5)
+    assert high - 2.5 == pytest.approx(3.182446 * np.std([1, 2, 3, 4], ddof=1) / 2, rel=1e-6)
     with pytest.raises(ValueError, match="at least 2 numbers"):
         mean_of([1.0])
 
@@ -57,6 +60,7 @@ def test_influences_give_the_jackknifes_error_of_a_smooth_statistic():
     jackknife = math.sqrt((len(values) - 1) * left_out.var())
     assert found.standard_error == pytest.approx(jackknife, rel=0.01)
     assert found.degrees == len(values) - 1
+    assert from_influences(1.0, np.tile([-1.0, 1.0], 500)).standard_error == pytest.approx(1 / math.sqrt(999))
 
 
 def test_a_contrast_scales_and_changes_sign():
