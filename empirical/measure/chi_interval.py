@@ -105,11 +105,10 @@ def chi_from_groups(
 def _group(part: Landscape, *, dense: bool) -> tuple[Product, Product]:
     """H and C of one group; as matrices where P products form them and more would follow."""
     hessian, covariance = HessianOperator(part, method="double-backward"), GradientCovarianceOperator(part)
-    unbiased = part.num_units / (part.num_units - 1)
     if not dense:
-        return hessian.matmat, lambda vectors: covariance.matmat(vectors) * unbiased
+        return hessian.matmat, covariance.matmat
     identity = torch.eye(part.dimension, dtype=part.dtype, device=part.device)
-    h, c = hessian.matmat(identity), covariance.matmat(identity) * unbiased
+    h, c = hessian.matmat(identity), covariance.matmat(identity)
     return lambda vectors: h @ vectors, lambda vectors: c @ vectors
 
 
