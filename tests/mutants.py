@@ -198,7 +198,7 @@ MUTANTS = (
     Mutant("theory/until_decided.py", "if outcome is Outcome.SUPPORTED and escaped:", "if False:", SEQUENTIAL),
     Mutant("theory/until_decided.py", "return confidence_sequence(float(count), float(count), alpha)", "return confidence_sequence(float(count), float(count), 20 * alpha)", SEQUENTIAL),
     Mutant("theory/until_decided.py", "np.random.SeedSequence(seed, spawn_key=(batch, problem))", "np.random.SeedSequence(seed + batch, spawn_key=(problem,))", SEQUENTIAL),
-    Mutant("theory/judge/evidence.py", "        if evidence.run_id != record[\"run_id\"]:", "        if False:", JUDGE),
+    Mutant("theory/judge/evidence.py", "        if evidence.run_id != named:", "        if False:", JUDGE),
     Mutant("theory/judge/files.py", "            os.unlink(temporary)", "            pass", JUDGE),
     Mutant("theory/judge/evidence.py", "json.dumps([experiment, plain(setting), int(seed)]", "json.dumps([experiment, plain(setting), 0]", JUDGE),
     Mutant("theory/model/quadratic.py", "if asymmetry > SYMMETRY_TOLERANCE:", "if asymmetry > 1:", SETTINGS),
@@ -216,7 +216,7 @@ def survives(mutant: Mutant) -> tuple[str, float]:
         return f"missing ({text.count(mutant.old)} places)", 0.0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
-        for name in ("theory", "tests", "reports"):
+        for name in ("theory", "tests", "reports", "docs"):
             shutil.copytree(
                 ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "local", "published")
             )

@@ -1,5 +1,6 @@
 """report.md says what the page says, in tables whose rows all have their cells, and needs no matplotlib."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from reports.__main__ import main
 from tests.reports.samples import empirical_results, theory_results
+from theory.judge.verdict import write_verdicts
 
 
 def tables(text: str) -> list[list[str]]:
@@ -44,6 +46,14 @@ def test_the_verdicts_link_to_sections_that_exist(tmp_path):
     for verdict in verdicts:
         for decoy in verdict.decoys:
             assert decoy.name in text
+
+
+def test_a_verdict_that_is_not_up_to_date_says_so(tmp_path):
+    first, *rest = theory_results(tmp_path)
+    write_verdicts([dataclasses.replace(first, stale="its evidence was measured by other code"), *rest], tmp_path)
+    assert main(["build", str(tmp_path), "--markdown"]) == 0
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert text.count("not up to date: its evidence was measured by other code") == 1
 
 
 def test_figures_drawn_as_files_are_shown(tmp_path):
