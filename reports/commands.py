@@ -51,9 +51,9 @@ def index(options: argparse.Namespace) -> int:
 def compare_folders(options: argparse.Namespace) -> int:
     """Compare the verdicts of two folders; 1 if a result was lost, else 0."""
     from theory.judge.differences import compare, markdown, text
-    from theory.judge.verdict import read_verdicts
+    from theory.judge.verdict import read_folder
 
-    differences = compare(*(read_verdicts(folder / "verdicts.json") for folder in (options.a, options.b)))
+    differences = compare(*(read_folder(folder) for folder in (options.a, options.b)))
     regressions = sum(item.change.is_regression for item in differences)
     if options.json:
         found = {"regressions": regressions, "verdicts": [item.to_dict() for item in differences]}

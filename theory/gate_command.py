@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from theory.judge.gate import decide, read_thresholds
-from theory.judge.verdict import read_verdicts
+from theory.judge.verdict import read_folder
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ValueError: if a folder has no verdicts, or thresholds cannot be read or are absent.
     """
-    verdicts = [verdict for folder in options.folders for verdict in read_verdicts(folder / "verdicts.json")]
+    verdicts = [verdict for folder in options.folders for verdict in read_folder(folder)]
     thresholds = read_thresholds(options.config, require=options.require, maximum=[], minimum=[])
     report = decide(thresholds, verdicts=verdicts, quantities=[])
     report.write(junit=options.junit, summary=options.summary)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from theory.judge.evidence import plain
+from theory.judge.evidence import plain, read_evidence
 from theory.judge.figure import Figure, Table
 from theory.judge.files import atomic_write
 from theory.judge.reading import entry, read_json
@@ -250,6 +250,24 @@ def read_verdicts(path: Path) -> tuple[Verdict, ...]:
         return tuple(Verdict.from_dict(item) for item in record["verdicts"])
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def read_folder(folder: Path) -> tuple[Verdict, ...]:
+    """The verdicts of a results folder, if all evidence that it holds is whole; a folder may hold verdicts alone.
+
+    Raises:
+        ValueError: if ``verdicts.json`` or a file of evidence cannot be believed, or a run that a verdict rests on is
+            not among those recorded.
+    """
+    folder = Path(folder)
+    verdicts = read_verdicts(folder / "verdicts.json")
+    if (folder / "evidence").is_dir():
+        held = {evidence.run_id for evidence in read_evidence(folder)}
+        for verdict in verdicts:
+            lost = [name for name in verdict.evidence if name not in held]
+            if lost:
+                raise ValueError(f"the verdict on {verdict.claim!r} rests on the runs {lost}, which {folder} lacks.")
+    return verdicts
 
 
 def exit_status(verdicts: Iterable[Verdict]) -> int:

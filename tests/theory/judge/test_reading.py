@@ -177,6 +177,9 @@ def test_damaged_evidence_is_refused_by_every_command(recorded, capsys, name):
     if path.exists():  # where nothing is recorded any more, it is measured again
         assert path.stem in said(["verify", "--claims", "impulse-response", "--out", str(recorded)], capsys)
     assert path.stem in said(["build", str(recorded), "--markdown"], capsys, reports)
+    assert path.stem in said(["gate", str(recorded), "--require", "impulse-response"], capsys)
+    assert path.stem in said(["rejudge", str(recorded)], capsys)
+    assert path.stem in said(["compare", str(recorded), str(recorded)], capsys, reports)
     assert not (recorded / "report.md").exists()
 
 
