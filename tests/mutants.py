@@ -107,7 +107,7 @@ MUTANTS = (
     Mutant("theory/closed_form/powers.py", "shrink = ratio * mode.slow * mode.fast", "shrink = ratio * mode.slow", TRANSIENT),
     Mutant("theory/closed_form/powers.py", "xy, yx = mode.product * ratio, -mode.gap * ratio", "xy, yx = mode.product * ratio, mode.gap * ratio", TRANSIENT),
     Mutant("theory/closed_form/powers.py", "envelope = np.exp(0.5 * k * log_product)", "envelope = np.exp(k * log_product)", TRANSIENT),
-    Mutant("theory/closed_form/transient.py", "forcing = mode.kick**2 * frame.noise", "forcing = 1.01 * mode.kick**2 * frame.noise", TRANSIENT),
+    Mutant("theory/closed_form/transient.py", "forcing = mode.kick**2 * seen.noise", "forcing = 1.01 * mode.kick**2 * seen.noise", TRANSIENT),
     # Real noise and the bound.
     Mutant("theory/closed_form/shuffling.py", "return -(count - lag) / (count * (count - 1)) if lag < count else 0.0", "return -1.0 / (count - 1) if lag < count else 0.0", SHUFFLING),
     Mutant("theory/closed_form/shuffling.py", "1.0 - share * (1.0 - factor)", "1.0 - share * factor", SHUFFLING),
@@ -204,7 +204,7 @@ MUTANTS = (
     Mutant("theory/model/quadratic.py", "if asymmetry > SYMMETRY_TOLERANCE:", "if asymmetry > 1:", SETTINGS),
     Mutant("theory/model/quadratic.py", "np.load(stream, allow_pickle=False)", "np.load(stream, allow_pickle=True)", SETTINGS),
     Mutant("theory/model/optimizer.py", "if not 0 <= self.momentum < 1:", "if not 0 <= self.momentum <= 1:", SETTINGS),
-    *(Mutant(*fault, f"{SIMULATE} {NORMALS}") for fault in SIMULATOR),
+    *(Mutant(*fault, f"{SIMULATE} {NORMALS} {OPTIMUM}") for fault in SIMULATOR),
 )  # fmt: skip
 
 
@@ -226,7 +226,7 @@ def survives(mutant: Mutant) -> tuple[str, float]:
             sys.executable,
             "-m",
             "pytest",
-            mutant.tests,
+            *mutant.tests.split(),
             "-x",
             "-q",
             "-p",

@@ -8,13 +8,15 @@ SIMULATE, PORTABLE, COMPILED = (f"theory/oracle/{name}.py" for name in ("simulat
 
 MUTANTS: tuple[tuple[str, str, str], ...] = (
     (SIMULATE, "alpha, beta, delta = -kept * rates, zero + 1.0, zero", "alpha, beta, delta = -rates, zero + 1.0, zero"),
-    (SIMULATE, "-rates * momenta, -rates", "-rates, -rates"),
+    (SIMULATE, "-rates * on_buffer, -rates * on_gradient", "-rates, -rates * on_gradient"),
     (SIMULATE, "np.where(momenta > 0, 1.0 - optimizer.dampening, 1.0)", "np.ones(steps)"),
     (SIMULATE, "curvature = problem.hessian + decays[start] * shares", "curvature = problem.hessian + 0.0"),
     (SIMULATE, " + np.diag(decays[start] * shares)", ""),
     (SIMULATE, "rates[:] = segment.learning_rates", "rates[:] = segment.learning_rates[0]"),
     (SIMULATE, "problem = segment.problem or problem", "problem = setting.problem"),
     (SIMULATE, "undampened=first == 0 and setting", "undampened=setting"),
+    (SIMULATE, "constant = -(hessian * place", "constant = (hessian * place"),
+    (SIMULATE, "in_buffer, in_step = (rates, ones)", "in_buffer, in_step = (ones, rates)"),
     (SIMULATE, "return np.sqrt(covariance)", "return covariance"),
     (SIMULATE, "vectors * np.sqrt(np.maximum(values, 0.0))", "vectors * np.maximum(values, 0.0)"),
     (SIMULATE, "self.lag[row] += z[:m] @ before.T", "self.lag[row] += z[:m] @ z[:m].T"),

@@ -13,7 +13,7 @@ from tests.theory.strategies import optimizers, problems
 from theory.closed_form.pac_bayes import PriorGrid, pac_bayes_path, pac_bayes_terms
 from theory.closed_form.propagate import propagate
 from theory.closed_form.stationary import stationary_mean
-from theory.closed_form.transient import mean_path
+from theory.closed_form.transient import mean_path, transient_covariance
 from theory.model.optimizer import MomentumSGD, ParameterGroups
 from theory.model.quadratic import Quadratic
 from theory.model.schedule import Schedule
@@ -97,6 +97,37 @@ def test_the_mean_follows_the_literal_update(data, k, first):
         undampened_first_step=first,
     )
     np.testing.assert_allclose(along.mean[0], expected, atol=1e-10 * max(1.0, np.abs(expected).max()))
+
+
+def test_torchs_first_step_is_undampened_in_mean_and_covariance():
+    optimizer = MomentumSGD(0.1, 0.9, dampening=0.6, weight_decay=0.05)
+    start, one = np.array([0.3, -1.0]), Quadratic(ISSUE.hessian, np.diag([0.5, 2.0]), ISSUE.optimum)
+    expected = literal(one, ((optimizer, 6),), start, np.zeros(2), undampened=True)
+    found = mean_path(one, optimizer, start, list(range(7)), undampened_first_step=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-13)
+    assert np.abs(found - literal(one, ((optimizer, 6),), start, np.zeros(2))).max() > 0.01
+    # The covariance: the response to a unit of noise in each step, its square summed.
+    still = replace(one, optimum=np.zeros(2))
+    spread = np.zeros(2)
+    for kicked in range(6):
+        weights, buffer = np.zeros(2), np.zeros(2)
+        for step in range(6):
+            acting = replace(optimizer, dampening=0.0) if step == 0 else optimizer
+            gradient = still.hessian * weights + (step == kicked)
+            weights, buffer = momentum_update(acting, weights, buffer, gradient)
+        spread += weights**2 * np.diag(one.noise_cov)
+    rest = np.zeros((2, 2))
+    law = transient_covariance(one, None, optimizer, 6, rest, undampened_first_step=True)
+    along = propagate(one, optimizer, Schedule.constant(0.1), 6, rest, start, undampened_first_step=True)
+    for value in (law.value[0], along.value[0]):
+        np.testing.assert_allclose(np.diag(value), spread, rtol=1e-12)
+    for wrong in (dict(before=optimizer), dict(initial=np.eye(4))):
+        with pytest.raises(ValueError, match="needs an initial state of w alone"):
+            transient_covariance(
+                one, wrong.get("before"), optimizer, 6, wrong.get("initial"), undampened_first_step=True
+            )
+    with pytest.raises(ValueError, match=r"`mean_path\(undampened_first_step=True\)` needs form='pytorch'"):
+        mean_path(one, replace(optimizer, form="position"), start, 6, undampened_first_step=True)
 
 
 @pytest.mark.parametrize("curvature", [0.0, -0.05, -0.3, 1e-17, 37.9, 38.3])

@@ -35,6 +35,9 @@ def test_nesterov_beyond_its_own_limit_is_not_within_heavy_balls():
     assert edge.reasons == ("step too long",)
     assert stability([20.0], MomentumSGD(0.1, 0.9)).ratio[0] == pytest.approx(0.526, abs=5e-4)
     assert edge.largest_stable_learning_rate == pytest.approx(0.1 / 1.474, rel=1e-3)
+    # Dampening scales the gradient that enters the buffer; without momentum there is no buffer.
+    assert stability([20.0], MomentumSGD(0.1, 0.9, dampening=0.5)).ratio[0] == pytest.approx(1 / 3.8)
+    assert stability([20.0], MomentumSGD(0.1, dampening=0.5)).ratio[0] == pytest.approx(1.0)
 
 
 @settings(deadline=None, max_examples=150)
