@@ -11,7 +11,6 @@ from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
-from reports import figures
 from reports.formatting import DASH, cell, is_number
 from reports.outline import (
     MARKS,
@@ -19,7 +18,6 @@ from reports.outline import (
     SYMBOLS,
     Matrix,
     Multiples,
-    Panels,
     Row,
     Section,
     boundary,
@@ -176,28 +174,10 @@ class Page:
 
     def _figure_row(self, part: Section) -> str:
         drawn = []
-        for panels in part.figures():
-            for start in range(0, len(panels.panels), _PANELS):
-                drawn.append(self._figure(part, panels, start))
         for found in part.charts():
             for start in range(0, len(found.panels), _PANELS):
                 drawn.append(self._chart(part, found, start))
         return f'<div class="figures">{"".join(drawn)}</div>' if drawn else ""
-
-    def _figure(self, part: Section, panels: Panels, start: int) -> str:
-        chunk = panels.panels[start : start + _PANELS]
-        wide = len(panels.panels) > 1
-        family = [figure for _, figure in panels.panels]
-        drawing = figures.draw_grid(chunk, family=family) if wide else figures.draw(chunk[0][1])
-        self.drawings.setdefault(part.claim, []).append(drawing)
-        self._figures += 1
-        picture = drawing.inline(f"f{self._figures}", self._outlines)
-        title = panels.title + (", continued" if start else "")
-        caption = f" {_prose(panels.caption)}" if panels.caption else ""
-        return (
-            f"<figure{' class=wide' if wide else ''}>{picture}<figcaption>"
-            f"<b>Figure {self._figures}. {_text(title)}.</b>{caption}</figcaption></figure>"
-        )
 
     def _chart(self, part: Section, found: Multiples, start: int) -> str:
         chunk = found.panels[start : start + _PANELS]

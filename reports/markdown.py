@@ -103,9 +103,6 @@ def _section(part: Section, figures: Sequence[tuple[str, str]] | None) -> list[s
     blocks.append("\n".join(lines))
     if figures is not None:
         blocks.extend(f"![{_text(description)}]({path})" for path, description in figures)
-    for drawn in part.figures():
-        place = "" if figures is not None else " (drawn in `index.html`)"
-        blocks.append(f"Figure: {_text(drawn.title)}{place}. {_text(drawn.caption)}".rstrip())
     for found in part.charts():
         place = "" if figures is not None else " (drawn in `index.html`)"
         blocks.append(f"Figure: {_text(found.title)}{place}. {_text(found.caption)}".rstrip())

@@ -15,7 +15,6 @@ from typing import Any
 from reports.formatting import DASH, cell, count, estimate_with_interval, number, percent, probability
 from reports.recipes.words import axis_names
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure
 from theory.judge.results import Chart, SmallMultiples, Table
 from theory.judge.verdict import Kind, Outcome, Verdict
 
@@ -31,15 +30,6 @@ SYMBOLS = (
 MARKS = {Outcome.SUPPORTED: "✓", Outcome.REFUTED: "✗", Outcome.INCONCLUSIVE: "?", Outcome.NOT_APPLICABLE: DASH}
 #: Up to so many verdicts of one claim have a row each in the overview, and figures of their own.
 FEW = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panels:
-    """One figure of one verdict, or the same figure of several, subject by subject."""
-
-    title: str
-    caption: str
-    panels: tuple[tuple[str, Figure], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,28 +62,6 @@ class Section:
     def has_subjects(self) -> bool:
         """Whether the claim was judged on named runs, pairs or groups."""
         return any(verdict.subject for verdict in self.verdicts)
-
-    def figures(self) -> tuple[Panels, ...]:
-        """Figures in the order of the verdicts; those of many subjects side by side."""
-        if len(self.verdicts) <= FEW:
-            return tuple(
-                Panels(title=_about(verdict, figure.title), caption=figure.caption, panels=((verdict.subject, figure),))
-                for verdict in self.verdicts
-                for figure in verdict.figures
-            )
-        groups: dict[tuple[Any, ...], list[tuple[str, Figure]]] = {}
-        for verdict in self.verdicts:
-            for place, figure in enumerate(verdict.figures):
-                like = (place, figure.x_label, figure.y_label, figure.x_scale, figure.y_scale, figure.heatmap is None)
-                groups.setdefault(like, []).append((verdict.subject, figure))
-        return tuple(
-            Panels(
-                title=_common([figure.title for _, figure in panels]) or _axes_title(panels[0][1]),
-                caption=_common([figure.caption for _, figure in panels]),
-                panels=tuple(panels),
-            )
-            for panels in groups.values()
-        )
 
     def charts(self) -> tuple[Multiples, ...]:
         """Charts in the order of the verdicts; those of many subjects side by side."""
@@ -430,7 +398,7 @@ def untitled(chart: Chart) -> Chart:
 
 
 def _tables(verdict: Verdict) -> tuple[Table, ...]:
-    return (*verdict.tables, *(found for found in verdict.results if isinstance(found, Table)))
+    return tuple(found for found in verdict.results if isinstance(found, Table))
 
 
 def _panels(found: Chart | SmallMultiples) -> tuple[tuple[str, Chart], ...]:
@@ -454,11 +422,6 @@ def _part(verdict: Verdict) -> str:
 
 def _about(verdict: Verdict, title: str) -> str:
     return f"{title} ({verdict.subject})" if verdict.subject and verdict.subject not in title else title
-
-
-def _axes_title(figure: Figure) -> str:
-    what = f"{figure.y_label} against {figure.x_label}"
-    return what[:1].upper() + what[1:] if what[:2].isalpha() else what
 
 
 def _common(texts: Sequence[str]) -> str:

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 from theory.judge.evidence import Evidence
-from theory.judge.figure import Figure, Table
 from theory.judge.results import Result
 from theory.judge.statistics import miss_chance, required_degrees
 from theory.judge.verdict import DecoyVerdict, Kind, Outcome, Verdict, finite
@@ -100,8 +99,6 @@ class Comparison:
     reached: float | None = None
     not_applicable: str = ""
     note: str = ""
-    figures: tuple[Figure, ...] = ()
-    tables: tuple[Table, ...] = ()
     results: tuple[Result, ...] = ()
 
 
@@ -242,8 +239,6 @@ class Claim(Generic[Seen, Rule]):
             assumptions=self.assumptions,
             evidence=tuple(run_ids),
             note="; ".join(note for note in notes if note),
-            figures=comparison.figures,
-            tables=comparison.tables,
             results=comparison.results,
             boundary=self.boundary,
         )

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from theory.judge.evidence import plain, read_evidence
-from theory.judge.figure import Figure, Table
 from theory.judge.files import atomic_write
 from theory.judge.reading import entry, read_json
 from theory.judge.results import Result, read_result
@@ -104,8 +103,6 @@ class Verdict:
     assumptions: tuple[str, ...]
     evidence: tuple[str, ...]
     note: str
-    figures: tuple[Figure, ...] = ()
-    tables: tuple[Table, ...] = ()
     results: tuple[Result, ...] = ()
     boundary: str = ""  # the region that ends here, where the claim lies just outside it and is meant to be refuted
     about: About | None = None  # None where the claim is judged once
@@ -134,8 +131,6 @@ class Verdict:
         Raises:
             ValueError: if a field is missing or unknown.
         """
-        from theory.judge.figure import Heatmap, Series
-
         try:
             fields = {"stale": "", **fields}
             _check_fields(fields, _VERDICT_FIELDS)
@@ -145,15 +140,6 @@ class Verdict:
                 DecoyVerdict(**{**item, "outcome": Outcome(item["outcome"]), "interval": tuple(item["interval"])})
                 for item in fields.pop("decoy")
             )
-            figures = []
-            for item in fields.pop("figures"):
-                heatmap = item.pop("heatmap", None)
-                if heatmap is not None:
-                    rows = tuple(tuple(row) for row in heatmap.pop("values"))
-                    heatmap = Heatmap(**{**heatmap, "x": tuple(heatmap["x"]), "y": tuple(heatmap["y"])}, values=rows)
-                series = tuple(Series(**one) for one in item.pop("series"))
-                figures.append(Figure(**{**item, "marks": tuple(item["marks"])}, series=series, heatmap=heatmap))
-            tables = tuple(read_result(item) for item in fields.pop("tables"))
             results = tuple(read_result(item) for item in fields.pop("results"))
             fields["about"] = _read_about(fields["about"])
             fields.update(
@@ -163,7 +149,7 @@ class Verdict:
                 assumptions=tuple(fields["assumptions"]),
                 evidence=tuple(fields["evidence"]),
             )
-            return cls(**fields, decoys=decoys, figures=tuple(figures), tables=tables, results=results)  # pyright: ignore[reportArgumentType]
+            return cls(**fields, decoys=decoys, results=results)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"`Verdict.from_dict` needs the fields of a verdict; {error!r} is wrong.") from None
 
@@ -181,7 +167,7 @@ _DECOY_FIELDS: Mapping[str, tuple[type, ...]] = {
 _VERDICT_FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("claim", "statement", "source", "kind", "outcome", "note", "stale"), _TEXT),
     **dict.fromkeys(("estimate", "tolerance", "power", "p_value", "reached", "required"), _NUMBER_OR_NULL),
-    **dict.fromkeys(("interval", "decoy", "assumptions", "evidence", "figures", "tables", "results"), (list, tuple)),
+    **dict.fromkeys(("interval", "decoy", "assumptions", "evidence", "results"), (list, tuple)),
     "alpha": _NUMBER,
     "num_tests": (int,),
     "about": (dict, type(None)),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.theory.judge.test_results import RESULTS
 from theory.judge.claim import (
     MISS,
     TEST_ALPHA,
@@ -27,8 +28,8 @@ from theory.judge.claim import (
     needed_degrees,
 )
 from theory.judge.evidence import Evidence, plain, read_evidence, run_id
-from theory.judge.figure import Figure, Heatmap, Series, Table
 from theory.judge.files import atomic_write
+from theory.judge.results import Table
 from theory.judge.statistics import miss_chance
 from theory.judge.verdict import Kind, Outcome, exit_status, read_verdicts, write_verdicts
 
@@ -271,23 +272,13 @@ def test_a_killed_run_leaves_only_whole_evidence(tmp_path):
         assert Evidence.read(path).arrays["a"].shape == (20000,)
 
 
-def test_verdicts_round_trip_with_their_figures(tmp_path):
-    figures = (
-        Figure(
-            title="t", x_label="x", y_label="y", marks=(1.0,), x_scale="log",
-            series=(Series(label="a", x=(1, 2), y=(3.0, 4.0), low=(2, 3), high=(4, 5), style="points"),),
-        ),
-        Figure(title="h", x_label="x", y_label="y", heatmap=Heatmap(x=(1.0,), y=(2.0,), values=((None,),), label="v")),
-    )  # fmt: skip
-    tables = (Table(title="t", columns=("a", "b"), rows=((1, "x"), (2.5, "y"))),)
-
-    def drawn(seen, predict):
+def test_verdicts_round_trip_with_their_results(tmp_path):
+    def shown(seen, predict):
         return Comparison(
-            estimate=0.0, interval=(-1.0, float("inf")), p_value=predict(), reached=ENOUGH,
-            figures=figures, tables=tables,
+            estimate=0.0, interval=(-1.0, float("inf")), p_value=predict(), reached=ENOUGH, results=RESULTS,
         )  # fmt: skip
 
-    verdict = claim(compare=drawn).judge({"coin": evidence()})
+    verdict = claim(compare=shown).judge({"coin": evidence()})
     write_verdicts([verdict], tmp_path)
     stored = json.loads((tmp_path / "verdicts.json").read_text())
     assert stored["schema"] == 2
@@ -315,8 +306,6 @@ def test_verdicts_round_trip_with_their_figures(tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match=words):
             read_verdicts(tmp_path / "bad.json")
-    with pytest.raises(ValueError, match="one length"):
-        Series(label="a", x=(1,), y=(1, 2))
     with pytest.raises(ValueError, match="rows of 2 cells"):
         Table(title="t", columns=("a", "b"), rows=((1,),))
 
