@@ -361,8 +361,8 @@ def test_a_claim_meant_to_be_refuted_shows_the_boundary_it_found(tmp_path):
 
 def test_what_does_not_apply_is_one_line(tmp_path):
     idle = {"outcome": Outcome.NOT_APPLICABLE, "decoys": ()}
-    some = [verdict("some", (), subject=f"run {i}", note=f"note {i}") for i in range(2)]
-    some += [verdict("some", (), subject=f"run {i}", note="too short", **idle) for i in range(2, 5)]
+    some = [verdict("some", (), about=About(name=f"run {i}"), note=f"note {i}") for i in range(2)]
+    some += [verdict("some", (), about=About(name=f"run {i}"), note="too short", **idle) for i in range(2, 5)]
     none = verdict("none", (), note="no decay", **idle)
     write_verdicts([none, *some], tmp_path)
     assert main(["build", str(tmp_path)]) == 0
