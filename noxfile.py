@@ -122,6 +122,13 @@ def calibration(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Hostile inputs to every command, kills at file operations, flipped bits: one table, all faults zero."""
+    session.install(EVERYTHING, *group("tests"))
+    session.run("python", "-m", "tests.faults", "--out", "reports/published/faults", *session.posargs)
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Break the code on purpose, one place at a time; every mutant must turn the tests red."""
     session.install(THEORY, *group("tests"))

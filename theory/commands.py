@@ -182,6 +182,11 @@ def solve(options: argparse.Namespace) -> int:
     return 0
 
 
+#: Steps of the longest simulation, and bytes of the largest set of replicas.
+MOST_STEPS = 10**9
+LARGEST_STATE = 256 * 2**30
+
+
 @_quietly
 def simulate(options: argparse.Namespace) -> int:
     """Monte Carlo of a user's own matrices; writes evidence and prints measured against predicted variances."""
@@ -194,6 +199,17 @@ def simulate(options: argparse.Namespace) -> int:
     if burn_in is None:
         # ρ^(2t) ≤ 1e-6; a double root decays as t ρ^t, hence the margin
         burn_in = int(np.ceil(1.3 * np.log(1e-6) / (2 * np.log(max(solution.spectral_radius, 1e-3))))) + 20
+    if options.steps + burn_in > MOST_STEPS:
+        raise ValueError(
+            f"`--steps` and `--burn-in` must add up to at most {MOST_STEPS:,}; got {options.steps + burn_in:.3g}, "
+            f"whose records alone take {8 * (options.steps + burn_in) / 2**40:.3g} TiB."
+        )
+    size = 16 * problem.dimension * options.replicas
+    if size > LARGEST_STATE:
+        raise ValueError(
+            f"`--replicas` must leave a state of at most {LARGEST_STATE / 2**30:.0f} GiB; got {options.replicas}, "
+            f"which needs {size / 2**40:.3g} TiB."
+        )
     if options.steps < 1 or burn_in < 0 or options.replicas < 2:
         raise ValueError(
             "`simulate` needs --steps >= 1, --burn-in >= 0 and --replicas >= 2; "

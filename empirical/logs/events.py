@@ -7,6 +7,8 @@ Format    A file is a sequence of records ``length (u64) | crc(length) (u32) | b
 Epochs    The scalar ``epoch``, where one is logged, says which epoch a step belongs to. Without it steps are epochs,
           unless `iterations_per_epoch` is given: then the last value of an epoch counts.
 Restarts  Later files of a folder are restarts: they replace what earlier ones hold from their first step on.
+Why ours  TensorBoard's own loader (2.21) ends without a word at the first record that is torn or whose checksum is
+          wrong, and yields nothing for a file that is no event file: a damaged log would be shorter, not refused.
 """
 
 from __future__ import annotations

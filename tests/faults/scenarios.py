@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ TRAINING = (
     "--evaluation-steps 1 --masking-probe 8 --normalization group --log-window 1 --ema 0.9 --quiet --jobs 1 --threads 1"
 ).split()
 MEASURING = (
-    "--k 2 --probes 2 --groups 0 --replicas 4 --ensemble-steps 2 --window 12 --samples 32 --evaluated 8 --checkpoints 3"
+    "--k 2 --probes 2 --groups 0 --replicas 4 --ensemble-steps 2 --window 24 --samples 32 --evaluated 8 --checkpoints 3"
 ).split()
 CLAIM = "impulse-response"
 
@@ -49,7 +48,7 @@ def reports(*words: str) -> Callable[[Path], int]:
     return run
 
 
-def _logs(out: Path) -> None:
+def logs(out: Path) -> None:
     folder = out.parent / "logs"
     if not folder.exists():
         folder.mkdir()
@@ -58,12 +57,12 @@ def _logs(out: Path) -> None:
             (folder / f"at-{seed}.log").write_text(text)
 
 
-def _trained(out: Path) -> None:
+def trained(out: Path) -> None:
     empirical("train", *TRAINING, "--method", "at", "--out", "OUT")(out)
 
 
-def _judged(out: Path) -> None:
-    _logs(out)
+def judged(out: Path) -> None:
+    logs(out)
     empirical("import", "OUT/../logs", "--out", "OUT")(out)
     empirical("verify", "OUT", "--quiet")(out)
 
@@ -76,7 +75,7 @@ def scenarios() -> tuple[Scenario, ...]:
         Scenario(
             name="measure",
             run=empirical("measure", "OUT", *MEASURING, "--jobs", "1", "--quiet"),
-            prepare=_trained,
+            prepare=trained,
         ),
         Scenario(
             name="sweep",
@@ -95,13 +94,8 @@ def scenarios() -> tuple[Scenario, ...]:
                 " ".join([*MEASURING, "--replicas", "0", "--window", "0"]),
             ),
         ),
-        Scenario(name="import", run=empirical("import", "OUT/../logs", "--out", "OUT"), prepare=_logs),
-        Scenario(name="verify", run=empirical("verify", "OUT", "--quiet"), prepare=_judged),
-        Scenario(name="reports build", run=reports("build", "OUT", "--figures"), prepare=_judged),
+        Scenario(name="import", run=empirical("import", "OUT/../logs", "--out", "OUT"), prepare=logs),
+        Scenario(name="verify", run=empirical("verify", "OUT", "--quiet"), prepare=judged),
+        Scenario(name="reports build", run=reports("build", "OUT", "--figures"), prepare=judged),
         Scenario(name="theory verify", run=theory("verify", "--claims", CLAIM, "--out", "OUT")),
     )
-
-
-def clean(folder: Path) -> None:
-    """Remove a scenario's work."""
-    shutil.rmtree(folder, ignore_errors=True)
