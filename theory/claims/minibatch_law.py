@@ -288,7 +288,7 @@ def _edge_recursions(budget: str) -> EdgeGrid:
     del budget
     return EdgeGrid(
         inputs=_inputs(5, 2, 7),
-        batch_sizes=(1, 2, 4),
+        batch_sizes=(1, 2, 3),
         samplings=(Sampling.WITH_REPLACEMENT.value, Sampling.WITHOUT_REPLACEMENT.value),
         optimizers=(MomentumSGD(0.1), MomentumSGD(0.1, 0.9), MomentumSGD(0.1, 0.9, nesterov=True)),
     )
