@@ -45,6 +45,9 @@ class Landscape:
         ValueError: if the data are empty or uneven, smaller than one batch, or a parameter name is unknown.
     """
 
+    #: Whether torch can batch samples of this model (`torch.func.vmap`); False differentiates them one after another.
+    vectorized: bool = True
+
     def __init__(
         self,
         model: nn.Module,

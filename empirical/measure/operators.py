@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -298,9 +298,29 @@ def _sample_gradients(landscape: Landscape, units: Tensor) -> dict[str, Tensor]:
     def loss_of(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return landscape.sample_loss(parameters, x, y)
 
-    per_sample = vmap(grad(loss_of), in_dims=(None, 0, 0))
     weights = landscape.unflatten(landscape.weights)
-    return per_sample(weights, landscape.inputs[units], landscape.targets[units])
+    gradient = grad(loss_of)
+    return _over_samples(landscape, lambda x, y: gradient(weights, x, y))(
+        landscape.inputs[units], landscape.targets[units]
+    )
+
+
+def _over_samples(landscape: Landscape, function: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+    """`function` of one sample as a function of many: batched by torch, or a sample after another."""
+    if landscape.vectorized:
+        return vmap(function)
+
+    def one_by_one(*arguments: Any) -> dict[str, Tensor]:
+        rows = [function(*(_row(argument, i) for argument in arguments)) for i in range(len(arguments[-1]))]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    return one_by_one
+
+
+def _row(argument: Tensor | dict[str, Tensor], index: int) -> Tensor | dict[str, Tensor]:
+    if isinstance(argument, dict):
+        return {name: value[index] for name, value in argument.items()}
+    return argument[index]
 
 
 def directional_derivatives(landscape: Landscape, vectors: Tensor, units: Tensor) -> Tensor:
@@ -402,9 +422,11 @@ def _sample_products(
     def product(move: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
         return jvp(lambda at: gradient(at, x, y), (weights,), (move,))[1]
 
-    found = vmap(product, in_dims=(0 if own_tangents else None, 0, 0))(
-        tangent, landscape.inputs[units], landscape.targets[units]
-    )
+    samples = landscape.inputs[units], landscape.targets[units]
+    if own_tangents:
+        found = _over_samples(landscape, product)(tangent, *samples)
+    else:
+        found = _over_samples(landscape, lambda x, y: product(tangent, x, y))(*samples)
     return _projected(found, directions)
 
 
