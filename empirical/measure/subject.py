@@ -1,13 +1,13 @@
 r"""Anybody's model, loss and batches as a `Landscape`: what `check_assumptions` differentiates.
 
 Samples   The batches are read once, in the loader's order, and kept; a sample is an index into them, so that every
-          operator of this package works on nested batches (tensors, tuples, dicts) as it does on one tensor.
-Loss      ``loss(model, batch)`` with one loss a sample, shape ``(B,)``; or ``loss(outputs, targets)`` of a batch that is
-          a pair, or that ``forward(model, batch)`` turns into one.
-Untouched The model is copied; its mode, buffers, ``.grad``, the generators of random numbers and the switches of torch's
-          backends are as they were when `subject` and `quiet` are left, by an error as well.
+          operator of this package works on nested batches as it does on one tensor.
+Loss      ``loss(model, batch)`` with one loss a sample, shape ``(B,)``; or ``loss(outputs, targets)`` of a batch
+          that is a pair, or that ``forward(model, batch)`` turns into one.
+Untouched The model is copied; its mode, buffers and ``.grad``, the generators of random numbers and the switches of
+          torch's backends are as they were when `subject` and `quiet` are left, by an error as well.
 Kernels   Fused attention and oneDNN's recurrent layers have no second derivative: `quiet` switches to the plain ones.
-          A forward pass that `torch.func.vmap` cannot batch (a recurrent layer, ``.item()``, a buffer that is written) is
+Kernels   Fused attention and oneDNN recurrent layers have no second derivative: `quiet` switches to the plain ones.
           differentiated a sample at a time.
 """
 
@@ -464,8 +464,8 @@ def _probe(landscape: UserLandscape) -> None:
         off = float((losses - again).abs().max() / losses.abs().max().clamp_min(1e-300))
         if off > 100 * torch.finfo(landscape.dtype).eps:
             raise ValueError(
-                f"`{_WHERE}(model=...)` must give the same losses twice; they differ by {off:.1e} relative: something in "
-                f"the forward pass draws at random or keeps a state."
+                f"`{_WHERE}(model=...)` must give the same losses twice; they differ by {off:.1e} relative: the "
+                f"forward pass draws at random or keeps a state."
             )
     if landscape.units_are_batches:
         return

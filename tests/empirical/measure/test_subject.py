@@ -1,4 +1,4 @@
-"""Other people's models as landscapes: the same derivatives as by hand, nothing of theirs touched, bad input in one line."""
+"""Other people's models as landscapes: derivatives as by hand, nothing of theirs touched, bad input in one line."""
 
 import random
 
