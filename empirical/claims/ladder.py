@@ -1,0 +1,585 @@
+r"""From theory to network, rung by rung: where do the predicted and the measured spread part?
+
+Rungs     The same replicas, under the same data orders, are run three times: linearised at the checkpoint, as the
+          network at the checkpoint's adversarial inputs, and as training runs (the attack again at every step).
+            additive noise      (P1) → (P2)                noise that depends on the state
+            mini-batch law      (P2) → linearised          the law itself, for linear dynamics
+            quadratic loss      linearised → fixed inputs  third derivatives
+            fixed inputs        fixed inputs → attacked    the attack's answer to the weights
+          Each rung is a ratio of variances, geometric mean over the tracked directions; their product is the whole.
+Interval  Replicas are the replicates. ln s² of replica r has the influence (x_r − x̄)²/s² − 1; two rungs that share
+          their replicas are differenced replica by replica, so that what they share cancels. Records of one ensemble
+          share the level: Bonferroni over them. The first rung compares two formulas and has no sampling error.
+Controls  On `empirical.settings.controls` the outcome is declared beforehand. Sabotaged laws are the decoys: twice the
+          noise, half the curvature, the other order of sampling, one step late, the rates of before and after swapped.
+Preregistered  Margins, records and rungs were fixed before any ensemble with rungs was measured.
+Source    Own derivation, `theory.closed_form.minibatch_moments`; Xu and Zhang, arXiv 2410.07719, Theorems 4.5, 4.7.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from empirical.claims import EmpiricalClaim, Subject, each_record
+from empirical.claims.series import TOP_K, about_checkpoint, hypothesis
+from empirical.measure.posterior import shuffled_transient_variance
+from empirical.records import Ensemble, Record
+from empirical.settings.controls import RUNGS, Control, Rung, control_of
+from theory.closed_form.minibatch_moments import MinibatchMoments, minibatch_second_moments
+from theory.closed_form.outside import Outside
+from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison, NotApplicableError, Predictor
+from theory.judge.results import Axis, Band, Curve, Estimate, Forest, Mark, Role, Sample, SmallMultiples, TimeCourse
+from theory.judge.verdict import About, Kind
+from theory.model.regression import Sampling
+
+#: What a rung may be off by on a network before theory and network part there, and on a control.
+MARGIN = 1.25
+CONTROL_MARGIN = 1.15
+#: Mean displacement, in standard deviations of the spread, that the mean path may be off by.
+PATH_MARGIN = 0.5
+
+Sabotage = Literal["none", "noise", "curvature", "sampling", "late", "rates"]
+Array: TypeAlias = NDArray[np.float64]
+
+
+def minibatch_law(item: Ensemble, sabotage: Sabotage = "none") -> MinibatchMoments:
+    """(P2) at an ensemble's records, from every sample's slope and curvature at the checkpoint.
+
+    Args:
+        item: an ensemble with rungs.
+        sabotage: a part of the law to get wrong on purpose.
+
+    Raises:
+        NotApplicableError: if the ensemble was measured without rungs.
+    """
+    law = item.require_rungs().law
+    slopes = law.slopes - law.slopes.mean(axis=0)
+    curvatures = law.curvatures
+    rates, record = item.learning_rates, item.steps.tolist()
+    shuffled = item.sampling == "shuffle"
+    if sabotage == "noise":
+        slopes = math.sqrt(2.0) * slopes
+    elif sabotage == "curvature":
+        curvatures = curvatures / 2
+    elif sabotage == "sampling":
+        shuffled = not shuffled
+    elif sabotage == "rates":
+        rates = np.where(rates == rates[0], rates[-1], rates[0])
+    late = sabotage == "late"
+    found = minibatch_second_moments(
+        slopes + item.frozen.mean_slope,
+        curvatures,
+        item.optimizer,
+        rates,
+        item.batch_sizes,
+        sampling=Sampling.SHUFFLED_EPOCHS if shuffled else Sampling.WITH_REPLACEMENT,
+        start_position=item.start_position,
+        initial_mean=np.concatenate([np.zeros(slopes.shape[1]), item.frozen.momentum]),
+        record=sorted({max(step - late, 1) for step in record}),
+        outside=(Outside(curvature=law.outside_curvature, coupling=law.outside_coupling, own=law.outside_own),),
+    )
+    if not late:
+        return found
+    places = [found.steps.tolist().index(max(step - 1, 1)) for step in record]
+    return dataclasses.replace(
+        found,
+        steps=item.steps,
+        state_mean=found.state_mean[places],
+        state_covariance=found.state_covariance[places],
+    )
+
+
+def minibatch_variances(item: Ensemble, sabotage: Sabotage = "none") -> Array:
+    """Variances along the tracked directions that (P2) predicts, shape ``(records, directions)``."""
+    return np.einsum("tii->ti", minibatch_law(item, sabotage).covariance)
+
+
+def additive_variances(item: Ensemble) -> Array:
+    """Those of (P1), inputs held fixed: every slope of a sample comes back with it."""
+    frozen = item.frozen
+    return shuffled_transient_variance(
+        frozen.curvatures,
+        frozen.slope_variances,
+        item.optimizer,
+        item.learning_rates,
+        item.batch_sizes,
+        num_samples=item.num_samples,
+        repeated_share=1.0 if item.sampling == "shuffle" else 0.0,
+        start_position=item.start_position,
+        record=item.steps.tolist(),
+    )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """ln of the variance at each record, averaged over directions, and each replica's influence on it."""
+
+    level: Array  # (records,)
+    influence: Array  # (records, replicas)
+
+    @classmethod
+    def of(cls, positions: NDArray[np.floating], keep: NDArray[np.bool_]) -> Spread:
+        """From positions ``(records, replicas, directions)``."""
+        chosen = positions[:, :, keep].astype(np.float64)
+        centred = chosen - chosen.mean(axis=1, keepdims=True)
+        variance = chosen.var(axis=1, ddof=1)
+        influence = (centred**2 / variance[:, None] - 1).mean(axis=2)
+        return cls(level=np.log(variance).mean(axis=1), influence=influence)
+
+    @classmethod
+    def predicted(cls, variances: Array, keep: NDArray[np.bool_], replicas: int) -> Spread:
+        """Of a formula: no replica has a say in it."""
+        chosen = np.maximum(variances[:, keep], 1e-300)
+        return cls(level=np.log(chosen).mean(axis=1), influence=np.zeros((len(chosen), replicas)))
+
+    def over(self, other: Spread) -> Ratio:
+        """ln of the ratio, replica by replica."""
+        estimate = self.level - other.level
+        influence = self.influence - other.influence
+        return Ratio(estimate=estimate, error=influence.std(axis=1, ddof=1) / math.sqrt(influence.shape[1]))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """ln of a ratio at each record, with its standard error."""
+
+    estimate: Array
+    error: Array
+
+    def ends(self) -> tuple[Array, Array]:
+        """Simultaneous interval over the records."""
+        reach = float(stats.norm.ppf(1 - HYPOTHESIS_ALPHA / (2 * len(self.estimate)))) * self.error
+        return self.estimate - reach, self.estimate + reach
+
+    @property
+    def worst(self) -> int:
+        """Index of the record that is furthest from 1."""
+        return int(np.argmax(np.abs(self.estimate)))
+
+    @property
+    def magnitude(self) -> tuple[float, float]:
+        """Simultaneous interval of the largest |ln ratio|."""
+        low, high = self.ends()
+        inner = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
+        return float(inner.max()), float(np.maximum(np.abs(low), np.abs(high)).max())
+
+    def outcome(self, margin: float) -> Literal["within", "outside", "undecided"]:
+        """Whether every record is within a factor of the margin."""
+        inner, outer = self.magnitude
+        return "within" if outer <= math.log(margin) else "outside" if inner > math.log(margin) else "undecided"
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """All rungs of one ensemble."""
+
+    item: Ensemble
+
+    @cached_property
+    def keep(self) -> NDArray[np.bool_]:
+        """Tracked directions with positive curvature."""
+        keep = self.item.frozen.curvatures > 0
+        if not keep.any():
+            raise NotApplicableError("no tracked direction has positive curvature at the branching checkpoint")
+        return keep
+
+    @cached_property
+    def levels(self) -> Mapping[str, Spread]:
+        """The spread at the foot and at the top of every rung."""
+        item, rungs, keep = self.item, self.item.require_rungs(), self.keep
+        replicas = item.positions.shape[1]
+        return {
+            "(P1)": Spread.predicted(additive_variances(item), keep, replicas),
+            "(P2)": Spread.predicted(minibatch_variances(item), keep, replicas),
+            "linearised": Spread.of(rungs.linearised, keep),
+            "inputs fixed": Spread.of(rungs.fixed_inputs, keep),
+            "network": Spread.of(item.positions, keep),
+        }
+
+    @cached_property
+    def rungs(self) -> Mapping[Rung, Ratio]:
+        """Ratio of each rung's top to its foot."""
+        levels = list(self.levels.values())
+        return {rung: above.over(below) for rung, below, above in zip(RUNGS, levels, levels[1:], strict=False)}
+
+    def forest(self, margin: float) -> Forest:
+        """The worst record of every rung against the margin."""
+        estimates = []
+        for rung, ratio in (*self.rungs.items(), ("whole", self.levels["network"].over(self.levels["(P1)"]))):
+            at, (low, high) = ratio.worst, ratio.ends()
+            estimates.append(
+                Estimate(
+                    category=f"{rung}, step {int(self.item.steps[at])}",
+                    value=math.exp(ratio.estimate[at]),
+                    low=math.exp(low[at]),
+                    high=math.exp(high[at]),
+                    band=Band.INTERVAL,
+                )
+            )
+        return Forest(
+            title="Where theory and network part: the worst record of each rung",
+            sample=Sample(self.item.positions.shape[1], "replicas"),
+            x=Axis("ratio of variances, top of the rung over its foot"),
+            estimates=tuple(estimates),
+            margins=(1 / margin, margin),
+            null=1.0,
+        )
+
+    def course(self) -> TimeCourse:
+        """Every level over the steps, relative to (P1)."""
+        base, steps = self.levels["(P1)"], self.item.steps
+        curves = []
+        for name, level in self.levels.items():
+            if name == "(P1)":
+                continue
+            ratio = level.over(base)
+            low, high = ratio.ends()
+            shown = {"low": np.exp(low), "high": np.exp(high), "band": Band.INTERVAL} if name != "(P2)" else {}
+            role = Role.PREDICTED if name == "(P2)" else Role.MEASURED
+            curves.append(Curve(role=role, subject=name, x=steps, y=np.exp(ratio.estimate), **shown))
+        curves.append(Curve(role=Role.REFERENCE, subject="(P1)", x=steps, y=np.ones(len(steps))))
+        return TimeCourse(
+            title="Spread of the replicas over what additive noise predicts",
+            sample=Sample(self.item.positions.shape[1], "replicas"),
+            x=Axis("steps since branching"),
+            y=Axis("variance / (P1)"),
+            curves=tuple(curves),
+            marks=(Mark(float(self.item.drop), "the replicas drop"),),
+        )
+
+    def described(self) -> str:
+        """Every rung's worst record in words."""
+        parts = []
+        for rung, ratio in self.rungs.items():
+            at = ratio.worst
+            parts.append(f"{rung} {math.exp(ratio.estimate[at]):.2f} × (step {int(self.item.steps[at])})")
+        return "; ".join(parts)
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def _of_networks(records: Sequence[Record]) -> Iterable[Subject[Ensemble]]:
+    for subject in each_record(Ensemble, about_checkpoint)(records):
+        if control_of(subject.seen.training) is None and subject.seen.rungs is not None:
+            yield subject
+
+
+def _of_controls(must_hold: bool):
+    def select(records: Sequence[Record]) -> Iterable[Subject[Ensemble]]:
+        for subject in each_record(Ensemble, about_checkpoint)(records):
+            control = control_of(subject.seen.training)
+            if control is not None and control.must_hold is must_hold:
+                named = dataclasses.replace(subject.about, name=control.name)
+                yield dataclasses.replace(subject, about=named, scope="this control only")
+
+    return select
+
+
+Step: TypeAlias = Predictor[[Ensemble], Ratio]
+
+
+def _rung(rung: Rung) -> Step:
+    return lambda item: Ladder(item).rungs[rung]
+
+
+def _swapped(rung: Rung) -> Step:
+    """The rung as if the replicas' spread had half its variance: what an instrument without power would let pass."""
+
+    def wrong(item: Ensemble) -> Ratio:
+        ratio = Ladder(item).rungs[rung]
+        return Ratio(estimate=ratio.estimate - math.log(2.0), error=ratio.error)
+
+    return wrong
+
+
+def _judged(ratio: Ratio, item: Ensemble, what: str, results: tuple = ()) -> Comparison:
+    inner, outer = ratio.magnitude
+    at = ratio.worst
+    return Comparison(
+        estimate=-abs(float(ratio.estimate[at])),
+        interval=(-outer, -inner),
+        note=(
+            f"{what} {math.exp(ratio.estimate[at]):.2f} × at step {int(item.steps[at])}, the worst of "
+            f"{len(item.steps)} records of {item.positions.shape[1]} replicas"
+        ),
+        results=results,
+    )
+
+
+def _compare_rung(rung: Rung):
+    def compare(item: Ensemble, predict: Step) -> Comparison:
+        return _judged(predict(item), item, f"variance over that of the rung below ({rung})")
+
+    return compare
+
+
+_DROPS: Mapping[Rung, str] = {
+    "additive noise": "the law of mini-batches (P2) gives the spread that additive noise (P1) gives",
+    "mini-batch law": "replicas of the linearised dynamics spread as the law of mini-batches (P2) says",
+    "quadratic loss": "the network at fixed inputs spreads as its linearised dynamics do",
+    "fixed inputs": "the network attacked again at every step spreads as it does at fixed inputs",
+}
+
+
+def _rung_claim(rung: Rung) -> EmpiricalClaim[Ensemble, Step]:
+    return hypothesis(
+        f"ladder-{rung.replace(' ', '-')}",
+        f"At every record {_DROPS[rung]}, within a factor of {MARGIN:g} (the effect is minus the largest |ln ratio|).",
+        "Theorems 4.5 and 4.7, taken apart by this project",
+        _compare_rung(rung),
+        {"half the variance": _swapped(rung)},
+        -math.log(MARGIN),
+        _of_networks,
+        (TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
+        experiment=Ensemble.experiment,
+        predict=_rung(rung),
+    )
+
+
+def _compare_ladder(item: Ensemble, predict: Step) -> Comparison:
+    ladder = Ladder(item)
+    parted = [rung for rung, ratio in ladder.rungs.items() if ratio.outcome(MARGIN) == "outside"]
+    open_ = [rung for rung, ratio in ladder.rungs.items() if ratio.outcome(MARGIN) == "undecided"]
+    where = f"parts at: {', '.join(parted)}" if parted else "parts at no rung for certain"
+    if open_:
+        where += f"; undecided: {', '.join(open_)}"
+    judged = _judged(predict(item), item, "network over (P1)", (ladder.forest(MARGIN), ladder.course()))
+    return dataclasses.replace(judged, note=f"{where}; {ladder.described()}; {judged.note}")
+
+
+def _whole(item: Ensemble) -> Ratio:
+    levels = Ladder(item).levels
+    return levels["network"].over(levels["(P1)"])
+
+
+def _whole_at_half(item: Ensemble) -> Ratio:
+    ratio = _whole(item)
+    return Ratio(estimate=ratio.estimate - math.log(2.0), error=ratio.error)
+
+
+LADDER = hypothesis(
+    "ladder",
+    "From additive noise to the network attacked again, the product of the rungs: the replicas spread as (P1) predicts, "
+    f"within a factor of {MARGIN:g} at every record (the effect is minus the largest |ln ratio|); the rung at which "
+    "they part is named.",
+    "Theorems 4.5 and 4.7, taken apart by this project",
+    _compare_ladder,
+    {"half the variance": _whole_at_half},
+    -math.log(MARGIN),
+    _of_networks,
+    (TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
+    experiment=Ensemble.experiment,
+    predict=_whole,
+)
+
+Law: TypeAlias = Predictor[[Ensemble], Array]
+
+
+def _law(sabotage: Sabotage) -> Law:
+    return lambda item: minibatch_variances(item, sabotage)
+
+
+SABOTAGES: Mapping[str, Law] = {
+    "twice the noise": _law("noise"),
+    "half the curvature": _law("curvature"),
+    "the other order of sampling": _law("sampling"),
+    "one step late": _law("late"),
+    "rates before and after the drop swapped": _law("rates"),
+}
+
+
+def _against_law(level: str):
+    def compare(item: Ensemble, predict: Law) -> Comparison:
+        ladder = Ladder(item)
+        predicted = Spread.predicted(predict(item), ladder.keep, item.positions.shape[1])
+        ratio = ladder.levels[level].over(predicted)
+        results = (ladder.forest(CONTROL_MARGIN), ladder.course())
+        return _judged(ratio, item, f"{level} over the law of mini-batches", results)
+
+    return compare
+
+
+def _approximation(name: str, statement: str, level: str, must_hold: bool) -> EmpiricalClaim[Ensemble, Law]:
+    return EmpiricalClaim(
+        claim=Claim(
+            name=name,
+            statement=statement,
+            source="own derivation, theory.closed_form.minibatch_moments (P2)",
+            kind=Kind.HYPOTHESIS,
+            experiments=(Ensemble.experiment,),
+            assumptions=("trained to stationarity before the drop", TOP_K),
+            predict=_law("none"),
+            decoys=SABOTAGES,
+            compare=_against_law(level),
+            margin=-math.log(CONTROL_MARGIN),
+            tags=("control",),
+        ),
+        subjects=_of_controls(must_hold),
+    )
+
+
+CONTROL = _approximation(
+    "control",
+    "A convex model on which the law must hold: at every record, before and after the drop, its replicas have the "
+    f"variance of (P2) within a factor of {CONTROL_MARGIN:g} (the effect is minus the largest |ln ratio|).",
+    "network",
+    must_hold=True,
+)
+CONTROL_LINEARISED = _approximation(
+    "control-limit-law",
+    "A convex model declared to leave the theory at a stated rung: its linearised replicas still have the variance of "
+    f"(P2) within a factor of {CONTROL_MARGIN:g} at every record (the effect is minus the largest |ln ratio|).",
+    "linearised",
+    must_hold=False,
+)
+
+
+def _parted(item: Ensemble) -> tuple[Rung, ...]:
+    control = control_of(item.training)
+    assert control is not None, "selected as a control"
+    return control.breaks
+
+
+def _parts_nowhere(item: Ensemble) -> tuple[Rung, ...]:
+    del item
+    return ()
+
+
+def _parts_everywhere(item: Ensemble) -> tuple[Rung, ...]:
+    del item
+    return RUNGS[1:]
+
+
+def _compare_rungs(item: Ensemble, predict: Predictor[[Ensemble], tuple[Rung, ...]]) -> Comparison:
+    """The least evidence over the rungs that each is, or is not, outside the control's margin as declared."""
+    declared, rungs = predict(item), Ladder(item).rungs
+    margins = []
+    for rung in RUNGS[1:]:
+        inner, outer = rungs[rung].magnitude
+        centre = abs(float(rungs[rung].estimate[rungs[rung].worst]))
+        if rung in declared:
+            margins.append((centre, inner, outer))
+        else:  # mirrored about the margin, so that "inside" counts for it
+            edge = 2 * math.log(CONTROL_MARGIN)
+            margins.append((edge - centre, edge - outer, edge - inner))
+    estimate, low, high = (min(column) for column in zip(*margins, strict=True))
+    return Comparison(
+        estimate=estimate,
+        interval=(low, high),
+        note=f"declared to part at {', '.join(declared) or 'no rung'}; {Ladder(item).described()}",
+    )
+
+
+CONTROL_LIMIT = EmpiricalClaim(
+    claim=Claim(
+        name="control-limit",
+        statement="A convex model declared to leave the theory does so at the declared rung and at no other beyond "
+        "additive noise (the effect is the least |ln ratio| of a declared rung, or mirrored about the margin).",
+        source="declared in empirical.settings.controls",
+        kind=Kind.HYPOTHESIS,
+        experiments=(Ensemble.experiment,),
+        assumptions=("trained to stationarity before the drop", TOP_K),
+        predict=_parted,
+        decoys={"parts nowhere": _parts_nowhere, "parts everywhere": _parts_everywhere},
+        compare=_compare_rungs,
+        margin=math.log(CONTROL_MARGIN),
+        tags=("control",),
+    ),
+    subjects=_of_controls(must_hold=False),
+)
+
+
+Paths: TypeAlias = Predictor[[Ensemble], Array]
+
+
+def _mean_path(item: Ensemble) -> Array:
+    """E δ of the mini-batch law, shape ``(records, directions)``."""
+    return minibatch_law(item).mean
+
+
+def _no_path(item: Ensemble) -> Array:
+    return np.zeros(item.positions.shape[::2])
+
+
+def _compare_path(item: Ensemble, predict: Paths) -> Comparison:
+    keep = Ladder(item).keep
+    predicted = predict(item)[:, keep]
+    chosen = item.positions[:, :, keep].astype(np.float64)
+    mean, spread = chosen.mean(axis=1), chosen.std(axis=1, ddof=1)
+    off = (mean - predicted) / spread
+    replicas, records = chosen.shape[1], len(item.steps)
+    # A mean square of normal errors: Σ (off·√R)² is a non-central χ² over the directions.
+    degrees = int(keep.sum())
+    alpha = HYPOTHESIS_ALPHA / records
+    square = (off**2).sum(axis=1) * replicas
+    low, high = (np.array([_noncentrality(s, degrees, tail) for s in square]) for tail in (1 - alpha / 2, alpha / 2))
+    scale = 1.0 / (replicas * degrees)
+    centre = np.sqrt(np.maximum(square - degrees, 0.0) * scale)
+    at = int(np.argmax(centre))
+    curves = []
+    for name, direction in zip(("largest λ", "smallest λ"), (0, degrees - 1), strict=True):
+        error = stats.norm.ppf(0.975) * spread[:, direction] / math.sqrt(replicas)
+        y = mean[:, direction]
+        curves += [
+            Curve(role=Role.MEASURED, subject=name, x=item.steps, y=y, low=y - error, high=y + error, band=Band.INTERVAL),
+            Curve(role=Role.PREDICTED, subject=name, x=item.steps, y=predicted[:, direction], by="(P2)"),
+        ]
+    return Comparison(
+        estimate=-float(centre[at]),
+        interval=(-float(np.sqrt(high * scale).max()), -float(np.sqrt(low * scale).max())),
+        note=(
+            f"mean path off by {centre[at]:.2f} standard deviations of the spread (root mean square over {degrees} "
+            f"directions) at step {int(item.steps[at])}, the worst of {records} records"
+        ),
+        results=(
+            TimeCourse(
+                title="Mean path of the replicas",
+                sample=Sample(replicas, "replicas"),
+                x=Axis("steps since branching"),
+                y=Axis("mean displacement along a tracked direction"),
+                curves=tuple(curves),
+                marks=(Mark(float(item.drop), "the replicas drop"),),
+            ),
+        ),
+    )
+
+
+def _noncentrality(square: float, degrees: int, level: float) -> float:
+    """The non-centrality under which a χ² is below `square` with the given chance; 0 where none is that small."""
+    from scipy.optimize import brentq
+
+    if stats.chi2.cdf(square, degrees) <= level:
+        return 0.0
+
+    def excess(centre: float) -> float:
+        return float(stats.ncx2.cdf(square, degrees, centre)) - level
+
+    top = square + 10 * math.sqrt(square + degrees) + 50
+    return float(brentq(excess, 1e-9, top)) if excess(top) < 0 < excess(1e-9) else top
+
+
+MEAN_PATH = hypothesis(
+    "mean-path-ensemble",
+    "The replicas' mean moves as the mini-batch law says: at every record within half a standard deviation of the "
+    "spread, root mean square over the tracked directions (the effect is minus that distance).",
+    "Theorem 4.7 (mean of the posterior)",
+    _compare_path,
+    {"the mean stays at the checkpoint": _no_path},
+    -PATH_MARGIN,
+    lambda records: (s for s in each_record(Ensemble, about_checkpoint)(records) if s.seen.rungs is not None),
+    (TOP_K, "slopes, curvatures and their eigenvectors frozen at the checkpoint"),
+    experiment=Ensemble.experiment,
+    predict=_mean_path,
+)
+
+CLAIMS = (CONTROL, CONTROL_LINEARISED, CONTROL_LIMIT, LADDER, *(_rung_claim(rung) for rung in RUNGS), MEAN_PATH)
