@@ -59,7 +59,7 @@ def minibatch_law(item: Ensemble, sabotage: Sabotage = "none") -> MinibatchMomen
         sabotage: a part of the law to get wrong on purpose.
 
     Raises:
-        NotApplicableError: if the ensemble was measured without rungs.
+        ValueError: if the ensemble was measured without rungs.
     """
     law = item.require_rungs().law
     slopes = law.slopes - law.slopes.mean(axis=0)

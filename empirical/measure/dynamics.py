@@ -5,6 +5,8 @@ Ensemble  R replicas part a few relaxation times before the decay, spread at the
           predicts is measured at the branching checkpoint and then frozen: λ, K = UᵀCU, ρ_b, mean slope, momentum.
           Beside λ, which holds the adversarial inputs fixed, stands the curvature over the distance σ with the attack
           run again: the loss that the replicas descend is the robust one.
+Rungs     the same replicas, seeds and data orders under simpler dynamics (`ensemble`), every sample's slope and
+          curvature for the law of mini-batches (`minibatch`), and λ and γ where the replicas are (`locality`).
 Trajectory  the run itself, continued from the same checkpoint at the old rate, in the same basis.
 Expansion  the loss against its quadratic along u, along random directions, along the replicas' own displacements, and
           at the radius σ the posterior predicts; with inputs fixed, with inputs attacked again, and under a smooth
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -25,10 +27,12 @@ from torch import Tensor
 
 from empirical.data.resident import Data
 from empirical.measure.checkpoint import attack_for
-from empirical.measure.ensemble import branch
+from empirical.measure.ensemble import Dynamics, branch, why_not_vectorized
 from empirical.measure.expansion import Attack, expansion_error, random_directions
-from empirical.measure.lanczos import top_eigenpairs
+from empirical.measure.lanczos import repeated_eigenpairs, top_eigenpairs
 from empirical.measure.landscape import Landscape
+from empirical.measure.locality import local_law
+from empirical.measure.minibatch import sample_law
 from empirical.measure.noise import gradient_noise, repeated_share
 from empirical.measure.objective import training_landscape
 from empirical.measure.operators import (
@@ -39,7 +43,7 @@ from empirical.measure.operators import (
 )
 from empirical.network.build import build_network
 from empirical.records import Ensemble, Expansion, Trajectory
-from empirical.records.dynamics import FiniteCurvature, Frozen, Studies, Study
+from empirical.records.dynamics import FiniteCurvature, Frozen, Places, Rungs, SampleLaw, Studies, Study
 from empirical.settings.measuring import EnsembleSetting, Measurement
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.trainer import Trainer
@@ -52,10 +56,16 @@ def _frozen(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> tup
     landscape = training_landscape(checkpoint, data, measurement)
     if landscape.units_are_batches:
         raise ValueError("the ensemble's prediction needs per-sample gradients: measure in eval or frozen-batch mode.")
-    pairs = top_eigenpairs(
-        HessianOperator(landscape), measurement.eigenpairs, tolerance=measurement.tolerance, max_products=600
-    ).require()
-    basis = pairs.basis
+    operator = HessianOperator(landscape)
+    if checkpoint.setting.network.name == "linear":  # a block of weights a class: eigenvalues may repeat exactly
+        largest, basis = repeated_eigenpairs(
+            operator, measurement.eigenpairs, tolerance=measurement.tolerance, max_products=600
+        )
+    else:
+        pairs = top_eigenpairs(
+            operator, measurement.eigenpairs, tolerance=measurement.tolerance, max_products=600
+        ).require()
+        largest, basis = pairs.largest, pairs.basis
     noise = gradient_noise(landscape, basis, resamples=measurement.resamples, seed=measurement.seed)
     draws = [noise.projections]
     for redraw in range(1, measurement.redraws):
@@ -69,7 +79,7 @@ def _frozen(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> tup
     decay = checkpoint.setting.optimizer.weight_decay
     weights = landscape.weights.double()
     frozen = Frozen(
-        curvatures=pairs.largest.numpy(),
+        curvatures=largest.numpy(),
         slope_variances=noise.variances.values,
         noise_covariance=noise.covariance,
         repeated_share=share,
@@ -124,20 +134,63 @@ def measure_ensemble(
     rates = np.concatenate([np.full(setting.before, old), np.full(setting.after, old * setting.factor)])
     record = sorted(
         {
+            *(step for step in (1, 2, 4) if step < setting.before),  # while memory and batches can be told apart
             *_spaced(setting.before, setting.records),
             *(setting.before + s for s in _spaced(setting.after, setting.records)),
         }
     )
+    seeds = range(setting.seed, setting.seed + setting.replicas)
+    # The laws speak of all the samples that batches are drawn from.
+    wants_rungs = setting.places > 0 and landscape.num_units == len(data.train) and not why_not_vectorized(checkpoint)
+    moments = sorted({setting.before, record[-1]}) if wants_rungs else []
+    seen: dict[int, list[Tensor]] = {step: [] for step in moments}
+
+    def look(step: int, weights: Tensor) -> None:
+        if step in seen:
+            missing = setting.places - sum(map(len, seen[step]))
+            # The mean over all replicas is a place of its own; vectorized, they come in one piece.
+            seen[step].append(torch.cat([weights[:missing], weights.mean(dim=0, keepdim=True)]).double())
+
     branches = branch(
         checkpoint,
         data,
         basis,
-        seeds=range(setting.seed, setting.seed + setting.replicas),
+        seeds=seeds,
         learning_rates=rates,
         record=record,
         order=setting.order,
+        method="vectorized" if wants_rungs else "auto",
+        observe=look if wants_rungs else None,
         progress=progress,
     )
+    rungs = None
+    if wants_rungs:
+        simpler: dict[Dynamics, NDArray[np.float64]] = {}
+        for dynamics in ("linearised", "fixed inputs"):
+            simpler[dynamics] = branch(
+                checkpoint,
+                data,
+                basis,
+                seeds=seeds,
+                learning_rates=rates,
+                record=record,
+                order=setting.order,
+                dynamics=dynamics,
+                inputs=landscape.inputs,
+            ).weights
+        law = sample_law(landscape, basis, seed=measurement.seed)
+        rungs = Rungs(
+            law=SampleLaw(
+                slopes=law.slopes,
+                curvatures=law.curvatures,
+                outside_curvature=law.outside.curvature,
+                outside_coupling=law.outside.coupling,
+                outside_own=np.zeros_like(law.outside.coupling) if law.outside.own is None else law.outside.own,
+            ),
+            linearised=simpler["linearised"],
+            fixed_inputs=simpler["fixed inputs"],
+            places=_places(checkpoint, data, measurement, landscape, basis, {s: seen[s][0] for s in moments}),
+        )
     return Ensemble(
         training=checkpoint.setting,
         measurement=measurement,
@@ -154,7 +207,29 @@ def measure_ensemble(
         velocities=branches.velocity,
         norms=branches.norms,
         losses=branches.losses,
+        rungs=rungs,
         seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _places(
+    checkpoint: Checkpoint,
+    data: Data,
+    measurement: Measurement,
+    landscape: Landscape,
+    basis: Tensor,
+    positions: Mapping[int, Tensor],
+) -> Places:
+    """λ and γ at the replicas' positions, with the checkpoint's inputs and with those that the attack finds there."""
+    attack = attack_for(checkpoint, data, measurement, landscape) if checkpoint.setting.method.attack else None
+    fixed = [local_law(landscape, basis, weights) for weights in positions.values()]
+    again = fixed if attack is None else [local_law(landscape, basis, w, attack) for w in positions.values()]
+    return Places(
+        steps=np.array(list(positions), dtype=np.int64),
+        curvatures=np.stack([law.curvatures for law in fixed]),
+        slope_variances=np.stack([law.slope_variances for law in fixed]),
+        attacked_curvatures=np.stack([law.curvatures for law in again]),
+        attacked_slope_variances=np.stack([law.slope_variances for law in again]),
     )
 
 

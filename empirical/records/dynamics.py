@@ -11,7 +11,19 @@ from empirical.records.base import APART, IDENTITY, Part, axes, part
 from empirical.records.run import AtCheckpoint
 from empirical.settings import EnsembleSetting
 
-__all__ = ["Ensemble", "Expansion", "FiniteCurvature", "Frozen", "InFrozenBasis", "Studies", "Study", "Trajectory"]
+__all__ = [
+    "Ensemble",
+    "Expansion",
+    "FiniteCurvature",
+    "Frozen",
+    "InFrozenBasis",
+    "Places",
+    "Rungs",
+    "SampleLaw",
+    "Studies",
+    "Study",
+    "Trajectory",
+]
 
 
 @part
@@ -50,6 +62,61 @@ class FiniteCurvature(Part):
     exact: Annotated[NDArray[np.float64], axes("samples", "directions")]
     fixed: Annotated[NDArray[np.float64], axes("samples", "directions")]
     robust: Annotated[NDArray[np.float64], axes("samples", "directions")]
+
+
+@part
+class SampleLaw(Part):
+    """What the law of mini-batches (P2) needs: every sample at the checkpoint, along the tracked directions.
+
+    Args:
+        slopes: s_n = Uᵀg_n, without weight decay.
+        curvatures: A_n = Uᵀ∇²ℓ_n U.
+        outside_curvature: mean curvature of the directions outside U that the samples' slopes span.
+        outside_coupling: K of `theory.closed_form.outside`.
+        outside_own: its own-sample term.
+    """
+
+    slopes: Annotated[NDArray[np.float64], axes("samples", "directions")]
+    curvatures: Annotated[NDArray[np.float64], axes("samples", "directions", "directions")]
+    outside_curvature: float
+    outside_coupling: Annotated[NDArray[np.float64], axes("directions", "directions")]
+    outside_own: Annotated[NDArray[np.float64], axes("directions", "directions")]
+
+
+@part
+class Places(Part):
+    """λ and γ in the frozen directions at the positions of some replicas (and at their mean, the last place).
+
+    Args:
+        steps: when they were looked at: the last record before the drop, and the last of all.
+        curvatures: uᵢᵀH(w)uᵢ, the checkpoint's inputs held.
+        slope_variances: per-sample γ, likewise.
+        attacked_curvatures: at the inputs that the attack finds at w, held.
+        attacked_slope_variances: likewise.
+    """
+
+    steps: Annotated[NDArray[np.int64], axes("moments")]
+    curvatures: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
+    slope_variances: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
+    attacked_curvatures: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
+    attacked_slope_variances: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
+
+
+@part
+class Rungs(Part):
+    """The same replicas under simpler dynamics, and what the law of their spread needs.
+
+    Args:
+        law: of every sample.
+        linearised: Uᵀ(w − w_checkpoint) under g_B(w₀) + H_B δ.
+        fixed_inputs: of the network at the inputs that were adversarial at the checkpoint.
+        places: how far λ and γ have moved where the replicas are.
+    """
+
+    law: SampleLaw
+    linearised: Annotated[NDArray[np.float64], axes("records", "replicas", "directions")]
+    fixed_inputs: Annotated[NDArray[np.float64], axes("records", "replicas", "directions")]
+    places: Places
 
 
 @part
@@ -100,6 +167,7 @@ class Ensemble(InFrozenBasis):
         velocities: Uᵀv.
         norms: ‖w‖.
         losses: mean training loss of the recorded steps, in nats.
+        rungs: the ladder from theory to network; None where the replicas cannot be vectorised, or it was not asked for.
     """
 
     experiment: ClassVar[str] = "ensemble"
@@ -113,11 +181,22 @@ class Ensemble(InFrozenBasis):
     velocities: Annotated[NDArray[np.float64], axes("records", "replicas", "directions")]
     norms: Annotated[NDArray[np.float64], axes("records", "replicas")]
     losses: Annotated[NDArray[np.float64], axes("records", "replicas")]
+    rungs: Rungs | None
 
     @property
     def drop(self) -> int:
         """Step at which the rate drops."""
         return self.ensemble.before
+
+    def require_rungs(self) -> Rungs:
+        """The rungs.
+
+        Raises:
+            ValueError: if the ensemble was measured without them.
+        """
+        if self.rungs is None:
+            raise ValueError("the ensemble was measured without rungs (replicas that cannot be vectorised, or a subset)")
+        return self.rungs
 
     @property
     def sampling(self) -> str:

@@ -115,6 +115,7 @@ class EnsembleSetting(Setting):
         order: "run" samples as the run does, "replacement" draws every batch independently.
         records: how many records before and after the drop.
         seed: first root seed of the replicas, far from those of runs.
+        places: replicas at whose positions λ and γ are measured again, and the ladder's rungs run; 0 for neither.
 
     Raises:
         ValueError: if a value is out of range.
@@ -127,9 +128,10 @@ class EnsembleSetting(Setting):
     order: ReplicaOrder = "run"
     records: int = 8
     seed: int = 1_000_000
+    places: int = 16
 
     def __post_init__(self) -> None:
-        require_at_least(self, replicas=2, before=1, after=0, records=1, seed=0)
+        require_at_least(self, replicas=2, before=1, after=0, records=1, seed=0, places=0)
         require_at_most(self, replicas=10**6, before=10**6, after=10**6)
         if not 0 < self.factor <= 1:
             raise ValueError(f"`EnsembleSetting(factor=...)` must lie in (0, 1]; got {self.factor}.")
