@@ -26,6 +26,11 @@ COMMANDS = (
         help="adversarial training runs: checkpoints, logs and evidence",
         module="empirical.commands.train",
     ),
+    Command(
+        name="controls",
+        help="positive controls: does the instrument confirm where it must",
+        module="empirical.commands.controls",
+    ),
     Command(name="sweep", help="a grid of runs, resumable, local or on a cluster", module="empirical.commands.sweep"),
     Command(
         name="measure",

@@ -24,7 +24,7 @@ from theory.judge.front import EXTRAS
 from theory.judge.verdict import About, Verdict
 
 #: Modules that may hold claims, in the order of their columns in the table of verdicts.
-MODULES = ("logs", "training", "spectra", "posterior", "regimes")
+MODULES = ("ladder", "logs", "training", "spectra", "posterior", "regimes")
 
 
 @dataclass(frozen=True, kw_only=True)

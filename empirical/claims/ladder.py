@@ -23,7 +23,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +33,12 @@ from empirical.claims import EmpiricalClaim, Subject, each_record
 from empirical.claims.series import TOP_K, about_checkpoint, hypothesis
 from empirical.measure.posterior import shuffled_transient_variance
 from empirical.records import Ensemble, Record
-from empirical.settings.controls import RUNGS, Control, Rung, control_of
+from empirical.settings.controls import RUNGS, Rung, Sabotage, control_of
 from theory.closed_form.minibatch_moments import MinibatchMoments, minibatch_second_moments
 from theory.closed_form.outside import Outside
 from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison, NotApplicableError, Predictor
-from theory.judge.results import Axis, Band, Curve, Estimate, Forest, Mark, Role, Sample, SmallMultiples, TimeCourse
-from theory.judge.verdict import About, Kind
+from theory.judge.results import Axis, Band, Curve, Estimate, Forest, Mark, Role, Sample, TimeCourse
+from theory.judge.verdict import Kind
 from theory.model.regression import Sampling
 
 #: What a rung may be off by on a network before theory and network part there, and on a control.
@@ -47,7 +47,6 @@ CONTROL_MARGIN = 1.15
 #: Mean displacement, in standard deviations of the spread, that the mean path may be off by.
 PATH_MARGIN = 0.5
 
-Sabotage = Literal["none", "noise", "curvature", "sampling", "late", "rates"]
 Array: TypeAlias = NDArray[np.float64]
 
 
@@ -369,9 +368,9 @@ def _whole_at_half(item: Ensemble) -> Ratio:
 
 LADDER = hypothesis(
     "ladder",
-    "From additive noise to the network attacked again, the product of the rungs: the replicas spread as (P1) predicts, "
-    f"within a factor of {MARGIN:g} at every record (the effect is minus the largest |ln ratio|); the rung at which "
-    "they part is named.",
+    "From additive noise to the network attacked again, the product of the rungs: the replicas spread as (P1) "
+    f"predicts, within a factor of {MARGIN:g} at every record (the effect is minus the largest |ln ratio|); the rung "
+    "at which they part is named.",
     "Theorems 4.5 and 4.7, taken apart by this project",
     _compare_ladder,
     {"half the variance": _whole_at_half},
@@ -389,7 +388,7 @@ def _law(sabotage: Sabotage) -> Law:
     return lambda item: minibatch_variances(item, sabotage)
 
 
-SABOTAGES: Mapping[str, Law] = {
+DECOYS: Mapping[str, Law] = {
     "twice the noise": _law("noise"),
     "half the curvature": _law("curvature"),
     "the other order of sampling": _law("sampling"),
@@ -409,7 +408,9 @@ def _against_law(level: str):
     return compare
 
 
-def _approximation(name: str, statement: str, level: str, must_hold: bool) -> EmpiricalClaim[Ensemble, Law]:
+def _law_on_controls(
+    name: str, statement: str, level: str, *, must_hold: bool, sabotage: Sabotage
+) -> EmpiricalClaim[Ensemble, Law]:
     return EmpiricalClaim(
         claim=Claim(
             name=name,
@@ -418,30 +419,14 @@ def _approximation(name: str, statement: str, level: str, must_hold: bool) -> Em
             kind=Kind.HYPOTHESIS,
             experiments=(Ensemble.experiment,),
             assumptions=("trained to stationarity before the drop", TOP_K),
-            predict=_law("none"),
-            decoys=SABOTAGES,
+            predict=_law(sabotage),
+            decoys=DECOYS,
             compare=_against_law(level),
             margin=-math.log(CONTROL_MARGIN),
             tags=("control",),
         ),
         subjects=_of_controls(must_hold),
     )
-
-
-CONTROL = _approximation(
-    "control",
-    "A convex model on which the law must hold: at every record, before and after the drop, its replicas have the "
-    f"variance of (P2) within a factor of {CONTROL_MARGIN:g} (the effect is minus the largest |ln ratio|).",
-    "network",
-    must_hold=True,
-)
-CONTROL_LINEARISED = _approximation(
-    "control-limit-law",
-    "A convex model declared to leave the theory at a stated rung: its linearised replicas still have the variance of "
-    f"(P2) within a factor of {CONTROL_MARGIN:g} at every record (the effect is minus the largest |ln ratio|).",
-    "linearised",
-    must_hold=False,
-)
 
 
 def _parted(item: Ensemble) -> tuple[Rung, ...]:
@@ -499,6 +484,30 @@ CONTROL_LIMIT = EmpiricalClaim(
 )
 
 
+def control_claims(sabotage: Sabotage = "none") -> tuple[EmpiricalClaim[Any, Any], ...]:
+    """The claims about controls; with a sabotage, judged by a law that is wrong on purpose and must fail."""
+    return (
+        _law_on_controls(
+            "control",
+            "A convex model on which the law must hold: at every record, before and after the drop, its replicas have "
+            f"the variance of (P2) within a factor of {CONTROL_MARGIN:g} (the effect is minus the largest |ln ratio|).",
+            "network",
+            must_hold=True,
+            sabotage=sabotage,
+        ),
+        _law_on_controls(
+            "control-limit-law",
+            "A convex model declared to leave the theory at a stated rung: its linearised replicas still have the "
+            f"variance of (P2) within a factor of {CONTROL_MARGIN:g} at every record (the effect is minus the largest "
+            "|ln ratio|).",
+            "linearised",
+            must_hold=False,
+            sabotage=sabotage,
+        ),
+        CONTROL_LIMIT,
+    )
+
+
 Paths: TypeAlias = Predictor[[Ensemble], Array]
 
 
@@ -531,7 +540,9 @@ def _compare_path(item: Ensemble, predict: Paths) -> Comparison:
         error = stats.norm.ppf(0.975) * spread[:, direction] / math.sqrt(replicas)
         y = mean[:, direction]
         curves += [
-            Curve(role=Role.MEASURED, subject=name, x=item.steps, y=y, low=y - error, high=y + error, band=Band.INTERVAL),
+            Curve(
+                role=Role.MEASURED, subject=name, x=item.steps, y=y, low=y - error, high=y + error, band=Band.INTERVAL
+            ),
             Curve(role=Role.PREDICTED, subject=name, x=item.steps, y=predicted[:, direction], by="(P2)"),
         ]
     return Comparison(
@@ -582,4 +593,4 @@ MEAN_PATH = hypothesis(
     predict=_mean_path,
 )
 
-CLAIMS = (CONTROL, CONTROL_LINEARISED, CONTROL_LIMIT, LADDER, *(_rung_claim(rung) for rung in RUNGS), MEAN_PATH)
+CLAIMS = (*control_claims(), LADDER, *(_rung_claim(rung) for rung in RUNGS), MEAN_PATH)

@@ -157,8 +157,9 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
             )
         modes = what.modes or (("eval", "train") if has_batch_norm(first.model) else ("eval",))
         measurements = tuple(dataclasses.replace(what.measurement, batch_norm=mode) for mode in modes)
-        kept = tuple(str(file) for file in thinned(files, what.checkpoints))
-        checkpoints.append(Chain(kind="checkpoints", paths=kept, measurements=measurements, options=options))
+        if what.checkpoints != 0:
+            kept = tuple(str(file) for file in thinned(files, what.checkpoints))
+            checkpoints.append(Chain(kind="checkpoints", paths=kept, measurements=measurements, options=options))
         branching = _branching(files, first)
         if not branching or (what.replicas == 0 and what.window == 0):
             continue
@@ -168,7 +169,7 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
             ensemble = EnsembleSetting(
                 replicas=what.replicas,
                 before=what.ensemble_steps,
-                after=what.ensemble_steps,
+                after=what.ensemble_after,
                 factor=after / before,
             )
         frozen = [measurement for measurement in measurements if measurement.batch_norm != "train"]
@@ -180,6 +181,7 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
                 paths=tuple(str(file) for file in branching),
                 measurements=(frozen[0],),
                 ensemble=ensemble,
+                expansion=what.expansions,
                 window=what.window,
                 options=options,
             )

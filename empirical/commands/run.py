@@ -1,4 +1,4 @@
-"""``python -m empirical run``: train, measure, verify, report; what ``nox -s empirical`` calls.
+"""``python -m empirical run``: controls, train, measure, verify, report; what ``nox -s empirical`` calls.
 
 Every stage resumes: a finished run and a measured checkpoint are not made again. Exit status: that of the first stage
 that fails; otherwise that of `verify`.
@@ -11,13 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from empirical.commands import measure, train, verify
+from empirical.commands import controls, measure, train, verify
 from empirical.commands.options import add_run_options, add_training_options, measuring_of
 from empirical.settings.measuring import Measuring
 
 NAME = "run"
-DESCRIPTION = "Trains every method with every seed, measures the checkpoints, judges the claims, reports."
-STAGES = ("train", "measure", "verify", "report")
+DESCRIPTION = "Controls first; then trains every method with every seed, measures, judges the claims, reports."
+STAGES = ("controls", "train", "measure", "verify", "report")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +56,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _stage(stage: str, args: argparse.Namespace, what: Measuring) -> int:
+    if stage == "controls":
+        status = controls.prepare(args)
+        if status == 0 and controls.report(args.out):
+            print("run: a control did not come out as declared: verdicts on networks are unverified", file=sys.stderr)
+        return status
     if stage == "train":
         return train.run(args)
     if stage == "measure":

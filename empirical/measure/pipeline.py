@@ -40,6 +40,7 @@ class Chain:
             stage, the first of which is where replicas branch.
         measurements: what is made at each checkpoint.
         ensemble: of "dynamics"; None for none.
+        expansion: whether "dynamics" studies how quadratic the loss is.
         window: steps of the trajectories of "dynamics"; 0 for none.
         options: of `run_chain`: out, device, data_root, download, threads.
     """
@@ -48,6 +49,7 @@ class Chain:
     paths: tuple[str, ...]
     measurements: tuple[Measurement, ...]
     ensemble: EnsembleSetting | None = None
+    expansion: bool = True
     window: int = 0
     options: Mapping[str, Any]
 
@@ -258,9 +260,9 @@ def _dynamics(chain: Chain, note: Note) -> list[str]:
     measurement = chain.measurements[0]
     ensemble, window = chain.ensemble, chain.window
     base = {"measurement": measurement}
-    jobs: list[tuple[Checkpoint, type[Record], dict[str, Any], Callable[[], Record]]] = [
-        (item, Expansion, base, lambda: dynamics.measure_expansion(item, data, measurement)),
-    ]
+    jobs: list[tuple[Checkpoint, type[Record], dict[str, Any], Callable[[], Record]]] = []
+    if chain.expansion:
+        jobs.append((item, Expansion, base, lambda: dynamics.measure_expansion(item, data, measurement)))
     if window:
         jobs.extend(
             (

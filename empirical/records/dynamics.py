@@ -195,7 +195,7 @@ class Ensemble(InFrozenBasis):
             ValueError: if the ensemble was measured without them.
         """
         if self.rungs is None:
-            raise ValueError("the ensemble was measured without rungs (replicas that cannot be vectorised, or a subset)")
+            raise ValueError("the ensemble was measured without rungs: replicas not vectorised, or a subset measured")
         return self.rungs
 
     @property

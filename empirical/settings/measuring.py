@@ -145,9 +145,11 @@ class Measuring(Setting):
     Args:
         measurement: how each checkpoint is measured; its batch-norm mode is replaced by each of `modes`.
         modes: batch-norm modes measured; None for eval and, where the network has batch norm, train.
-        checkpoints: most checkpoints measured of a run, first and last among them; None for all.
+        checkpoints: most checkpoints measured of a run, first and last among them; None for all, 0 for none.
+        expansions: study how quadratic the loss is before the first decay.
         replicas: replicas of the ensemble around the first decay; 0 for none.
-        ensemble_steps: steps before and after the drop, ≥ 1.
+        ensemble_steps: steps before the drop, ≥ 1; three relaxation times 1/(1 − √μ) of an underdamped mode are 57.
+        ensemble_after: steps after the drop, ≥ 1.
         ensembles: which runs get an ensemble.
         window: steps of the trajectory before each decay; 0 for none.
 
@@ -158,15 +160,17 @@ class Measuring(Setting):
     measurement: Measurement = Measurement(dtype="float32", tolerance=1e-3, groups=20)
     modes: tuple[BatchNorm, ...] | None = None
     checkpoints: int | None = None
-    replicas: int = 256
-    ensemble_steps: int = 16
+    expansions: bool = True
+    replicas: int = 128
+    ensemble_steps: int = 60
+    ensemble_after: int = 40
     ensembles: Literal["first", "all"] = "first"
     window: int = 200
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_at_least(self, checkpoints=1, replicas=0, ensemble_steps=1, window=0)
-        require_at_most(self, replicas=10**6, ensemble_steps=10**6, window=10**7)
+        require_at_least(self, checkpoints=0, replicas=0, ensemble_steps=1, ensemble_after=1, window=0)
+        require_at_most(self, replicas=10**6, ensemble_steps=10**6, ensemble_after=10**6, window=10**7)
         if 0 < self.window < SHORTEST_TRAJECTORY:
             raise ValueError(
                 f"`Measuring(window=...)` must be 0 or >= {SHORTEST_TRAJECTORY}, the shortest trajectory that can be "

@@ -222,6 +222,7 @@ def ensemble(*, factor=1.0, obeys_drop=True, replicas=256, robust=1.0, with_curv
         velocities=np.zeros_like(positions),
         norms=np.ones(positions.shape[:2]),
         losses=np.ones(positions.shape[:2]),
+        rungs=None,
         seconds=1.0,
     )
 

@@ -1,0 +1,103 @@
+"""``spikeshrink empirical controls``: does the instrument confirm where it must, and refute what was sabotaged?
+
+The convex models of `empirical.settings.controls` go through the pipeline that judges networks: train, branch, measure,
+judge. Their runs stand under OUT/controls, their evidence under OUT/evidence beside that of networks. Resumable. Exit
+status: 0 every control came out as declared, 1 one did not, 2 wrong usage or unusable data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from empirical.commands import measure, train
+from empirical.commands.options import add_run_options, device_name, whole
+from empirical.settings.controls import CONTROLS, SABOTAGES, SMOKE, Control
+from empirical.settings.measuring import Measurement, Measuring
+
+if TYPE_CHECKING:
+    from empirical.records import Record
+    from theory.judge.verdict import Verdict
+
+NAME = "controls"
+DESCRIPTION = "Trains, measures and judges the positive controls; each of their laws is also judged sabotaged."
+#: Twenty directions and 1,024 replicas fix the geometric mean of the variances to one percent.
+FULL = Measuring(
+    measurement=Measurement(eigenpairs=20, smallest=0),
+    checkpoints=0,
+    expansions=False,
+    replicas=1024,
+    ensembles="all",
+    window=0,
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the command's parser."""
+    add_run_options(parser)
+    parser.add_argument("--seed", type=whole, default=0, help="root seed of their runs (default: %(default)s)")
+    parser.add_argument("--smoke", action="store_true", help="three controls: a minute, for CI")
+    parser.add_argument(
+        "--sabotage",
+        choices=SABOTAGES,
+        default="none",
+        help="judge them by a law that is wrong on purpose, which must fail (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, measure, judge; see the module for the exit status."""
+    status = prepare(args, SMOKE if args.smoke else CONTROLS)
+    return status or report(args.out, args.sabotage)
+
+
+def prepare(args: argparse.Namespace, controls: Sequence[Control] = CONTROLS) -> int:
+    """Runs and evidence of the controls under ``args.out``, what is there already left alone."""
+    from empirical.training.jobs import Job
+
+    runs = str(Path(args.out) / "controls")
+    try:
+        device = device_name(args.device)
+    except ValueError as error:
+        print(f"controls: {error}", file=sys.stderr)
+        return 2
+    options = {"out": runs, "device": device, "data_root": args.data_root, "download": not args.no_download}
+    jobs = [Job(setting=control.training(), seed=args.seed, options={**options, "resume": True}) for control in controls]
+    status = train.execute(jobs, argparse.Namespace(**{**vars(args), "out": runs}), command=NAME)
+    if status:
+        return status
+    place = measure.Place(out=args.out, device=device, data_root=args.data_root, jobs=args.jobs, quiet=args.quiet)
+    return measure.measure([runs], FULL, place)
+
+
+def report(out: str | Path, sabotage: str = "none") -> int:
+    """Judge the controls whose evidence stands under `out` and print a line for each."""
+    from empirical.records import read_records
+
+    verdicts = judged(read_records(out), sabotage)
+    if not verdicts:
+        print(f"controls: `{out}/evidence` holds no control", file=sys.stderr)
+        return 2
+    for verdict in verdicts:
+        caught = sum(decoy.outcome.value == "refuted" for decoy in verdict.decoys)
+        print(
+            f"{verdict.outcome.value:14s}{verdict.claim} · {verdict.subject}: {verdict.note}; "
+            f"sabotage refuted {caught} of {len(verdict.decoys)}"
+        )
+    failed = [verdict for verdict in verdicts if verdict.outcome.value != "supported"]
+    print(f"controls: {len(verdicts) - len(failed)} of {len(verdicts)} verdicts as declared")
+    return 1 if failed else 0
+
+
+def judged(records: Sequence[Record], sabotage: str = "none") -> list[Verdict]:
+    """The verdicts of the controls' own claims."""
+    from empirical.claims.ladder import control_claims
+
+    return [
+        entry.judge(subject)
+        for entry in control_claims(sabotage)  # pyright: ignore[reportArgumentType]
+        for subject in entry.subjects(records)
+    ]

@@ -1,0 +1,204 @@
+"""The ladder and the controls on ensembles drawn from the law itself, and on ones that leave it at a known rung."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+import pytest
+
+from empirical.claims import ladder
+from empirical.records import Ensemble
+from empirical.records.dynamics import Places, Rungs, SampleLaw
+from empirical.settings import EnsembleSetting, Measurement, make_training
+from empirical.settings.controls import CONTROLS, RUNGS, SABOTAGES, control_of
+from tests.empirical.record_making import frozen
+
+STEPS = np.array([1, 2, 4, 15, 30, 45, 60, 62, 70, 85, 100])
+LAM = np.array([3.0, 1.0, 0.4])
+REPLICAS = 1500
+
+
+def drawn(training, *, network=1.0, fixed=1.0, linearised=1.0, path=0.0, seed=0, replicas=REPLICAS):
+    """Replicas with the variances of the mini-batch law, each rung times a factor of its own.
+
+    Args:
+        training: the run's Setting.
+        linearised: variance of linearised replicas over the law's.
+        fixed: of the network at fixed inputs over theirs.
+        network: of the network over that.
+        path: displacement of the mean beyond the law's, in standard deviations.
+    """
+    rng = np.random.default_rng(seed)
+    count = training.data.num_train
+    slopes = rng.standard_normal((count, 3)) * [1.4, 1.0, 0.6]
+    slopes -= slopes.mean(axis=0)
+    features = rng.standard_normal((count, 3))
+    curvatures = LAM[:, None] ** 0.5 * features[:, :, None] * features[:, None, :] * LAM**0.5
+    # The mean is made diagonal: the tracked directions are its eigenvectors.
+    curvatures += np.diag(LAM) - curvatures.mean(axis=0)
+    held = dataclasses.replace(
+        frozen(LAM, slopes.var(axis=0, ddof=1)), mean_slope=np.array([0.5, 0.3, 0.1]), momentum=np.zeros(3)
+    )
+    rate = training.optimizer.learning_rate
+    blank = np.zeros((len(STEPS), replicas, 3))
+    places = np.ones((2, 3, 3)) * LAM
+    item = Ensemble(
+        training=training,
+        measurement=Measurement(eigenpairs=3),
+        iteration=training.decays[0][0],
+        ensemble=EnsembleSetting(replicas=replicas, before=60, after=40),
+        seed=0,
+        learning_rate=rate,
+        frozen=held,
+        curvature=None,
+        vectorized=True,
+        steps=STEPS,
+        learning_rates=np.r_[np.full(60, rate), np.full(40, rate / 10)],
+        positions=blank,
+        velocities=blank,
+        norms=np.ones(blank.shape[:2]),
+        losses=np.ones(blank.shape[:2]),
+        rungs=Rungs(
+            law=SampleLaw(
+                slopes=slopes,
+                curvatures=curvatures,
+                outside_curvature=0.0,
+                outside_coupling=np.zeros((3, 3)),
+                outside_own=np.zeros((3, 3)),
+            ),
+            linearised=blank,
+            fixed_inputs=blank,
+            places=Places(
+                steps=np.array([60, 100]),
+                curvatures=places,
+                slope_variances=places,
+                attacked_curvatures=places,
+                attacked_slope_variances=places,
+            ),
+        ),
+        seconds=1.0,
+    )
+    law = ladder.minibatch_law(item)
+    spread = np.sqrt(np.einsum("tii->ti", law.covariance))
+    unit = rng.standard_normal((len(STEPS), replicas, 3))  # shared by the rungs, as seeds are
+    centre = law.mean[:, None] + path * spread[:, None]
+    lowest = centre + unit * spread[:, None] * math.sqrt(linearised)
+    middle = centre + unit * spread[:, None] * math.sqrt(linearised * fixed)
+    return dataclasses.replace(
+        item,
+        rungs=dataclasses.replace(item.rungs, linearised=lowest, fixed_inputs=middle),
+        positions=centre + unit * spread[:, None] * math.sqrt(linearised * fixed * network),
+    )
+
+
+HELD, LIMIT, NETWORK = CONTROLS[2], CONTROLS[9], make_training("digits-cpu", "at")
+
+
+@functools.cache
+def made(which, **changes):
+    return drawn({"held": HELD.training(), "limit": LIMIT.training(), "network": NETWORK}[which], **changes)
+
+
+def verdicts(item, sabotage="none"):
+    entries = [entry for entry in ladder.CLAIMS if "control" not in entry.claim.tags]
+    found = {}
+    for entry in (*ladder.control_claims(sabotage), *entries):
+        for subject in entry.subjects([item]):
+            found[entry.claim.name] = entry.judge(subject)
+    return found
+
+
+def test_a_control_drawn_from_the_law_is_supported_and_every_sabotage_refuted():
+    found = verdicts(made("held"))
+    assert set(found) == {"control", "mean-path-ensemble"}
+    assert found["control"].outcome.value == "supported", found["control"]
+    assert [str(decoy.outcome) for decoy in found["control"].decoys] == ["refuted"] * 5
+    assert found["mean-path-ensemble"].outcome.value == "supported"
+
+
+@pytest.mark.parametrize("sabotage", [name for name in SABOTAGES if name != "none"])
+def test_a_sabotaged_control_fails(sabotage):
+    assert verdicts(made("held"), sabotage)["control"].outcome.value == "refuted"
+
+
+@pytest.mark.parametrize(("factor", "outcome"), [(1.5, "refuted"), (0.7, "refuted"), (1.15, "inconclusive")])
+def test_a_control_that_leaves_the_law_is_not_supported(factor, outcome):
+    assert verdicts(made("held", fixed=factor))["control"].outcome.value == outcome
+
+
+def test_a_limit_is_supported_where_it_parts_at_the_declared_rung_alone():
+    found = verdicts(made("limit", fixed=1.5))
+    assert found["control-limit"].outcome.value == "supported", found["control-limit"]
+    assert found["control-limit-law"].outcome.value == "supported"
+    assert verdicts(made("limit"))["control-limit"].outcome.value == "refuted"  # parts nowhere
+    assert verdicts(made("limit", fixed=1.5, network=1.5))["control-limit"].outcome.value == "refuted"
+    elsewhere = verdicts(made("limit", fixed=1.5, linearised=1.5))
+    assert elsewhere["control-limit"].outcome.value == "refuted"
+    assert elsewhere["control-limit-law"].outcome.value == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("changes", "parted"),
+    [
+        ({}, ()),
+        ({"linearised": 1.6}, ("mini-batch law",)),
+        ({"fixed": 1.6}, ("quadratic loss",)),
+        ({"network": 0.6}, ("fixed inputs",)),
+    ],
+)
+def test_a_network_parts_at_the_rung_where_it_was_made_to(changes, parted):
+    item = made("network", **changes)
+    found = verdicts(item)
+    assert "control" not in found
+    rungs = [rung for rung in RUNGS[1:] if found[f"ladder-{rung.replace(' ', '-')}"].outcome.value == "refuted"]
+    assert tuple(rungs) == parted
+    for rung in parted:
+        assert rung in found["ladder"].note.partition(";")[0]
+    assert {kind.kind for kind in found["ladder"].results} == {"forest", "time course"}
+
+
+def test_the_product_of_the_rungs_is_the_whole():
+    rungs = ladder.Ladder(made("network", linearised=1.2, fixed=0.9, network=1.4))
+    whole = rungs.levels["network"].over(rungs.levels["(P1)"])
+    assert np.allclose(sum(ratio.estimate for ratio in rungs.rungs.values()), whole.estimate, rtol=1e-12, atol=1e-12)
+
+
+def test_what_rungs_share_cancels_in_their_ratio():
+    rungs = ladder.Ladder(made("network", fixed=1.3)).rungs
+    assert rungs["quadratic loss"].error.max() < 1e-10  # the same draws, scaled
+    # ln of three independent variances from 1,500 replicas each, averaged: √(2/1500/3)
+    assert np.allclose(rungs["mini-batch law"].error, math.sqrt(2 / REPLICAS / 3), rtol=0.15)
+
+
+def test_the_interval_of_a_ratio_covers_its_truth():
+    rng, covered, repeats = np.random.default_rng(0), 0, 300
+    law = ladder.Spread.predicted(np.ones((4, 3)), np.ones(3, dtype=bool), 200)
+    for _ in range(repeats):
+        found = ladder.Spread.of(rng.standard_normal((4, 200, 3)), np.ones(3, dtype=bool)).over(law)
+        low, high = found.ends()
+        covered += bool(((low <= 0) & (high >= 0)).all())
+    # simultaneous 95 %: 300 trials stay within 271 and 297 with chance 0.999
+    assert 271 <= covered <= 297
+
+
+def test_a_path_that_the_law_does_not_foresee_is_refuted():
+    item = made("network", path=0.9)
+    verdict = verdicts(item)["mean-path-ensemble"]
+    assert verdict.outcome.value == "refuted" and verdict.estimate == pytest.approx(-0.9, abs=0.05)
+
+
+def test_controls_are_known_by_their_setting_and_nothing_else_is_one():
+    assert [control_of(control.training()) for control in CONTROLS] == list(CONTROLS)
+    assert control_of(NETWORK) is None
+    assert control_of(HELD.training(epochs=100)) is None
+    assert len({control.name for control in CONTROLS}) == len(CONTROLS)
+
+
+def test_an_ensemble_without_rungs_has_no_ladder():
+    item = dataclasses.replace(made("network"), rungs=None)
+    assert not verdicts(item)
+    with pytest.raises(ValueError, match="measured without rungs"):
+        item.require_rungs()
