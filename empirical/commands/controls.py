@@ -65,7 +65,9 @@ def prepare(args: argparse.Namespace, controls: Sequence[Control] = CONTROLS) ->
         print(f"controls: {error}", file=sys.stderr)
         return 2
     options = {"out": runs, "device": device, "data_root": args.data_root, "download": not args.no_download}
-    jobs = [Job(setting=control.training(), seed=args.seed, options={**options, "resume": True}) for control in controls]
+    jobs = [
+        Job(setting=control.training(), seed=args.seed, options={**options, "resume": True}) for control in controls
+    ]
     status = train.execute(jobs, argparse.Namespace(**{**vars(args), "out": runs}), command=NAME)
     if status:
         return status
