@@ -245,7 +245,7 @@ class Trainer:
             starts = starts.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, starts.shape[:2])
         if self.setting.precision.cuda_graph and count == self.setting.batch_size:
             if self._graph is None:
-                self._graph = GraphedAttack(self._attack_once, attack, x, y, starts)
+                self._graph = GraphedAttack(self._attack_once, self.model, attack, x, y, starts)
             return self._graph(x, y, starts)
         return self._attack_once(attack, x, y, starts)
 

@@ -246,6 +246,33 @@ def test_the_graphed_attack_equals_the_eager_one():
         assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+def replayed_on_the_cpu(computation, device):
+    """A CUDA graph's contract without CUDA: every replay writes over the one output tensor."""
+    output = computation().clone()
+    return output, lambda: output.copy_(computation())
+
+
+VARIANTS = [{"awp_batch": batch, "awp_recompute": again} for batch in ("same", "fresh") for again in (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        *(("at", {"attack_batch_norm": mode}) for mode in ("train", "batch", "eval")),
+        ("trades", {}),
+        *((method, {"awp_warmup": 0} | variant) for method in ("awp", "trades-awp") for variant in VARIANTS),
+    ],
+    ids=str,
+)
+def test_a_step_by_graph_equals_the_eager_one(method, changes, monkeypatch):
+    """An epoch with its partial batch and a step more, whatever the step holds on to while the graph is replayed."""
+    monkeypatch.setattr("empirical.training.graph.capture", replayed_on_the_cpu)
+    eager, graphed = trainer(small(method, **changes)), trainer(small(method, cuda_graph=True, **changes))
+    for _ in range(5):
+        assert torch.equal(eager.step().loss, graphed.step().loss)
+    assert same(weights(eager.model), weights(graphed.model))
+
+
 def test_a_cuda_graph_without_cuda_is_refused():
     with pytest.raises(ValueError, match="cuda_graph"):
         trainer(small(cuda_graph=True)).step()
