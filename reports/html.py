@@ -236,6 +236,7 @@ def _overview(rows: Sequence[Row]) -> str:
         several = len(row.outcomes) > 1
         outcome = "<br>".join(_outcome(found, many if several else 0) for found, many in row.outcomes)
         outcome = _edge(row.boundary) if row.boundary else outcome
+        outcome += f'<br><span class="subject">{_text(row.standing)}</span>' if row.standing else ""
         decoys = "".join(_decoy(*decoy) for decoy in row.decoys)
         given = row.interval not in ("", DASH)
         interval = f'<br><span class="interval">{_text(row.interval)}</span>' if given else ""
@@ -254,7 +255,9 @@ def _overview(rows: Sequence[Row]) -> str:
     caption = (
         f"Outcomes: {_legend()}. Decoys are judged on the same evidence, which has to refute them. "
         "Tolerance: the error an identity’s test detects (%), the margin within which an approximation must stay (±), "
-        "the effect a hypothesis must exceed (&gt;). ν: effective degrees of freedom of the weakest test."
+        "the effect a hypothesis must exceed (&gt;). Confirmatory: all evidence was measured with this very claim "
+        "registered; unverified: the controls beside it are missing, or do not all hold. "
+        "ν: effective degrees of freedom of the weakest test."
     )
     return _grid(columns, cells, [False] * 6 + [True], caption, style="overview")
 

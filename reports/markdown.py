@@ -65,6 +65,7 @@ def _overview(rows: Sequence[Row]) -> str:
         outcome = _text(row.boundary) or ", ".join(
             _outcome(found, many if len(row.outcomes) > 1 else 0) for found, many in row.outcomes
         )
+        outcome += f" ({_text(row.standing)})" if row.standing else ""
         estimate = f"{row.estimate} {row.interval}".strip()
         decoys = ", ".join(
             f"{_text(decoy)} {how or (_outcome(found) if found else DASH)}" for decoy, found, how in row.decoys

@@ -123,6 +123,7 @@ class Row:
     tolerance: str
     decoys: tuple[tuple[str, Outcome | None, str], ...]  # name, outcome (None: several), how many
     degrees: str
+    standing: str  # confirmatory or exploratory, and unverified where it is
     boundary: str = ""  # in place of the outcome: what a claim meant to be refuted shows
 
 
@@ -199,7 +200,8 @@ def summary(parts: Sequence[Section]) -> str:
 def verdict_facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
     """How one verdict was reached: name and value, in the order of reading."""
     estimate, interval = estimate_with_interval(verdict.estimate, verdict.interval)
-    facts = [("estimate", estimate), ("interval", interval), (_tolerance_name(verdict), tolerance(verdict))]
+    facts = [("standing", verdict.qualification), ("estimate", estimate), ("interval", interval)]
+    facts.append((_tolerance_name(verdict), tolerance(verdict)))
     if verdict.p_value is not None:
         tests = f"smallest of {count(verdict.num_tests)}" if verdict.num_tests > 1 else "one test"
         facts.append(("p-value", f"{probability(verdict.p_value)} ({tests})"))
@@ -226,13 +228,14 @@ def decoy_table(part: Section) -> Table:
 
 def subject_table(part: Section) -> Table:
     """The verdicts of a claim with several subjects, one a row."""
-    columns = ("judged on", "outcome", "estimate", "interval", _tolerance_name(part.first), "note")
+    columns = ("judged on", "outcome", "standing", "estimate", "interval", _tolerance_name(part.first), "note")
     rows = []
     for verdict in part.verdicts:
         if verdict.outcome is Outcome.NOT_APPLICABLE:
             continue  # said in one line, by `set_aside`
         estimate, interval = estimate_with_interval(verdict.estimate, verdict.interval)
-        rows.append((verdict.subject, verdict.outcome, estimate, interval, tolerance(verdict), verdict.remark))
+        found = (verdict.outcome, verdict.qualification, estimate, interval, tolerance(verdict), verdict.remark)
+        rows.append((verdict.subject, *found))
     return Table(title="Verdicts", columns=columns, rows=tuple(rows))
 
 
@@ -296,6 +299,12 @@ def boundary(verdict: Verdict) -> str:
     return f"boundary: holds up to {verdict.boundary}"
 
 
+def standing(verdicts: Sequence[Verdict]) -> str:
+    """How far verdicts may be trusted, counted where they differ; what does not apply has no standing."""
+    tally = Counter(one.qualification for one in verdicts if one.outcome is not Outcome.NOT_APPLICABLE)
+    return next(iter(tally), "") if len(tally) < 2 else "; ".join(f"{many} {words}" for words, many in tally.items())
+
+
 def idle(parts: Sequence[Section]) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
     """Sections in which something was judged, and those whose claim applies to nothing here."""
     nothing = [all(one.outcome is Outcome.NOT_APPLICABLE for one in part.verdicts) for part in parts]
@@ -357,6 +366,7 @@ def _row(part: Section, verdict: Verdict) -> Row:
         tolerance=tolerance(verdict),
         decoys=tuple((decoy.name, decoy.outcome, "") for decoy in verdict.decoys),
         degrees=degrees(verdict),
+        standing=standing((verdict,)),
         boundary=boundary(verdict),
     )
 
@@ -383,6 +393,7 @@ def _counted(part: Section) -> Row:
         tolerance=_common([tolerance(verdict) for verdict in part.verdicts]) or DASH,
         decoys=tuple(listed),
         degrees=DASH,
+        standing=standing(part.verdicts),
     )
 
 

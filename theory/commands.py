@@ -60,6 +60,7 @@ def verify(options: argparse.Namespace) -> int:
             options.out,
             seed=options.seed,
             budget=options.budget,
+            registered=known.claims,
             progress=Progress,
             announce=lambda line: None if quiet else print(line, file=sys.stderr, flush=True),
         )
@@ -190,6 +191,8 @@ LARGEST_STATE = 256 * 2**30
 @_quietly
 def simulate(options: argparse.Namespace) -> int:
     """Monte Carlo of a user's own matrices; writes evidence and prints measured against predicted variances."""
+    from theory.claims import CLAIMS
+    from theory.judge.claim import digests
     from theory.oracle.simulate import Segment, Simulation
     from theory.oracle.simulate import simulate as run
 
@@ -235,7 +238,7 @@ def simulate(options: argparse.Namespace) -> int:
             seed=options.seed,
             measured={"engine": moments.engine, "replicas": options.replicas},
             arrays=arrays,
-            provenance=provenance(started),
+            provenance=provenance(started, claims=digests(CLAIMS)),
         )
         try:
             path = evidence.write(options.out)

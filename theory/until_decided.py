@@ -240,11 +240,12 @@ def decide(claim: Claim, planned: Plan, batches: Iterable[Sequence[Evidence]], *
     decoys = {name: Course(planned.predicted(predict), detects) for name, predict in claim.decoys.items()}
     equal = [name for name, course in decoys.items() if np.allclose(course.predicted, main.predicted, rtol=1e-9)]
     waiting = [main, *(course for name, course in decoys.items() if name not in equal)]
-    total, count, used = np.zeros_like(main.predicted), 0, []
+    total, count = np.zeros_like(main.predicted), 0
+    used: list[Evidence] = []
     for batch in batches:
         total = total + planned.measured(batch) * BATCH
         count += BATCH
-        used += [evidence.run_id for evidence in batch]
+        used += batch
         for course in waiting:
             course.look(total / count, count)
         undecided = sum(course.outcome is None for course in waiting)
@@ -289,7 +290,9 @@ def decide(claim: Claim, planned: Plan, batches: Iterable[Sequence[Evidence]], *
         required=None,
         decoys=found,
         assumptions=(*claim.assumptions, "Gaussian noise", "one recorded time a replica"),
-        evidence=tuple(used),
+        evidence=tuple(evidence.run_id for evidence in used),
         note="; ".join(notes),
         about=About(name=SUBJECT),
+        definition=claim.digest,
+        standing=claim.standing(used),
     )

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from theory.judge.claim import Claim, Experiment, Progress
+from theory.judge.claim import Claim, Experiment, Progress, digests
 from theory.judge.evidence import Evidence, provenance, run_id
 from theory.judge.files import results_folder
 from theory.judge.sources import measuring_code
@@ -30,15 +30,21 @@ def gather(
     *,
     seed: int,
     budget: str,
+    claims: Iterable[Claim] = (),
     progress: Callable[[str], Progress] | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Evidence]:
     """Evidence of every experiment: read back where it is recorded, measured and written where it is not.
 
+    What is measured keeps the digests of all registered claims, and of `claims`, as they are now.
+
     Raises:
         ValueError: if recorded evidence cannot be read, or was measured by other code than this.
         OSError: if evidence cannot be written.
     """
+    from theory.claims import CLAIMS  # the whole register, whatever part of it is judged
+
+    registered = digests(CLAIMS) | digests(claims)
     gathered: dict[str, Evidence] = {}
     for experiment in experiments:
         code = measuring_code(experiment.run)
@@ -63,7 +69,11 @@ def gather(
             measured=measured,
             arrays=dict(arrays),
             provenance=provenance(
-                started, title=experiment.title, budget=budget, measuring_code=measuring_code(experiment.run)
+                started,
+                title=experiment.title,
+                budget=budget,
+                measuring_code=measuring_code(experiment.run),
+                claims=registered,
             ),
         )
         evidence.write(out)
@@ -79,6 +89,7 @@ def verify(
     *,
     seed: int,
     budget: str = "default",
+    registered: Iterable[Claim] = (),
     progress: Callable[[str], Progress] | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> tuple[Verdict, ...]:
@@ -90,6 +101,7 @@ def verify(
         out: results folder, new or old; verdicts on other claims stay in its ``verdicts.json`` (`record`).
         seed: root seed.
         budget: ``"default"`` or ``"full"``.
+        registered: a register beyond the theory's own of which `claims` are a part: evidence keeps its digests too.
         progress: name of an experiment to a listener to the share done.
         announce: told a line an experiment.
 
@@ -106,7 +118,9 @@ def verify(
     chosen = [experiment for experiment in experiments if experiment.name in needed]
     with results_folder(out), one_blas_thread():
         kept = recorded(out)
-        evidence = gather(chosen, out, seed=seed, budget=budget, progress=progress, announce=announce)
+        evidence = gather(
+            chosen, out, seed=seed, budget=budget, claims=(*registered, *claims), progress=progress, announce=announce
+        )
         verdicts = tuple(claim.judge(evidence) for claim in claims)
         record(verdicts, kept, out, experiments)
     return verdicts
@@ -205,7 +219,7 @@ def select(claims: Sequence[Claim], names: Sequence[str] | None) -> tuple[Claim,
 
 def verdict_table(verdicts: Iterable[Verdict]) -> str:
     """The verdicts as a plain table: claim, kind, outcome, worst error with its interval, decoys refuted, note."""
-    rows = [("claim", "kind", "outcome", "error (interval)", "ν reached/needed", "decoys refuted")]
+    rows = [("claim", "kind", "outcome", "error (interval)", "ν reached/needed", "decoys refuted", "standing")]
     for verdict in verdicts:
         refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in verdict.decoys)
         rows.append(
@@ -216,6 +230,7 @@ def verdict_table(verdicts: Iterable[Verdict]) -> str:
                 _estimate(verdict),
                 _degrees(verdict),
                 f"{refuted} of {len(verdict.decoys)}",
+                verdict.qualification,
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

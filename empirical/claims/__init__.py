@@ -13,16 +13,21 @@ affair of that claim's `compare`, which receives what its subjects hold: typed r
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from empirical.records import Record
-from theory.judge.claim import Claim, Rule, Seen
+from empirical.records import LoggedRun, Record, TrainingRun
+from theory.judge.claim import Claim, Rule, Seen, digests
 from theory.judge.front import EXTRAS
-from theory.judge.verdict import About, Verdict
+from theory.judge.verdict import About, Outcome, Verdict
 
+#: The claim about networks for which the theory must hold; its verdicts are what all others are held against.
+CONTROL = "control"
+#: Tag of all claims about controls: they are not held against themselves.
+CONTROL_TAG = "control"
 #: Modules that may hold claims, in the order of their columns in the table of verdicts.
 MODULES = ("ladder", "logs", "training", "spectra", "posterior", "regimes")
 
@@ -61,7 +66,7 @@ class EmpiricalClaim(Generic[Seen, Rule]):
 
     def judge(self, subject: Subject[Seen]) -> Verdict:
         """The verdict on one subject."""
-        verdict = self.claim.judge_on(subject.seen, [record.run_id for record in subject.records])
+        verdict = self.claim.judge_on(subject.seen, subject.records)
         note = f"{subject.scope}: {verdict.note}" if verdict.note else subject.scope
         return dataclasses.replace(verdict, about=subject.about, note=note)
 
@@ -111,3 +116,37 @@ def collect(modules: Iterable[str] = MODULES) -> Register:
     if twice:
         raise ValueError(f"the register must name each empirical claim once; twice: {twice}.")
     return Register(claims=tuple(claims), missing=tuple(missing))
+
+
+def held_against_controls(verdicts: Iterable[Verdict], records: Iterable[Record]) -> tuple[Verdict, ...]:
+    """The same verdicts, each with whether the instrument behind it was seen to confirm what must hold.
+
+    A verdict on something *measured* in a network is verified if the records hold at least one run for which the claim
+    `CONTROL` was judged, and all its verdicts are supported: one that does not apply to its run shows nothing. What is
+    said of a control itself, or of the losses that a log holds, no control concerns.
+
+    Args:
+        verdicts: all of a folder's.
+        records: all of that folder's.
+    """
+    verdicts = tuple(verdicts)
+    measured = {item.run_id for item in records if not isinstance(item, (LoggedRun, TrainingRun))}
+    own = {entry.claim.name for entry in collect().claims if CONTROL_TAG in entry.claim.tags} | {CONTROL}
+    controls = [verdict.outcome is Outcome.SUPPORTED for verdict in verdicts if verdict.claim == CONTROL]
+    holds = bool(controls) and all(controls)
+    return tuple(
+        dataclasses.replace(
+            verdict,
+            verified=holds if verdict.claim not in own and measured.intersection(verdict.evidence) else None,
+        )
+        for verdict in verdicts
+    )
+
+
+@functools.cache
+def registered() -> dict[str, str]:
+    """Name to digest of every claim about networks that this process knows, for the provenance of what it measures.
+
+    Call it before measuring begins: the claims are those of that moment, whatever happens to their source meanwhile.
+    """
+    return digests(entry.claim for entry in collect().claims)

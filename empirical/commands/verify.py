@@ -59,7 +59,7 @@ def verify(out: str | Path, *, claims: Sequence[str] | None = None, quiet: bool 
 
 
 def _verify(out: str | Path, claims: Sequence[str] | None, quiet: bool) -> int:
-    from empirical.claims import collect
+    from empirical.claims import collect, held_against_controls
     from empirical.records import read_records
     from theory.judge.verdict import exit_status, write_verdicts
     from theory.verification import recorded
@@ -81,8 +81,10 @@ def _verify(out: str | Path, claims: Sequence[str] | None, quiet: bool) -> int:
         print(f"verify: `{out}/evidence` holds no evidence", file=sys.stderr)
         return 2
     verdicts = judge_all(register, records)
+    merged = held_against_controls((*kept, *verdicts), records)
+    verdicts = merged[len(kept) :]
     try:
-        merged = sorted((*kept, *verdicts), key=lambda verdict: order.get(verdict.claim, len(order)))
+        merged = sorted(merged, key=lambda verdict: order.get(verdict.claim, len(order)))
         write_verdicts(merged, Path(out))
     except OSError as error:
         print(f"verify: {out} cannot be written: {error.strerror or error}", file=sys.stderr)
@@ -129,7 +131,8 @@ def _line(verdict: Verdict) -> str:
     if verdict.estimate is not None and None not in verdict.interval:
         low, high = verdict.interval
         interval = f" {verdict.estimate:.3g} [{low:.3g}, {high:.3g}]"
-    return f"{verdict.outcome.value:15s}{verdict.claim} · {verdict.subject}{interval}: {verdict.note}"
+    said = f"{verdict.outcome.value} ({verdict.qualification})"
+    return f"{said:40s}{verdict.claim} · {verdict.subject}{interval}: {verdict.note}"
 
 
 _SIGNS = {"supported": "yes", "refuted": "no", "inconclusive": "?", "not applicable": "–"}

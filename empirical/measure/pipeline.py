@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from empirical.claims import registered
 from empirical.records import Ensemble, Expansion, Record, Spectrum, Trajectory
 from empirical.settings.measuring import EnsembleSetting, Measurement
 from theory.judge.evidence import Evidence, provenance
@@ -130,6 +131,7 @@ def run_chain(chain: Chain, note: Note) -> list[str]:
     from empirical.measure.operators import NonFiniteProductError
 
     torch.set_num_threads(chain.options.get("threads", 1))
+    registered()  # the claims as they are before anything is measured
     work = _checkpoints if chain.kind == "checkpoints" else _dynamics
     try:
         return work(chain, note)
@@ -341,5 +343,5 @@ def _write(chain: Chain, record: Record, began: float) -> None:
     import torch
 
     device = str(chain.options.get("device", "cpu"))
-    made = provenance(began, device=device, threads=torch.get_num_threads())
+    made = provenance(began, device=device, threads=torch.get_num_threads(), claims=registered())
     dataclasses.replace(record, provenance=made).to_evidence().write(chain.options["out"])

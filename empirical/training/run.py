@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from empirical.claims import registered
 from empirical.data.resident import Data, Split, load_data
 from empirical.network.build import build_network, parameter_count
 from empirical.records.parts import SplitMetrics
@@ -45,6 +46,7 @@ from empirical.training.metrics import MetricsLog, logged_iterations, read_metri
 from empirical.training.trainer import Step, Trainer, numerics
 from theory.judge.evidence import provenance
 from theory.judge.files import atomic_write, hold, remove_partials, remove_stale_lock
+from theory.judge.reading import read_json
 
 __all__ = ["DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
 
@@ -237,11 +239,18 @@ class _Run:
     ) -> None:
         self.setting, self.seed, self.folder, self.data, self.world, self.say = setting, seed, folder, data, world, say
         self.started = time.time()
+        self.claims: Mapping[str, str] = {}
         self.progress = progress if world.rank == 0 else None
         self.leads = world.rank == 0
         if self.leads:
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            identity = {"run_id": folder.run_id, "seed": seed, "setting": setting.to_dict()}
+            self.claims = _claims_at_first_start(folder.path / "setting.json")
+            identity = {
+                "run_id": folder.run_id,
+                "seed": seed,
+                "setting": setting.to_dict(),
+                "claims": self.claims,
+            }
             text = json.dumps(identity, indent=1, ensure_ascii=False) + "\n"
             atomic_write(folder.path / "setting.json", text.encode(), overwrite=True)
         world.wait()
@@ -507,6 +516,7 @@ class _Run:
                 processes=self.world.size,
                 threads=torch.get_num_threads(),
                 resumed_at=self.first_iteration,
+                claims=self.claims,
             ),
         )
         record.to_evidence().write(self.folder.out)
@@ -556,6 +566,18 @@ def _best(epochs: list[dict[str, Any]]) -> EpochLine | None:
     """The epoch of the largest *validation* robust accuracy; None without a validation split, never by the test set."""
     judged = [line for line in epochs if "validation_robust_accuracy" in line]
     return EpochLine.of(max(judged, key=lambda line: line["validation_robust_accuracy"])) if judged else None
+
+
+def _claims_at_first_start(path: Path) -> Mapping[str, str]:
+    """Digests of the claims when the run began: a claim changed while it was interrupted has seen part of it."""
+    if not path.exists():
+        return registered()
+    with contextlib.suppress(ValueError):
+        stored = read_json(path, str(path))
+        known = stored.get("claims") if isinstance(stored, dict) else None
+        if isinstance(known, dict):
+            return {str(name): str(digest) for name, digest in known.items()}
+    return {}  # nobody knows what was claimed then
 
 
 def _device_name(device: torch.device) -> str:

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from empirical.claims import registered
 from empirical.data import epoch_order, generator, load_data
 from empirical.records import TrainingRun
 from empirical.settings import METHODS, Training
@@ -359,6 +360,17 @@ def test_the_evidence_is_complete_and_reads_back(finished):
     assert record.average is not None and record.masking is not None
     assert record.average.count == 20 and record.masking.count == 20
     assert {"commit", "versions", "device", "seconds", "threads"} <= evidence.provenance.keys()
+    assert evidence.provenance["claims"] == registered()
+    assert json.loads((folder.path / "setting.json").read_text())["claims"] == registered()
+
+
+def test_a_run_knows_the_claims_of_the_day_it_began_however_often_it_is_interrupted(tmp_path):
+    setting = small(epochs=1)
+    folder = run_folder(setting, 3, tmp_path)
+    folder.path.mkdir(parents=True)
+    (folder.path / "setting.json").write_text(json.dumps({"claims": {"decay-dip": "0123"}}))
+    train(setting, seed=3, out=tmp_path, resume=True)
+    assert Evidence.read(folder.evidence).provenance["claims"] == {"decay-dip": "0123"}
 
 
 def test_without_a_validation_split_nothing_is_called_best(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from theory.__main__ import main
-from theory.judge.verdict import read_verdicts
+from theory.judge.verdict import Standing, read_verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = "impulse-response,stability-boundary"
@@ -208,6 +208,8 @@ def test_judging_a_part_keeps_the_other_verdicts(tmp_path, capsys):
     assert "impulse-response" not in shown.out, "the table shows what was judged"
     assert f"index.html and report.md in {out} show older verdicts" in shown.err
     after = read_verdicts(out / "verdicts.json")
+    assert {verdict.standing for verdict in after} == {Standing.CONFIRMATORY}
+    assert "confirmatory" in shown.out
     assert [verdict.claim for verdict in after] == [verdict.claim for verdict in before] == FAST.split(",")
     assert after[0] == before[0] and after[1].evidence != before[1].evidence
     # What rests on evidence that is gone or damaged stays, and says so.

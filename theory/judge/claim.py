@@ -11,21 +11,25 @@ Decision  identity with a p-value      refuted iff p ≤ FAMILY_ALPHA / FAMILY_S
           hypothesis                   the interval of the effect against the margin it must exceed
 Family    FAMILY_SIZE slots are shared out over all registered tests once and for all (Bonferroni): a verdict does not
           depend on which claims were selected, nor change when a claim is added while slots last.
+Standing  a definition has a digest (`Claim.digest`), and what is measured records the digests of its day. A verdict is
+          *confirmatory* if all evidence behind it knows the definition that it was judged by, else *exploratory*.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from theory.judge.evidence import Evidence
 from theory.judge.results import Result
 from theory.judge.statistics import miss_chance, required_degrees
-from theory.judge.verdict import DecoyVerdict, Kind, Outcome, Verdict, finite
+from theory.judge.verdict import DecoyVerdict, Kind, Outcome, Standing, Verdict, finite
 
 #: Chance that any registered identity or approximation is refuted although all are true.
 FAMILY_ALPHA = 1e-6
@@ -105,6 +109,20 @@ class Comparison:
 Compare: TypeAlias = Callable[[Seen, Rule], Comparison]
 
 
+class Measured(Protocol):
+    """What a verdict may rest on: `Evidence`, or a typed record of a run."""
+
+    @property
+    def run_id(self) -> str:
+        """Name of the evidence."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Who measured it, and which claims were registered then."""
+        ...
+
+
 class NotApplicableError(Exception):
     """What is seen cannot speak to the claim: the reason, and what is worth showing all the same."""
 
@@ -132,6 +150,8 @@ class Claim(Generic[Seen, Rule]):
         detects: relative error that every test of an identity must find with a miss chance of at most `MISS`.
         margin: half-width of the equivalence region, or the effect a hypothesis must exceed.
         boundary: for a statement just outside the region of another claim, which is meant to be refuted: that region.
+        windows: which parts of a run are compared, fixed beforehand: steps, epochs, checkpoints.
+        tags: groups that it belongs to.
 
     Raises:
         ValueError: if there is no decoy, not exactly one of predictor and selector, an approximation has no margin, or
@@ -152,6 +172,7 @@ class Claim(Generic[Seen, Rule]):
     detects: float | None = None
     margin: float | None = None
     boundary: str = ""
+    windows: tuple[str, ...] = ()
     tags: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -173,6 +194,36 @@ class Claim(Generic[Seen, Rule]):
         assert found is not None  # __post_init__ saw to it
         return found
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of SHA-256 over what defines the claim.
+
+        These are its name, statement, kind, margin or error detected, level, assumptions, windows, and the decoys'
+        names: what a reader was promised, and not how the code that keeps the promise is laid out.
+        """
+        definition = {
+            "name": self.name,
+            "statement": self.statement,
+            "kind": self.kind.value,
+            "margin": self.margin,
+            "detects": self.detects,
+            "level": self._level,
+            "assumptions": list(self.assumptions),
+            "windows": list(self.windows),
+            "decoys": sorted(self.decoys),
+        }
+        canonical = json.dumps(definition, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def standing(self, behind: Iterable[Measured]) -> Standing:
+        """Whether all evidence behind a verdict was measured with this very definition registered; none is no proof."""
+        known = [item.provenance.get("claims", {}).get(self.name) == self.digest for item in behind]
+        return Standing.CONFIRMATORY if known and all(known) else Standing.EXPLORATORY
+
+    @property
+    def _level(self) -> float:
+        return HYPOTHESIS_ALPHA if self.kind is Kind.HYPOTHESIS else TEST_ALPHA
+
     def judge(self: Claim[Mapping[str, Evidence], Rule], evidence: Mapping[str, Evidence]) -> Verdict:
         """Compare the evidence of the experiments that the claim names with the claim and with each decoy.
 
@@ -183,18 +234,19 @@ class Claim(Generic[Seen, Rule]):
         if missing:
             raise ValueError(f"`Claim({self.name!r}).judge(evidence=...)` needs the experiments {missing}.")
         seen = {name: evidence[name] for name in self.experiments}
-        return self.judge_on(seen, [item.run_id for item in seen.values()])
+        return self.judge_on(seen, tuple(seen.values()))
 
-    def judge_on(self, seen: Seen, run_ids: Iterable[str]) -> Verdict:
+    def judge_on(self, seen: Seen, behind: Iterable[Measured]) -> Verdict:
         """Compare what is seen with the claim and with each decoy.
 
         Args:
             seen: as the comparison takes it.
-            run_ids: of the evidence behind it.
+            behind: everything that was measured for it.
 
         Raises:
             ValueError: if more tests were made than registered.
         """
+        behind = tuple(behind)
         comparison = self._compared(seen, self.rule)
         if comparison.num_tests > self.num_tests:
             raise ValueError(
@@ -229,7 +281,7 @@ class Claim(Generic[Seen, Rule]):
             estimate=finite(comparison.estimate),
             interval=(finite(comparison.interval[0]), finite(comparison.interval[1])),
             tolerance=self.margin if self.margin is not None else self.detects,
-            alpha=HYPOTHESIS_ALPHA if self.kind is Kind.HYPOTHESIS else TEST_ALPHA,
+            alpha=self._level,
             power=self._power(comparison),
             p_value=comparison.p_value,
             num_tests=comparison.num_tests,
@@ -237,10 +289,12 @@ class Claim(Generic[Seen, Rule]):
             required=None if comparison.p_value is None else self._required(),
             decoys=tuple(decoys),
             assumptions=self.assumptions,
-            evidence=tuple(run_ids),
+            evidence=tuple(item.run_id for item in behind),
             note="; ".join(note for note in notes if note),
             results=comparison.results,
             boundary=self.boundary,
+            definition=self.digest,
+            standing=self.standing(behind),
         )
 
     def _compared(self, seen: Seen, rule: Rule) -> Comparison:
@@ -320,6 +374,11 @@ def needed_degrees(detects: float) -> float:
     if not (detects > 0 and math.isfinite(detects)):
         raise ValueError(f"`needed_degrees(detects=...)` must be > 0; got {detects}.")
     return required_degrees(detects, TEST_ALPHA, MISS)
+
+
+def digests(claims: Iterable[Claim[Any, Any]]) -> dict[str, str]:
+    """Name to digest: what evidence keeps, under ``claims`` in its provenance, of the register of its day."""
+    return {claim.name: claim.digest for claim in claims}
 
 
 def check_register(claims: Iterable[Claim[Any, Any]], experiments: Iterable[Experiment]) -> None:

@@ -38,6 +38,13 @@ class Outcome(StrEnum):
     NOT_APPLICABLE = "not applicable"
 
 
+class Standing(StrEnum):
+    """Whether the claim was there before the evidence."""
+
+    CONFIRMATORY = "confirmatory"  # all evidence behind the verdict knows the definition by which it was judged
+    EXPLORATORY = "exploratory"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecoyVerdict:
     """What the same evidence says of a plausible wrong formula; the claim needs it refuted."""
@@ -107,11 +114,19 @@ class Verdict:
     boundary: str = ""  # the region that ends here, where the claim lies just outside it and is meant to be refuted
     about: About | None = None  # None where the claim is judged once
     stale: str = ""  # why judging again might say something else; nothing where it would not
+    definition: str = ""  # digest of the claim's definition
+    standing: Standing = Standing.EXPLORATORY
+    verified: bool | None = None  # whether the controls of its folder hold; None where controls do not concern it
 
     @property
     def remark(self) -> str:
         """Note and staleness as one line."""
         return "; ".join(part for part in (self.note, f"not up to date: {self.stale}" if self.stale else "") if part)
+
+    @property
+    def qualification(self) -> str:
+        """Confirmatory or exploratory, and unverified where the controls do not hold."""
+        return self.standing.value + (", unverified" if self.verified is False else "")
 
     @property
     def subject(self) -> str:
@@ -132,7 +147,8 @@ class Verdict:
             ValueError: if a field is missing or unknown.
         """
         try:
-            fields = {"stale": "", **fields}
+            # What was judged before these fields were there knew of no digest, and of no control.
+            fields = {"stale": "", "definition": "", "standing": "exploratory", "verified": None, **fields}
             _check_fields(fields, _VERDICT_FIELDS)
             for item in fields["decoy"]:
                 _check_fields(item, _DECOY_FIELDS)
@@ -145,6 +161,7 @@ class Verdict:
             fields.update(
                 kind=Kind(fields["kind"]),
                 outcome=Outcome(fields["outcome"]),
+                standing=Standing(fields["standing"]),
                 interval=tuple(fields["interval"]),
                 assumptions=tuple(fields["assumptions"]),
                 evidence=tuple(fields["evidence"]),
@@ -166,6 +183,8 @@ _DECOY_FIELDS: Mapping[str, tuple[type, ...]] = {
 }
 _VERDICT_FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("claim", "statement", "source", "kind", "outcome", "note", "stale"), _TEXT),
+    **dict.fromkeys(("definition", "standing"), _TEXT),
+    "verified": (bool, type(None)),
     **dict.fromkeys(("estimate", "tolerance", "power", "p_value", "reached", "required"), _NUMBER_OR_NULL),
     **dict.fromkeys(("interval", "decoy", "assumptions", "evidence", "results"), (list, tuple)),
     "alpha": _NUMBER,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from empirical.claims import collect
+from empirical.claims import collect, held_against_controls, registered
 from empirical.commands import measure
 from empirical.commands.verify import judge_all
 from empirical.measure import operators, pipeline
@@ -19,6 +19,7 @@ from empirical.settings.measuring import Measurement
 from empirical.settings.presets import make_training
 from empirical.training.run import train
 from theory.judge.evidence import Evidence
+from theory.judge.verdict import Standing
 
 OPTIONS = [
     "--k",
@@ -123,7 +124,11 @@ def test_measuring_again_does_nothing_and_overwrites_nothing(measured, capsys):
 
 
 def test_the_evidence_can_be_judged_and_the_verdicts_written(measured):
-    verdicts = judge_all(collect(("spectra", "posterior")), read_records(measured))
+    records = read_records(measured)
+    assert all(item.provenance["claims"] == registered() for item in records)
+    verdicts = held_against_controls(judge_all(collect(("spectra", "posterior")), records), records)
+    assert {verdict.standing for verdict in verdicts} == {Standing.CONFIRMATORY}
+    assert {verdict.verified for verdict in verdicts} == {False}, "no control was run"
     assert {"curvature-spike", "commutativity", "transient-ensemble", "awp-flattens"} <= {v.claim for v in verdicts}
     for verdict in verdicts:
         json.dumps(verdict.to_dict(), allow_nan=False)

@@ -25,13 +25,14 @@ from theory.judge.claim import (
     check_register,
     classify,
     decide_hypothesis,
+    digests,
     needed_degrees,
 )
 from theory.judge.evidence import Evidence, plain, read_evidence, run_id
 from theory.judge.files import atomic_write
 from theory.judge.results import Table
 from theory.judge.statistics import miss_chance
-from theory.judge.verdict import Kind, Outcome, exit_status, read_verdicts, write_verdicts
+from theory.judge.verdict import Kind, Outcome, Standing, exit_status, read_verdicts, write_verdicts
 
 #: Degrees of freedom with which a test finds the 1 % that the claims below detect.
 ENOUGH = 1.01 * needed_degrees(0.01)
@@ -96,6 +97,38 @@ def test_the_judge_works_out_the_sample_and_the_power_from_what_the_claim_detect
     for reached in (None, 0.0, float("nan")):
         with pytest.raises(ValueError, match=r"reached=.*must be > 0 where a test is made"):
             claim(compare=stamped(reached)).judge(seen)
+
+
+def test_a_definition_has_a_digest_that_wording_and_code_layout_keep_and_every_promise_changes():
+    one = claim()
+    assert one.digest == claim(source="elsewhere", compare=lambda seen, predict: None).digest
+    assert one.digest == claim(num_tests=7, tags=("t",)).digest
+    changed = (
+        {"name": "coin-is-biased"},
+        {"statement": "another"},
+        {"kind": Kind.HYPOTHESIS, "margin": 0.0},
+        {"margin": 0.1},
+        {"detects": 0.02},
+        {"assumptions": ("it lands",)},
+        {"windows": ("epochs 1 to 5 after",)},
+        {"decoys": {"weighted": lambda: 0.0}},
+    )
+    found = [claim(**changes).digest for changes in changed]
+    assert len({one.digest, *found}) == len(changed) + 1
+    assert digests([one, claim(name="second")]) == {one.name: one.digest, "second": claim(name="second").digest}
+
+
+def test_a_verdict_is_confirmatory_only_if_all_its_evidence_knows_the_definition():
+    one, later = claim(), claim(windows=("moved after the fact",))
+    knows = evidence(provenance={"claims": digests([one])})
+    verdict = one.judge({"coin": knows})
+    assert (verdict.standing, verdict.definition) == (Standing.CONFIRMATORY, one.digest)
+    assert verdict.qualification == "confirmatory"
+    assert later.judge({"coin": knows}).standing is Standing.EXPLORATORY, "the same data, another window"
+    assert one.judge({"coin": evidence()}).standing is Standing.EXPLORATORY, "nothing was recorded"
+    seen = {"coin": knows}
+    assert one.judge_on(seen, [knows, evidence(seed=4)]).standing is Standing.EXPLORATORY, "half of it is not enough"
+    assert one.judge_on(seen, []).standing is Standing.EXPLORATORY
 
 
 def test_equivalence_and_hypotheses_are_three_way():
@@ -294,6 +327,12 @@ def test_verdicts_round_trip_with_their_results(tmp_path):
         "evidence",
     }
     assert read_verdicts(tmp_path / "verdicts.json") == (verdict,)
+    for item in stored["verdicts"]:
+        for name in ("definition", "standing", "verified"):
+            del item[name]
+    (tmp_path / "old.json").write_text(json.dumps(stored))
+    (old,) = read_verdicts(tmp_path / "old.json")
+    assert old == replace(verdict, definition="", standing=Standing.EXPLORATORY), "older files knew no digest"
     assert verdict.interval == (-1.0, None)
     for text, words in (
         ("{", "must hold JSON"),
