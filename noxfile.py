@@ -18,6 +18,7 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 THEORY = "-e.[fast,oracles,data,report]"  # no torch: proves the import rule
 EVERYTHING = "-e.[fast,oracles,data,report,empirical]"
 LOCAL = Path("reports/local")
+PUBLISHED = Path("reports/published")
 
 
 def group(name: str) -> list[str]:
@@ -46,10 +47,21 @@ def compare(session: nox.Session) -> None:
 
 @nox.session
 def rejudge(session: nox.Session) -> None:
-    """Published evidence judged with today's claims: the same verdicts as published (or `-- FOLDER`)."""
-    session.install("-e.")
-    for folder in session.posargs or ["reports/published/theory"]:
-        session.run("python", "-m", "theory", "rejudge", folder)
+    """All published evidence judged with today's claims: the same verdicts as published (or `-- FOLDER`)."""
+    folders = [Path(name) for name in session.posargs] or [
+        path.parent for path in sorted(PUBLISHED.glob("*/verdicts.json")) if (path.parent / "evidence").is_dir()
+    ]
+    networks = [folder for folder in folders if folder.name != "theory"]
+    session.install(EVERYTHING if networks else "-e.[data]")
+    for folder in folders:
+        if folder not in networks:
+            session.run("spikeshrink", "theory", "rejudge", str(folder))
+            continue
+        copy = LOCAL / "rejudge" / folder.name
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(folder / "evidence", copy / "evidence")
+        session.run("spikeshrink", "empirical", "verify", str(copy), "--quiet", success_codes=[0, 1, 3])
+        session.run("spikeshrink", "report", "compare", str(folder), str(copy))
 
 
 @nox.session
@@ -80,9 +92,14 @@ def gate(session: nox.Session) -> None:
 
 @nox.session
 def report(session: nox.Session) -> None:
-    """Build index.html and report.md of a results folder (default: the theory's)."""
+    """Build the pages of everything published, and their front page; `-- FOLDER` builds those of one results folder."""
     session.install("-e.[report]")
-    session.run("spikeshrink", "report", "build", *(session.posargs or [str(LOCAL / "theory")]))
+    if session.posargs:
+        session.run("spikeshrink", "report", "build", *session.posargs)
+        return
+    session.run("spikeshrink", "report", "index", str(PUBLISHED))
+    for path in sorted(PUBLISHED.glob("*/verdicts.json")):
+        session.run("spikeshrink", "report", "build", str(path.parent))
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""Commands of the reports: ``spikeshrink report build | index | compare``; in a checkout also ``python -m reports``.
+"""Commands of the reports: ``spikeshrink report build | index | publish | compare``, or ``python -m reports``.
 
 Exit status: see `theory.judge.front`; 1 means that a result was lost.
 """
@@ -15,7 +15,7 @@ from theory.judge.front import Command, run
 
 del sys.path[0]
 
-DESCRIPTION = "Render results, or compare two of them."
+DESCRIPTION = "Render, publish or compare results."
 COMMANDS = (
     Command(
         name="build",
@@ -30,6 +30,13 @@ COMMANDS = (
         module="reports.commands",
         options="index_options",
         run="index",
+    ),
+    Command(
+        name="publish",
+        help="put verdicts and compact evidence of a results folder among the published ones",
+        module="reports.commands",
+        options="publish_options",
+        run="publish_results",
     ),
     Command(
         name="compare",

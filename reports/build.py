@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from reports import markdown
-from reports.outline import slug
+from reports import findings, markdown
+from reports.numbers import drawn_numbers
+from reports.outline import sections, slug
 from reports.source import read_results
 from theory.judge.files import atomic_write, hold, remove_partials
-from theory.judge.verdict import read_verdicts
+from theory.judge.verdict import Verdict, read_verdicts
+
+#: What stands around the findings in a Markdown file.
+MARKS = ("<!-- findings: spikeshrink report index -->", "<!-- end of findings -->")
 
 
 class MissingMatplotlibError(RuntimeError):
@@ -26,6 +30,7 @@ def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tup
     Args:
         folder: results; the report is written there.
         page: whether to make ``index.html``; without it nothing is drawn.
+            The numbers that its figures draw go to ``data/<claim>.csv``.
         figure_files: also write ``figures/<claim>-<n>.svg`` and show them in ``report.md``.
 
     Returns:
@@ -43,7 +48,7 @@ def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tup
         _need_matplotlib()
         from reports.html import Page
 
-        sheet = Page()
+        sheet = Page(folder.resolve().name, up=(folder.parent / "index.html").exists(), data=True)
         text = sheet.render(results)
         if figure_files:
             shown = {}
@@ -53,9 +58,13 @@ def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tup
                     files[folder / name] = drawing.svg
                     shown.setdefault(claim, []).append((name, drawing.description))
         files[folder / "index.html"] = text
+        for part in sections(results.verdicts):
+            if numbers := drawn_numbers(part):
+                files[folder / "data" / f"{part.anchor}.csv"] = numbers
     files[folder / "report.md"] = markdown.render(results, shown)
     with hold(folder):
-        remove_partials(folder / "figures")
+        for made in ("figures", "data"):
+            remove_partials(folder / made)
         for path, content in files.items():
             path.parent.mkdir(exist_ok=True)
             atomic_write(path, content.encode(), overwrite=True)
@@ -63,12 +72,32 @@ def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tup
 
 
 def build_index(folder: Path) -> Path:
-    """Write ``index.html`` of a folder whose subfolders hold results, with a link to each report.
+    """Write ``index.html`` of a folder whose subfolders hold results: the answer, and a link to each report.
 
     Raises:
         MissingMatplotlibError: if pages cannot be made.
         ValueError: if no subfolder holds verdicts, or some are damaged.
         OSError: if the file cannot be written.
+    """
+    found = published_verdicts(folder)
+    _need_matplotlib()
+    from reports.front import front_page
+
+    older = sorted(
+        item.parent.name for item in folder.glob("*/index.html") if not (item.parent / "verdicts.json").exists()
+    )
+    path = folder / "index.html"
+    text = front_page(found, older)
+    with hold(folder):
+        atomic_write(path, text.encode(), overwrite=True)
+    return path
+
+
+def published_verdicts(folder: Path) -> dict[str, tuple[Verdict, ...]]:
+    """Name to verdicts of every subfolder that holds some.
+
+    Raises:
+        ValueError: if none does, or some are damaged.
     """
     if not folder.is_dir():
         raise ValueError(f"`build_index(folder=...)` must be a folder of results folders; got {str(folder)!r}.")
@@ -79,14 +108,24 @@ def build_index(folder: Path) -> Path:
     }
     if not found:
         raise ValueError(f"`build_index(folder=...)` must hold folders with verdicts.json; {str(folder)!r} has none.")
-    _need_matplotlib()
-    from reports.html import front_page
+    return found
 
-    path = folder / "index.html"
-    text = front_page(found)
-    with hold(folder):
-        atomic_write(path, text.encode(), overwrite=True)
-    return path
+
+def renew_findings(folder: Path, readme: Path) -> Path:
+    """Put the findings of a folder of results between the two `MARKS` in a Markdown file.
+
+    Raises:
+        ValueError: if the file lacks a mark, or the results are damaged.
+        OSError: if a file cannot be read or written.
+    """
+    text = readme.read_text(encoding="utf-8")
+    begin, end = MARKS
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{str(readme)!r} must hold the lines {begin} and {end}, once each, in this order.")
+    before, rest = text.split(begin)
+    made = findings.markdown(published_verdicts(folder))
+    atomic_write(readme, f"{before}{begin}\n{made}\n{end}{rest.split(end)[1]}".encode(), overwrite=True)
+    return readme
 
 
 def _need_matplotlib() -> None:

@@ -17,6 +17,21 @@ def build_options(parser: argparse.ArgumentParser) -> None:
 def index_options(parser: argparse.ArgumentParser) -> None:
     """Of which folder."""
     parser.add_argument("folder", type=Path, help="folder whose subfolders hold verdicts.json")
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="also renew the findings in FILE, between its two marks"
+    )
+
+
+def publish_options(parser: argparse.ArgumentParser) -> None:
+    """What, under which name, where."""
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="folder with verdicts.json and evidence/")
+    parser.add_argument("name", metavar="NAME", help="of the folder among the published ones")
+    parser.add_argument(
+        "--to", type=Path, default=Path("reports/published"), metavar="FOLDER", help="default: reports/published"
+    )
+    parser.add_argument(
+        "--verdicts-only", action="store_true", help="without evidence and curves, where the numbers are not ours"
+    )
 
 
 def compare_options(parser: argparse.ArgumentParser) -> None:
@@ -42,9 +57,20 @@ def build_pages(options: argparse.Namespace) -> int:
 
 def index(options: argparse.Namespace) -> int:
     """Write the front page of a folder of results folders and print its path."""
-    from reports.build import build_index
+    from reports.build import build_index, renew_findings
 
     print(build_index(options.folder))
+    if options.readme is not None:
+        print(renew_findings(options.folder, options.readme))
+    return 0
+
+
+def publish_results(options: argparse.Namespace) -> int:
+    """Publish a results folder and print where, and how large everything published is."""
+    from reports.publish import publish, size
+
+    print(publish(options.results, options.to, options.name, verdicts_only=options.verdicts_only))
+    print(f"{size(options.to) / 1e6:.1f} MB published in all")
     return 0
 
 

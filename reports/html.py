@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import html
-import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -23,6 +21,7 @@ from reports.outline import (
     boundary,
     decoy_table,
     environments,
+    found_in_words,
     idle,
     matrices,
     overview,
@@ -30,16 +29,17 @@ from reports.outline import (
     sections,
     set_aside,
     setting_rows,
-    slug,
     subject_table,
     summary,
+    title_of,
     untitled,
     verdict_facts,
 )
 from reports.palette import COLORS
 from reports.recipes.drawing import draw, draw_grid
 from reports.source import Results
-from reports.svg import Drawing, outline_sheet
+from reports.svg import Drawing, Sheet
+from theory.judge.evidence import Evidence
 from theory.judge.results import Table
 from theory.judge.verdict import Outcome, Verdict
 
@@ -47,6 +47,8 @@ from theory.judge.verdict import Outcome, Verdict
 _PANELS = 20
 #: A drawing of more pixels spans both columns of figures.
 _WIDE = 600
+#: Runs that a section links to, one by one.
+_MOST_LINKS = 6
 #: Tables with more rows open at the reader's wish.
 _LONG = 24
 #: A table of verdicts on runs may be longer.
@@ -66,37 +68,24 @@ _EQUATION = (
 )
 
 
-_HEADER = (
-    '<header><p class="kicker">Spikeshrink</p><h1>What was found</h1>'
-    f'<p class="question">{html.escape(QUESTION)}</p>'
-    f'<div class="equation">{_EQUATION}<span class="tag">(S1)</span></div>'
-    f'<p class="symbols">{html.escape(SYMBOLS)}</p></header>'
-)
+def head(title: str, above: str = "") -> str:
+    """The head of a page: its title, the question, and the law that it is about."""
+    return (
+        f'<header><p class="kicker">{above or "Spikeshrink"}</p><h1>{text(title)}</h1>'
+        f'<p class="question">{html.escape(QUESTION)}</p>'
+        f'<div class="equation">{_EQUATION}<span class="tag">(S1)</span></div>'
+        f'<p class="symbols">{html.escape(SYMBOLS)}</p></header>'
+    )
 
 
-def front_page(results: Mapping[str, Sequence[Verdict]]) -> str:
-    """``index.html`` of a folder of results: one paragraph and one link for each, by folder name."""
-    body = [_HEADER, "<main>"]
-    for name, verdicts in results.items():
-        title = _text(name.encode(errors="replace").decode().replace("-", " ").capitalize())
-        address = quote(os.fsencode(name), safe="")  # "./" keeps a name with a colon from being a scheme
-        anchor = slug(name)
-        tally = Counter(verdict.outcome for verdict in verdicts)
-        counts = " ".join(_outcome(outcome, tally[outcome]) for outcome in Outcome if tally[outcome])
-        body.append(
-            f'<section class="claim" aria-labelledby="{anchor}"><h2 id="{anchor}">'
-            f'<a href="./{address}/index.html">{title}</a></h2><p>{counts}</p>'
-            f"<p>{_text(summary(sections(verdicts)))}</p></section>"
-        )
-    return _document([*body, "</main>"], "")
-
-
-def _document(body: Sequence[str], outlines: str) -> str:
+def document(title: str, body: Sequence[str], outlines: str) -> str:
+    """A whole page."""
     content = "\n".join(body)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<title>Spikeshrink: what was found</title>\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{text(title)}</title>\n"
         f"<style>\n{_stylesheet()}</style>\n</head>\n<body>\n{outlines}\n{content}\n</body>\n</html>\n"
     )
 
@@ -104,13 +93,20 @@ def _document(body: Sequence[str], outlines: str) -> str:
 class Page:
     """One rendering: numbers figures and tables through the page, and keeps what it draws.
 
+    Args:
+        name: of the results folder, for the title.
+        up: whether to link to ``index.html`` of the folder above.
+        data: whether ``data/<claim>.csv`` are written beside the page, to be linked to.
+
     Attributes:
         drawings: claim to its drawings, in their order; filled by `render`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "", *, up: bool = False, data: bool = False) -> None:
+        self.name, self._up, self._data = name, up, data
         self.drawings: dict[str, list[Drawing]] = {}
-        self._outlines: dict[str, str] = {}
+        self._sheet = Sheet()
+        self._runs: Mapping[str, Evidence] = {}
         self._figures = 0
         self._drawn: dict[Any, int] = {}  # what was drawn, to the number of its figure
         self._tables = 0
@@ -118,11 +114,13 @@ class Page:
     def render(self, results: Results) -> str:
         """``index.html``."""
         parts = sections(results.verdicts)
+        self._runs = results.evidence
+        title = title_of(results, self.name)
         body = [
             '<a class="skip" href="#verdicts">To the verdicts</a>',
-            _HEADER,
+            head(title, self._above()),
             "<main>",
-            f'<section aria-labelledby="verdicts"><h2 id="verdicts">Verdicts</h2><p>{_text(summary(parts))}</p>',
+            f'<section aria-labelledby="verdicts"><h2 id="verdicts">Verdicts</h2><p>{text(summary(parts))}</p>',
             _overview(overview(parts)),
             *(_matrix(matrix, {part.claim: part.anchor for part in parts}) for matrix in matrices(parts)),
             "</section>",
@@ -131,44 +129,59 @@ class Page:
             self._provenance(results),
             "</main>",
         ]
-        return _document(body, outline_sheet(self._outlines))
+        return document(f"Spikeshrink: {title}", body, self._sheet.element())
+
+    def _above(self) -> str:
+        return '<a href="../index.html">Spikeshrink: all that was found</a>' if self._up else ""
 
     def _section(self, part: Section) -> str:
         first = part.first
-        blocks = [f'<section class="claim" aria-labelledby="{part.anchor}"><h2 id="{part.anchor}">{_text(part.claim)}']
+        blocks = [f'<section class="claim" aria-labelledby="{part.anchor}"><h2 id="{part.anchor}">{text(part.claim)}']
         if len(part.verdicts) == 1:
             blocks.append(f" {_found(first)}")
-        blocks.append(f'</h2><p class="statement">{_prose(first.statement)}</p>')
+        blocks.append(f'</h2><p class="statement">{prose(first.statement)}</p>')
         if len(part.verdicts) == 1:
             facts = "".join(
-                f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in verdict_facts(first)
+                f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in verdict_facts(first)
             )
-            blocks.append(f'<dl class="facts">{facts}</dl>')
+            blocks.append(f'<p class="found">{prose(found_in_words(first))}</p><dl class="facts">{facts}</dl>')
             if first.remark:
-                blocks.append(f'<p class="note">{_prose(first.remark)}</p>')
+                blocks.append(f'<p class="note">{prose(first.remark)}</p>')
         else:
-            blocks.append(self._table(subject_table(part), style="subjects", longest=_MANY_SUBJECTS))
+            blocks.append(self._table(subject_table(part), style="subjects cards", longest=_MANY_SUBJECTS))
             if aside := set_aside(part):
-                blocks.append(f'<p class="note">{_prose(aside)}</p>')
+                blocks.append(f'<p class="note">{prose(aside)}</p>')
         blocks.append(self._figure_row(part))
         blocks.extend(self._table(table) for table in part.tables())
         decoys = decoy_table(part)
         if decoys.rows:
             blocks.append(self._table(decoys, longest=_MANY_DECOYS))
-        assumed = "".join(f"<li>{_prose(assumption)}</li>" for assumption in first.assumptions)
+        assumed = "".join(f"<li>{prose(assumption)}</li>" for assumption in first.assumptions)
         blocks.append(
-            f'<dl class="ground"><div><dt>Kind</dt><dd>{_text(first.kind.value)}</dd></div>'
-            f"<div><dt>Source</dt><dd>{_text(first.source)}</dd></div>"
+            f'<dl class="ground"><div><dt>Kind</dt><dd>{text(first.kind.value)}</dd></div>'
+            f"<div><dt>Source</dt><dd>{text(first.source)}</dd></div>"
             + (f"<div><dt>Assumes</dt><dd><ul>{assumed}</ul></dd></div>" if assumed else "")
-            + '</dl><p class="back"><a href="#verdicts">All verdicts</a></p></section>'
+            + f'</dl><p class="back"><a href="#verdicts">All verdicts</a>{self._files(part)}</p></section>'
         )
         return "".join(blocks)
+
+    def _files(self, part: Section) -> str:
+        """Links to the runs behind a section, and to the numbers that its figures draw."""
+        names = dict.fromkeys(run_id for verdict in part.verdicts for run_id in verdict.evidence)
+        links = [
+            (f"evidence/{quote(self._runs[name].experiment)}/{name}.json", f"evidence {self._runs[name].experiment}")
+            for name in names
+            if name in self._runs
+        ][:_MOST_LINKS]
+        if self._data and part.charts():
+            links.append((f"data/{part.anchor}.csv", "drawn numbers (CSV)"))
+        return "".join(f' · <a href="{address}">{text(words)}</a>' for address, words in links)
 
     def _idle(self, part: Section) -> str:
         return (
             f'<section class="claim idle" aria-labelledby="{part.anchor}"><details><summary><h2 id="{part.anchor}">'
-            f"{_text(part.claim)}</h2> {_outcome(Outcome.NOT_APPLICABLE)}</summary>"
-            f'<p class="statement">{_prose(part.first.statement)}</p><p class="note">{_prose(set_aside(part))}</p>'
+            f"{text(part.claim)}</h2> {outcome_mark(Outcome.NOT_APPLICABLE)}</summary>"
+            f'<p class="statement">{prose(part.first.statement)}</p><p class="note">{prose(set_aside(part))}</p>'
             f'<p class="back"><a href="#verdicts">All verdicts</a></p></details></section>'
         )
 
@@ -183,7 +196,7 @@ class Page:
         chunk = found.panels[start : start + _PANELS]
         known = self._drawn.setdefault(tuple(untitled(chart) for _, chart in chunk), self._figures + 1)
         if known <= self._figures:
-            return f'<p class="note"><b>{_text(found.title)}.</b> As figure {known}.</p>'
+            return f'<p class="note"><b>{text(found.title)}.</b> As figure {known}.</p>'
         if len(found.panels) > 1:
             family = [chart for _, chart in found.panels]
             drawing = draw_grid(chunk, family=family, title=found.title)
@@ -191,40 +204,42 @@ class Page:
             drawing = draw(chunk[0][1])
         self.drawings.setdefault(part.claim, []).append(drawing)
         self._figures += 1
-        picture = drawing.inline(f"f{self._figures}", self._outlines)
+        picture = drawing.inline(f"f{self._figures}", self._sheet)
         title = found.title + (", continued" if start else "")
-        caption = f" {_prose(found.caption)}" if found.caption else ""
+        caption = f" {prose(found.caption)}" if found.caption else ""
         return (
             f"<figure{' class=wide' if drawing.width > _WIDE else ''}>{picture}<figcaption>"
-            f"<b>Figure {self._figures}. {_text(title)}.</b>{caption}</figcaption></figure>"
+            f"<b>Figure {self._figures}. {text(title)}.</b>{caption}</figcaption></figure>"
         )
 
     def _table(self, table: Table, *, style: str = "", longest: int = _LONG) -> str:
         self._tables += 1
-        title = f"<b>Table {self._tables}. {_text(table.title)}.</b>"
-        caption = f" {_prose(table.caption)}" if table.caption else ""
+        title = f"<b>Table {self._tables}. {text(table.title)}.</b>"
+        caption = f" {prose(table.caption)}" if table.caption else ""
         flush = [
             bool(table.rows) and all(is_number(row[place]) for row in table.rows) for place in range(len(table.columns))
         ]
-        grid = _grid(
+        made = grid(
             table.columns, [[_cell(value) for value in row] for row in table.rows], flush, title + caption, style=style
         )
         if len(table.rows) <= longest:
-            return grid
-        return f"<details><summary>{_text(table.title)}: {len(table.rows)} rows</summary>{grid}</details>"
+            return made
+        return f"<details><summary>{text(table.title)}: {len(table.rows)} rows</summary>{made}</details>"
 
     def _provenance(self, results: Results) -> str:
         blocks = ['<section aria-labelledby="provenance"><h2 id="provenance">Settings and provenance</h2>']
         for facts, runs in environments(results.evidence):
-            made = "".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts)
+            made = "".join(f"<div><dt>{name}</dt><dd>{text(value)}</dd></div>" for name, value in facts)
             blocks.append(f'<dl class="ground"><div><dt>runs</dt><dd>{runs}</dd></div>{made}</dl>')
+        if not results.evidence:
+            blocks.append('<p class="note">These verdicts are published without the evidence behind them.</p>')
         if results.evidence:
             blocks.append(self._table(runs_table(results.evidence, results.verdicts)))
         for run in results.evidence.values():
-            rows = [[_text(name), _text(value)] for name, value in setting_rows(run.setting)]
-            title = f"Setting of {_text(run.experiment)}, run {_text(run.run_id)}"
-            grid = _grid(("field", "value"), rows, [False, False], "", label=title)
-            blocks.append(f"<details><summary>{title}</summary>{grid}</details>")
+            rows = [[text(name), text(value)] for name, value in setting_rows(run.setting)]
+            title = f"Setting of {text(run.experiment)}, run {text(run.run_id)}"
+            made = grid(("field", "value"), rows, [False, False], "", label=title)
+            blocks.append(f"<details><summary>{title}</summary>{made}</details>")
         blocks.append("</section>")
         return "".join(blocks)
 
@@ -232,23 +247,23 @@ class Page:
 def _overview(rows: Sequence[Row]) -> str:
     cells = []
     for row in rows:
-        subject = f'<br><span class="subject">{_text(row.subject)}</span>' if row.subject else ""
+        subject = f'<br><span class="subject">{text(row.subject)}</span>' if row.subject else ""
         several = len(row.outcomes) > 1
-        outcome = "<br>".join(_outcome(found, many if several else 0) for found, many in row.outcomes)
+        outcome = "<br>".join(outcome_mark(found, many if several else 0) for found, many in row.outcomes)
         outcome = _edge(row.boundary) if row.boundary else outcome
         outcome += f'<br><span class="subject">{_text(row.standing)}</span>' if row.standing else ""
         decoys = "".join(_decoy(*decoy) for decoy in row.decoys)
         given = row.interval not in ("", DASH)
-        interval = f'<br><span class="interval">{_text(row.interval)}</span>' if given else ""
+        interval = f'<br><span class="interval">{text(row.interval)}</span>' if given else ""
         cells.append(
             [
-                f'<a href="#{row.anchor}">{_text(row.claim)}</a>{subject}',
+                f'<a href="#{row.anchor}">{text(row.claim)}</a>{subject}',
                 row.kind.value,
                 outcome,
-                f"{_text(row.estimate)}{interval}",
-                _text(row.tolerance),
+                f"{text(row.estimate)}{interval}",
+                text(row.tolerance),
                 f'<ul class="decoys">{decoys}</ul>' if decoys else DASH,
-                _text(row.degrees).replace(" / ", " /<br>"),
+                text(row.degrees).replace(" / ", " /<br>"),
             ]
         )
     columns = ("claim", "kind", "outcome", "estimate, interval", "tolerance", "decoys", "ν reached / required")
@@ -259,13 +274,13 @@ def _overview(rows: Sequence[Row]) -> str:
         "registered; unverified: the controls beside it are missing, or do not all hold. "
         "ν: effective degrees of freedom of the weakest test."
     )
-    return _grid(columns, cells, [False] * 6 + [True], caption, style="overview")
+    return grid(columns, cells, [False] * 6 + [True], caption, style="overview cards")
 
 
 def _decoy(name: str, outcome: Outcome | None, how: str) -> str:
     mark, words = ("!", "") if outcome is None else (MARKS[outcome], outcome.value)
     style = "" if outcome is Outcome.REFUTED else ' class="escaped"'
-    return f'<li{style}>{mark} {_text(name)} <span class="subject">{_text(how or words)}</span></li>'
+    return f'<li{style}>{mark} {text(name)} <span class="subject">{text(how or words)}</span></li>'
 
 
 def _legend() -> str:
@@ -273,22 +288,22 @@ def _legend() -> str:
 
 
 def _matrix(matrix: Matrix, anchors: dict[str, str]) -> str:
-    heads = [f'<a href="#{anchors[claim]}">{_text(claim)}</a>' for claim in matrix.claims]
+    heads = [f'<a href="#{anchors[claim]}">{text(claim)}</a>' for claim in matrix.claims]
     rows = [
-        [_text(subject), *("<br>".join(_part(name, outcome) for name, outcome in cell) for cell in cells)]
+        [text(subject), *("<br>".join(_part(name, outcome) for name, outcome in cell) for cell in cells)]
         for subject, cells in matrix.rows
     ]
     caption = "Every run, pair or group (a row) under every claim judged on it (a column)."
-    return _grid(["judged on", *heads], rows, [False] * (1 + len(heads)), caption, style="matrix", escape=False)
+    return grid(["judged on", *heads], rows, [False] * (1 + len(heads)), caption, style="matrix cards", escape=False)
 
 
 def _part(name: str, outcome: Outcome) -> str:
     if len(name) <= 16:
         name = name.replace(" ", "\u00a0")  # a short name stays on one line
-    return _outcome(outcome) + (f' <span class="subject">{_text(name)}</span>' if name else "")
+    return outcome_mark(outcome) + (f' <span class="subject">{text(name)}</span>' if name else "")
 
 
-def _grid(
+def grid(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     flush_right: Sequence[bool],
@@ -297,44 +312,51 @@ def _grid(
     style: str = "",
     label: str = "",
     escape: bool = True,
+    faint: Sequence[bool] = (),
 ) -> str:
     """A table whose cells (not its column heads, unless `escape` is False) are markup already."""
     number = [' class="n"' if right else "" for right in flush_right]
     heads = "".join(
-        f'<th scope="col"{how}>{_text(column) if escape else column}</th>'
+        f'<th scope="col"{how}>{text(column) if escape else column}</th>'
         for column, how in zip(columns, number, strict=True)
     )
     body = []
-    for row in rows:
-        head = f'<th scope="row"{number[0]}>{row[0]}</th>'
-        rest = "".join(f"<td{how}>{value}</td>" for value, how in zip(row[1:], number[1:], strict=True))
-        body.append(f"<tr>{head}{rest}</tr>")
+    # On a narrow screen a row becomes a card, and each cell says under which head it stood.
+    told = [f' data-head="{text(re.sub("<[^>]*>", "", column))}"' if "cards" in style else "" for column in columns]
+    for place, row in enumerate(rows):
+        first = f'<th scope="row"{number[0]}>{row[0]}</th>'
+        rest = "".join(
+            f"<td{how}{name}>{value}</td>" for value, how, name in zip(row[1:], number[1:], told[1:], strict=True)
+        )
+        body.append(f"<tr{' class=faint' if place < len(faint) and faint[place] else ''}>{first}{rest}</tr>")
     named = f"<caption>{caption}</caption>" if caption else ""
     aria = f' aria-label="{label}"' if label else ""
+    # A region that scrolls can be reached with the keyboard, and has a name.
+    name = html.unescape(re.sub("<[^>]*>", "", label or caption)) or "Table"
+    look = f' class="{style}"' if style else ""
     return (
-        f'<div class="scroll"><table{f" class={style}" if style else ""}{aria}>{named}<thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name[:80])}"><table{look}{aria}>{named}'
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
 def _cell(value: Any) -> str:
-    return _outcome(value) if isinstance(value, Outcome) else _text(cell(value))
+    return outcome_mark(value) if isinstance(value, Outcome) else text(cell(value))
 
 
-def _outcome(outcome: Outcome, many: int = 0) -> str:
+def outcome_mark(outcome: Outcome, many: int = 0) -> str:
+    """An outcome with its mark."""
     words = f"{many} {outcome.value}" if many else outcome.value
     return f'<span class="outcome {_name(outcome)}">{_mark(outcome)}{words}</span>'
 
 
 def _found(verdict: Verdict) -> str:
     edge = boundary(verdict)
-    return _edge(edge) if edge else _outcome(verdict.outcome)
+    return _edge(edge) if edge else outcome_mark(verdict.outcome)
 
 
 def _edge(words: str) -> str:
-    return (
-        f'<span class="outcome boundary"><span class="mark boundary" aria-hidden="true">┤</span>{_text(words)}</span>'
-    )
+    return f'<span class="outcome boundary"><span class="mark boundary" aria-hidden="true">┤</span>{text(words)}</span>'
 
 
 def _mark(outcome: Outcome) -> str:
@@ -351,13 +373,14 @@ def _stylesheet() -> str:
     return f":root{{{light}}}\n{rules}"
 
 
-def _text(text: str) -> str:
-    return html.escape(str(text))
+def text(words: str) -> str:
+    """`words`, escaped."""
+    return html.escape(str(words))
 
 
-def _prose(text: str) -> str:
-    """`text` with the subscripts and superscripts of its formulas set as such: ``M_k``, ``Σ_{l<k}``, ``F^t``.
+def prose(words: str) -> str:
+    """`words` with the subscripts and superscripts of its formulas set as such: ``M_k``, ``Σ_{l<k}``, ``F^t``.
 
     Only after a single letter or a bracket, so that names such as ``off_diagonal_mass`` stay as they are.
     """
-    return _SUPERSCRIPT.sub(r"\1<sup>\2\3</sup>", _SUBSCRIPT.sub(r"\1<sub>\2\3</sub>", _text(text)))
+    return _SUPERSCRIPT.sub(r"\1<sup>\2\3</sup>", _SUBSCRIPT.sub(r"\1<sub>\2\3</sub>", text(words)))

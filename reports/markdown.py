@@ -121,6 +121,8 @@ def _provenance(results: Results) -> list[str]:
     for facts, runs in environments(results.evidence):
         lines = [f"- {runs} run{'s' if runs != 1 else ''}"] + [f"- {name}: {_text(value)}" for name, value in facts]
         blocks.append("\n".join(lines))
+    if not results.evidence:
+        blocks.append("These verdicts are published without the evidence behind them.")
     if results.evidence:
         blocks.append(_table(runs_table(results.evidence, results.verdicts)))
         blocks.extend(_setting(run) for run in results.evidence.values())

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reports.formatting import DASH, cell, count, estimate_with_interval, number, percent, probability
+from reports.formatting import DASH, cell, count, number, percent, probability
+from reports.quantities import Unit, held_against, quantity_of, said, shown
 from reports.recipes.words import axis_names
+from reports.source import Results
 from theory.judge.evidence import Evidence
 from theory.judge.results import Chart, SmallMultiples, Table
 from theory.judge.verdict import Kind, Outcome, Verdict
@@ -199,7 +201,7 @@ def summary(parts: Sequence[Section]) -> str:
 
 def verdict_facts(verdict: Verdict) -> tuple[tuple[str, str], ...]:
     """How one verdict was reached: name and value, in the order of reading."""
-    estimate, interval = estimate_with_interval(verdict.estimate, verdict.interval)
+    estimate, interval = shown(verdict)
     facts = [("standing", verdict.qualification), ("estimate", estimate), ("interval", interval)]
     facts.append((_tolerance_name(verdict), tolerance(verdict)))
     if verdict.p_value is not None:
@@ -219,7 +221,7 @@ def decoy_table(part: Section) -> Table:
     rows = []
     for verdict in part.verdicts:
         for decoy in verdict.decoys:
-            estimate, interval = estimate_with_interval(decoy.estimate, decoy.interval)
+            estimate, interval = shown(verdict, decoy)
             row = (decoy.name, decoy.outcome, estimate, interval, probability(decoy.p_value))
             rows.append((verdict.subject, *row) if subjects else row)
     columns = ("decoy", "outcome", "estimate", "interval", "p-value")
@@ -233,7 +235,7 @@ def subject_table(part: Section) -> Table:
     for verdict in part.verdicts:
         if verdict.outcome is Outcome.NOT_APPLICABLE:
             continue  # said in one line, by `set_aside`
-        estimate, interval = estimate_with_interval(verdict.estimate, verdict.interval)
+        estimate, interval = shown(verdict)
         found = (verdict.outcome, verdict.qualification, estimate, interval, tolerance(verdict), verdict.remark)
         rows.append((verdict.subject, *found))
     return Table(title="Verdicts", columns=columns, rows=tuple(rows))
@@ -292,6 +294,44 @@ def setting_rows(setting: Mapping[str, Any], prefix: str = "") -> tuple[tuple[st
     return tuple(rows)
 
 
+def title_of(results: Results, name: str = "") -> str:
+    """What a page is about: the folder, the data where runs name them, and the day of the last run."""
+    data = dict.fromkeys(found for run in results.evidence.values() if (found := _data_set(run.setting)))
+    days = sorted(str(run.provenance.get("start", ""))[:10] for run in results.evidence.values())
+    known = [part for part in (name.replace("-", " "), ", ".join(list(data)[:3])) if part]
+    parts = [*dict.fromkeys(known), *[day for day in days[-1:] if day]]
+    return f"What was found: {', '.join(parts)}" if parts else "What was found"
+
+
+def _data_set(setting: Mapping[str, Any]) -> str:
+    """The data set that a Setting names; nothing where it names none."""
+    for key in ("dataset", "data"):
+        value = setting.get(key)
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            return str(value["name"])
+    found = (_data_set(value) for value in setting.values() if isinstance(value, Mapping))
+    return next(filter(None, found), "")
+
+
+def found_in_words(verdict: Verdict) -> str:
+    """The outcome of a verdict as a sentence, in the reader's units."""
+    edge = boundary(verdict)
+    if edge:
+        return f"As it was meant to be, this is refuted: {edge.removeprefix('boundary: ')}, and no further."
+    words, against = said(verdict), held_against(verdict)
+    opening = {
+        Outcome.SUPPORTED: "It holds",
+        Outcome.REFUTED: "It does not hold",
+        Outcome.INCONCLUSIVE: "The evidence does not decide",
+        Outcome.NOT_APPLICABLE: "The evidence does not speak to it",
+    }[verdict.outcome]
+    if not words or verdict.outcome is Outcome.NOT_APPLICABLE:
+        return f"{opening}."
+    return f"{opening}: {words}, {'claimed ' if verdict.kind is Kind.HYPOTHESIS else ''}{against}."
+
+
 def boundary(verdict: Verdict) -> str:
     """What a claim that lies just outside a region, and is refuted as it was meant to be, says of that region."""
     if not verdict.boundary or verdict.outcome is not Outcome.REFUTED:
@@ -334,7 +374,8 @@ def tolerance(verdict: Verdict) -> str:
     if verdict.tolerance is None:
         return DASH
     if verdict.kind is Kind.HYPOTHESIS:
-        return f"> {number(verdict.tolerance)}"
+        plain = quantity_of(verdict).unit is Unit.PLAIN
+        return f"> {number(verdict.tolerance)}" if plain else held_against(verdict)
     if verdict.p_value is not None:
         return percent(verdict.tolerance)
     # A margin at rounding level is read as a power of ten, a coarse one as a percentage.
@@ -354,7 +395,7 @@ def slug(text: str) -> str:
 
 
 def _row(part: Section, verdict: Verdict) -> Row:
-    estimate, interval = estimate_with_interval(verdict.estimate, verdict.interval)
+    estimate, interval = shown(verdict)
     return Row(
         claim=part.claim,
         anchor=part.anchor,

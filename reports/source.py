@@ -19,7 +19,7 @@ class Results:
 
 
 def read_results(folder: Path) -> Results:
-    """Read ``verdicts.json`` and ``evidence/*/*.json``.
+    """Read ``verdicts.json`` and ``evidence/*/*.json``; a folder without ``evidence`` was published without.
 
     Arrays are checked to be readable and then dropped: figures carry their data inside the verdicts.
 
@@ -36,7 +36,7 @@ def read_results(folder: Path) -> Results:
     for path in sorted((folder / "evidence").glob("*/*.json")):
         run = dataclasses.replace(_read_run(path), arrays={})
         evidence[run.run_id] = run
-    for verdict in verdicts:
+    for verdict in verdicts if (folder / "evidence").exists() else ():
         lost = [run_id for run_id in verdict.evidence if run_id not in evidence]
         if lost:
             raise ValueError(

@@ -6,12 +6,36 @@ dark page. `Drawing.inline` shares the outlines of letters over the page, makes 
 
 from __future__ import annotations
 
-import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 from reports.palette import COLORS
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What all drawings of a page share: the outlines of letters and the looks of lines, by short names."""
+
+    letters: dict[str, str] = field(default_factory=dict)  # outline to name
+    looks: dict[str, str] = field(default_factory=dict)  # declarations to name
+
+    def letter(self, outline: str) -> str:
+        """The name of an outline."""
+        return self.letters.setdefault(outline, f"g{len(self.letters):x}")
+
+    def look(self, declarations: str) -> str:
+        """The name of a look."""
+        return self.looks.setdefault(declarations, f"s{len(self.looks):x}")
+
+    def element(self) -> str:
+        """The hidden element that holds the letters, and the style of the looks."""
+        paths = "".join(f'<path id="{name}" {outline}/>' for outline, name in self.letters.items())
+        rules = "".join(f".{name}{{{declarations}}}" for declarations, name in self.looks.items())
+        return (
+            f'<svg class="outlines" width="0" height="0" aria-hidden="true"><style>{rules}</style>'
+            f"<defs>{paths}</defs></svg>"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +54,12 @@ class Drawing:
     width: float
     height: float
 
-    def inline(self, identifier: str, outlines: dict[str, str]) -> str:
+    def inline(self, identifier: str, sheet: Sheet) -> str:
         """The ``<svg>`` element for a page, its ids opening with `identifier`.
 
         Args:
             identifier: unique on the page.
-            outlines: letter id to its path; letters met here are added, and drawn from there (`outline_sheet`).
+            sheet: the page's; letters and looks met here are added.
         """
         body = self.svg[self.svg.index("<svg") : self.svg.rindex("</svg>")]
         body = body[body.index(">") + 1 :]
@@ -47,27 +71,30 @@ class Drawing:
 
         def collect(match: re.Match[str]) -> str:
             attributes = " ".join(match.group(2).split())
-            # Named by content: matplotlib numbers letters drawing by drawing.
-            shared = "g" + hashlib.sha256(attributes.encode()).hexdigest()[:10]
-            outlines[shared] = attributes
-            letters[match.group(1)] = shared
+            letters[match.group(1)] = sheet.letter(attributes)  # matplotlib numbers letters drawing by drawing
             return ""
 
         body = re.sub(r'<path id="([A-Za-z]+-[0-9a-f]+)"((?:\s[^>]*)?)/>\s*', collect, body)
         body = re.sub(r"<defs>\s*</defs>\s*", "", body)
+        names: dict[str, str] = {}
+
+        def own(name: str) -> str:
+            return f"{identifier}-{names.setdefault(name, f'{len(names):x}')}"
+
         used = set(re.findall(r'(?:xlink:href="|url\()#([\w.-]+)', body))
 
         def rename(match: re.Match[str]) -> str:
-            return f' id="{identifier}-{match.group(1)}"' if match.group(1) in used else ""
+            return f' id="{own(match.group(1))}"' if match.group(1) in used else ""
 
         def refer(match: re.Match[str]) -> str:
             name = match.group(2)
-            return f"{match.group(1)}#{letters.get(name, f'{identifier}-{name}')}"
+            return f"{match.group(1)}#{letters.get(name) or own(name)}"
 
         body = re.sub(r'\sid="([\w.-]+)"', rename, body)
         body = re.sub(r'(xlink:href="|url\()#([\w.-]+)', refer, body).replace("xlink:href", "href")
         for name, color in COLORS.items():
             body = body.replace(f": {color}", f": var(--{name})")
+        body = re.sub(r'style="([^"]*)"', lambda match: f'class="{sheet.look(match.group(1))}"', body)
         label = f"{identifier}-alt"
         return (
             f'<svg role="img" aria-labelledby="{label}" viewBox="0 0 {self.width * 0.75:g} {self.height * 0.75:g}" '
@@ -76,19 +103,13 @@ class Drawing:
         )
 
 
-def outline_sheet(outlines: dict[str, str]) -> str:
-    """The hidden element that holds the letters of all inline drawings of a page."""
-    paths = "".join(f'<path id="{name}" {attributes}/>' for name, attributes in sorted(outlines.items()))
-    return f'<svg class="outlines" width="0" height="0" aria-hidden="true"><defs>{paths}</defs></svg>'
-
-
 def _compact(body: str) -> str:
     """Two decimals of a point, a tenth of what a screen shows, and no space that says nothing."""
 
     def rounded(match: re.Match[str]) -> str:
         return f'{match.group(1)}="{re.sub(r"-?[0-9]+[.][0-9]+", _two_decimals, " ".join(match.group(2).split()))}"'
 
-    return re.sub(r">\s+<", "><", re.sub(r'\b(d|x|y)="([^"]*)"', rounded, body)).strip()
+    return re.sub(r">\s+<", "><", re.sub(r'\b(d|x|y|transform)="([^"]*)"', rounded, body)).strip()
 
 
 def _two_decimals(match: re.Match[str]) -> str:

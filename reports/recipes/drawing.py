@@ -169,7 +169,8 @@ def _columns(panels: int) -> int:
 
 def _height(chart: Chart, heights: Sequence[float]) -> float:
     if isinstance(chart, Forest):
-        return 0.8 + 0.3 * len(forest.categories(chart))
+        lines = len(forest.categories(chart))
+        return 0.8 + (0.3 if lines < 20 else 0.2) * lines
     if isinstance(chart, Agreement):
         return 4.2 if len(heights) == 1 else 5.2
     return 3.5 if len(heights) == 1 else 4.4

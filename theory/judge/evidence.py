@@ -63,8 +63,12 @@ class Evidence:
         """Digest of (experiment, setting, seed): 16 hexadecimal digits."""
         return run_id(self.experiment, self.setting, self.seed)
 
-    def write(self, out: str | Path) -> Path:
+    def write(self, out: str | Path, *, deflate: bool = False) -> Path:
         """Write under ``<out>/evidence``.
+
+        Args:
+            out: results folder.
+            deflate: compress the arrays.
 
         Raises:
             FileExistsError: if this run is already recorded: evidence is never overwritten.
@@ -90,7 +94,8 @@ class Evidence:
             raise FileExistsError(f"evidence is written once: {path} exists already.")
         if arrays:
             buffer = io.BytesIO()
-            np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+            save = np.savez_compressed if deflate else np.savez
+            save(buffer, **arrays)  # pyright: ignore[reportArgumentType]
             # Arrays without their JSON are the debris of a killed run: they may be replaced.
             atomic_write(path.with_suffix(".npz"), buffer.getvalue(), overwrite=True)
         atomic_write(path, (text + "\n").encode(), overwrite=False)

@@ -1,0 +1,347 @@
+"""What was found, statement by statement of the paper: sentences made from verdicts by rules, here and nowhere else.
+
+Each `Statement` names the claims that judge it. From their verdicts follow an answer (it holds, it fails, …), what was
+found in the reader's units (a spike of λ is × 1.25, not 0.2231), how sure that is, and where it stops. A statement that
+nothing here judged says so, with the command that would. Nothing is computed but counts, extremes and e to the power
+of an estimate that is a logarithm.
+
+Counting  A case is what a claim was judged on once: a run, a pair, a group; a claim about quadratics is one case.
+          Several verdicts on one case (the decays of a run) count as one: as all of them say, else as undecided.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reports.formatting import DASH, percent
+from reports.outline import boundary
+from reports.quantities import REVERSED, Unit, belongs, held_against, quantity_of, said, value_of
+from theory.judge.verdict import Kind, Outcome, Verdict
+
+
+class Answer(StrEnum):
+    """What the verdicts say of a statement, all of them together."""
+
+    HOLDS = "holds"
+    PARTLY = "holds in part"
+    FAILS = "fails"
+    UNDECIDED = "undecided"
+    UNTESTED = "not tested here"
+
+
+_THEORY = "nox -s theory"
+_NETWORKS = "nox -s empirical"
+_LOGS = "spikeshrink empirical import logs --out results && spikeshrink empirical verify results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """A statement of Xu and Zhang, arXiv 2410.07719.
+
+    Args:
+        name: in a sentence, as in "the stationary law".
+        says: what the paper says.
+        claims: ids of the claims that judge it, or stems of ids (``"noise-spike"`` for ``"noise-spike-late"`` as well).
+        limits: claim to where the statement stops, if that claim is supported.
+        command: what would test it.
+    """
+
+    name: str
+    says: str
+    claims: tuple[str, ...]
+    command: str
+    limits: Mapping[str, str] | None = None
+
+
+STATEMENTS = (
+    Statement(
+        name="the stationary law on quadratics",
+        says="Where H and C commute, each direction of the weights spreads by σᵢ² of (S1) (Theorem 4.5).",
+        claims=("stationary-commuting",),
+        limits={
+            "stability-boundary": "at ηλ = 2(1+μ), where no stationary law exists",
+            "stationary-diagonal": "without commutation (S1) keeps the variances and loses the correlations",
+            "shuffled-epochs": "under shuffled epochs the noise repeats and the law is another",
+            "state-dependent-noise": "where noise grows with the weights' own spread",
+        },
+        command=_THEORY,
+    ),
+    Statement(
+        name="the stationary law in networks",
+        says="Near an optimum adversarially trained networks spread by that law (Theorem 4.5).",
+        claims=("posterior-ensemble", "posterior-trajectory", "posterior-robust-curvature", "ladder"),
+        command=_NETWORKS,
+    ),
+    Statement(
+        name="the early transient",
+        says="After a decay σ² moves between the old and the new law by a factor ρ²ᵏ (Theorem 4.7).",
+        claims=("transient-interpolation", "transient-interpolation-radius"),
+        command=_THEORY,
+    ),
+    Statement(
+        name="the transient in networks",
+        says="The spread of networks follows that transition after a decay (Theorem 4.7).",
+        claims=("transient-ensemble", "transient-robust-curvature"),
+        command=_NETWORKS,
+    ),
+    Statement(
+        name="the spike of curvature",
+        says="Hessian eigenvalues rise sharply after a decay (section 6).",
+        claims=("curvature-spike",),
+        command=_NETWORKS,
+    ),
+    Statement(
+        name="the spike of gradient noise",
+        says="Gradient-noise eigenvalues rise sharply after a decay (section 6).",
+        claims=("noise-spike",),
+        command=_NETWORKS,
+    ),
+    Statement(
+        name="the shrink of the posterior on quadratics",
+        says="At given curvature and noise the posterior covariance shrinks at a decay (Theorem 4.5).",
+        claims=("posterior-shrinks-at-decay",),
+        command=_THEORY,
+    ),
+    Statement(
+        name="the shrink of the posterior in networks",
+        says="The posterior covariance of networks shrinks after a decay (section 6).",
+        claims=("posterior-shrink",),
+        command=_NETWORKS,
+    ),
+    Statement(
+        name="the bound's course after a decay on quadratics",
+        says="The PAC-Bayes bound dips while the posterior shrinks, then grows (Lemma 3.4, Theorem 4.7).",
+        claims=("bound-transient",),
+        command=_THEORY,
+    ),
+    Statement(
+        name="the bound as what explains the gap",
+        says="Bound and robust generalization gap grow together (section 6).",
+        claims=("bound-tracks-gap",),
+        command=_NETWORKS,
+    ),
+    Statement(
+        name="the dip before the rise",
+        says="Robust loss dips at the decay before it rises (section 6).",
+        claims=("decay-dip",),
+        command=_LOGS,
+    ),
+    Statement(
+        name="robust overfitting",
+        says="After the first decay test robust loss rises while training robust loss falls (section 6).",
+        claims=("robust-overfitting",),
+        command=_LOGS,
+    ),
+    Statement(
+        name="AWP's flatter curvature",
+        says="Adversarial weight perturbation lowers the Hessian eigenvalues (section 6).",
+        claims=("awp-flattens",),
+        command=_NETWORKS,
+    ),
+    Statement(
+        name="AWP's quieter noise",
+        says="It lowers the gradient-noise eigenvalues (section 6).",
+        claims=("awp-quiets-noise",),
+        command=_NETWORKS,
+    ),
+    Statement(
+        name="AWP's tighter bound",
+        says="It tightens the bound and narrows the robust generalization gap (section 6).",
+        claims=("awp-tightens-bound", "awp-tightens-pac-bayes"),
+        command=_NETWORKS,
+    ),
+    Statement(
+        name="commuting and aligned curvature and noise",
+        says="Hessian and gradient noise commute and are aligned (assumption of Theorem 4.5, section 6).",
+        claims=("commutativity", "alignment"),
+        command=_NETWORKS,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A row of the answer.
+
+    Attributes:
+        found: what was found, a sentence a claim.
+        sure: how sure that is.
+        stops: where it stops.
+        claims: (folder, claim) that were judged, for links.
+    """
+
+    statement: Statement
+    answer: Answer
+    found: tuple[str, ...]
+    sure: str
+    stops: str
+    claims: tuple[tuple[str, str], ...]
+
+
+def findings(results: Mapping[str, Sequence[Verdict]]) -> tuple[Finding, ...]:
+    """One row a statement of the paper, from the verdicts of all folders."""
+    return tuple(_finding(statement, results) for statement in STATEMENTS)
+
+
+def paragraph(found: Sequence[Finding]) -> str:
+    """The answer in a few sentences."""
+    tested = [row for row in found if row.answer is not Answer.UNTESTED]
+    said = [f"Of {len(found)} statements of the paper, {len(tested)} were tested here."]
+    for answer, opening in (
+        (Answer.HOLDS, "What holds"),
+        (Answer.PARTLY, "What holds in part"),
+        (Answer.FAILS, "What fails"),
+        (Answer.UNDECIDED, "Undecided"),
+        (Answer.UNTESTED, "Not tested here"),
+    ):
+        names = [row.statement.name for row in found if row.answer is answer]
+        if names:
+            said.append(f"{opening}: {_listed(names)}.")
+    return " ".join(said)
+
+
+def markdown(results: Mapping[str, Sequence[Verdict]]) -> str:
+    """The answer for a README: the paragraph, and a row for each statement that was tested."""
+    found = findings(results)
+    lines = [paragraph(found), "", "| the paper says | we found | how sure | where it stops |", "|---|---|---|---|"]
+    for row in found:
+        if row.answer is not Answer.UNTESTED:
+            cells = (row.statement.says, f"**{row.answer.value}**. {' '.join(row.found)}", row.sure, row.stops)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def outcome_of(verdicts: Sequence[Verdict]) -> Outcome:
+    """What several verdicts on one case say together; those that do not apply are left out."""
+    found = {verdict.outcome for verdict in verdicts} - {Outcome.NOT_APPLICABLE}
+    if not found:
+        return Outcome.NOT_APPLICABLE
+    return found.pop() if len(found) == 1 else Outcome.INCONCLUSIVE
+
+
+def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> Finding:
+    by_claim: dict[str, dict[str, list[Verdict]]] = {}
+    places: dict[tuple[str, str], None] = {}
+    limits: list[str] = []
+    bounded = False
+    for folder, verdicts in results.items():
+        for verdict in verdicts:
+            edge = boundary(verdict)
+            if edge and any(belongs(verdict.claim, stem) for stem in statement.claims):
+                limits.append(edge.removeprefix("boundary: "))
+                bounded = True
+            if (statement.limits or {}).get(verdict.claim) and verdict.outcome is Outcome.SUPPORTED:
+                limits.append((statement.limits or {})[verdict.claim])
+            if verdict.boundary or not _judges(statement, verdict):
+                continue
+            places[folder, verdict.claim] = None
+            case = f"{folder}: {verdict.about.name}" if verdict.about is not None else folder
+            by_claim.setdefault(verdict.claim, {}).setdefault(case, []).append(verdict)
+    judged = {claim: cases for claim, cases in by_claim.items() if any(map(_applies, cases.values()))}
+    if not judged:
+        return Finding(
+            statement=statement,
+            answer=Answer.UNTESTED,
+            found=(f"`{statement.command}` would test it.",),
+            sure=DASH,
+            stops=DASH,
+            claims=(),
+        )
+    outcomes = [outcome_of(case) for cases in judged.values() for case in cases.values()]
+    members = [verdict for cases in judged.values() for case in cases.values() for verdict in case]
+    failed = sorted({case for cases in judged.values() for case in cases if outcome_of(cases[case]) is Outcome.REFUTED})
+    several = any(len(cases) > 1 for cases in judged.values())
+    if failed and several and len(failed) <= 4 and Outcome.SUPPORTED in outcomes:
+        limits.append(f"fails on {_listed([case.partition(': ')[2] or case for case in failed])}")
+    return Finding(
+        statement=statement,
+        answer=Answer.PARTLY if bounded and _answer(outcomes) is Answer.HOLDS else _answer(outcomes),
+        found=tuple(_sentence(claim, cases) for claim, cases in judged.items()),
+        sure=_sure(members),
+        stops="; ".join(dict.fromkeys(limits)) or DASH,
+        claims=tuple(place for place in places if place[1] in judged),
+    )
+
+
+def _applies(verdicts: Sequence[Verdict]) -> bool:
+    """Whether a case was judged at all."""
+    return outcome_of(verdicts) is not Outcome.NOT_APPLICABLE
+
+
+def _answer(outcomes: Sequence[Outcome]) -> Answer:
+    found = set(outcomes) - {Outcome.NOT_APPLICABLE}
+    if found == {Outcome.SUPPORTED}:
+        return Answer.HOLDS
+    if found == {Outcome.REFUTED}:
+        return Answer.FAILS
+    if Outcome.SUPPORTED in found:
+        return Answer.PARTLY
+    tally = Counter(outcomes)
+    return Answer.FAILS if tally[Outcome.REFUTED] > tally[Outcome.INCONCLUSIVE] else Answer.UNDECIDED
+
+
+def _sentence(claim: str, cases: Mapping[str, Sequence[Verdict]]) -> str:
+    """One sentence on one claim: what came out, in how many cases, and between which values."""
+    members = [verdict for case in cases.values() for verdict in case if verdict.outcome is not Outcome.NOT_APPLICABLE]
+    first = members[0]
+    if len(members) == 1:
+        return f"{_name(first)}: {_alone(first)}."
+    tally = Counter(outcome_of(case) for case in cases.values())
+    judged = sum(many for outcome, many in tally.items() if outcome is not Outcome.NOT_APPLICABLE)
+    counts = [f"supported in {tally[Outcome.SUPPORTED]} of {judged}"]
+    counts += [f"refuted in {tally[Outcome.REFUTED]}"] if tally[Outcome.REFUTED] else []
+    counts += [f"undecided in {tally[Outcome.INCONCLUSIVE]}"] if tally[Outcome.INCONCLUSIVE] else []
+    estimates = sorted(verdict.estimate for verdict in members if verdict.estimate is not None)
+    span = ""
+    if estimates:
+        quantity = quantity_of(first)
+        ends = [value_of(quantity.unit, estimates[0]), value_of(quantity.unit, estimates[-1])]
+        if quantity.unit in REVERSED:
+            ends.reverse()
+        span = f" ({quantity.of} {ends[0]} to {ends[1]}; claimed {held_against(first)})"
+    return f"{_name(first)}: {', '.join(counts)}{span}."
+
+
+def _alone(verdict: Verdict) -> str:
+    if quantity_of(verdict).unit is not Unit.ERROR or verdict.estimate is None:
+        words = said(verdict)
+        return f"{verdict.outcome.value}, {words}; claimed {held_against(verdict)}" if words else verdict.outcome.value
+    if verdict.outcome is Outcome.SUPPORTED and verdict.p_value is not None:
+        return f"exact: no error found, and one of {percent(verdict.tolerance)} would have been"
+    worst = f"worst error {value_of(Unit.ERROR, verdict.estimate)}"
+    if verdict.outcome is Outcome.SUPPORTED:
+        return f"{worst}, {held_against(verdict)}"
+    return f"{verdict.outcome.value}, {worst}; {held_against(verdict)}"
+
+
+def _sure(members: Sequence[Verdict]) -> str:
+    decoys = [decoy for verdict in members for decoy in verdict.decoys]
+    refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in decoys)
+    parts = []
+    if any(verdict.kind is Kind.IDENTITY for verdict in members):
+        parts.append("chance of a false alarm over all tests 10⁻⁶")
+    elif any(verdict.kind is Kind.HYPOTHESIS for verdict in members):
+        parts.append("95 % intervals")
+    if decoys:
+        parts.append(f"{refuted} of {len(decoys)} decoys refuted")
+    return "; ".join(parts) or DASH
+
+
+def _judges(statement: Statement, verdict: Verdict) -> bool:
+    """Whether the statement names the claim, or, of a claim about networks, the stem that fits it best."""
+    claim = verdict.claim
+    if verdict.kind is not Kind.HYPOTHESIS:
+        return claim in statement.claims
+    stems = {stem: other for other in STATEMENTS for stem in other.claims if belongs(claim, stem)}
+    return bool(stems) and stems[max(stems, key=len)] is statement
+
+
+def _name(verdict: Verdict) -> str:
+    return f"`{verdict.claim}`"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

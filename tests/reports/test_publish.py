@@ -1,0 +1,104 @@
+"""Published results are compact, can be rebuilt, and what the README says of them is what the verdicts say."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reports import findings, publish
+from reports.__main__ import main
+from reports.build import MARKS, published_verdicts, renew_findings
+from tests.reports.samples import run, theory_results
+from theory.judge.evidence import Evidence, read_evidence
+from theory.judge.verdict import read_verdicts
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "reports" / "published"
+
+
+def test_replicates_are_rounded_by_at_most_half_a_bit_and_moments_keep_every_digit():
+    rng = np.random.default_rng(0)
+    crowd = np.exp(rng.normal(size=(3, 1000)) * 8)
+    crowd[0, 0] = np.nan
+    arrays = {"square": crowd, "short": crowd[1, :50], "moments": rng.normal(size=(40, 8, 8))}
+    before = dataclasses.replace(run("some"), arrays=arrays, nan=frozenset({"square"}))
+    after = publish.compact(before)
+    assert after.run_id == before.run_id
+    known = ~np.isnan(crowd)
+    error = np.abs(after.arrays["square"].astype(float)[known] / crowd[known] - 1)
+    assert 2.0 ** -(publish.BITS + 2) < error.max() <= 2.0**-publish.BITS
+    assert np.isnan(after.arrays["square"][0, 0])
+    for name in ("short", "moments"):
+        assert np.array_equal(after.arrays[name], arrays[name])
+    assert after.provenance["significant_bits"] == {"square": publish.BITS}
+    with pytest.raises(ValueError, match="must fit single precision; its largest entry is 1e\\+50"):
+        publish.compact(dataclasses.replace(before, arrays={"square": np.full((2, 2000), 1e50)}, nan=frozenset()))
+
+
+def test_what_is_published_is_read_back_built_and_replaced(tmp_path, capsys):
+    results, published = tmp_path / "results", tmp_path / "published"
+    verdicts = theory_results(results)
+    extra = dataclasses.replace(run("unused", seed=99), arrays={"x": np.arange(5.0)})
+    extra.write(results)
+    for _ in range(2):
+        assert main(["publish", str(results), "theory", "--to", str(published)]) == 0
+    assert read_verdicts(published / "theory" / "verdicts.json") == verdicts
+    kept = {item.run_id for item in read_evidence(published / "theory")}
+    assert kept == {name for one in verdicts for name in one.evidence}
+    assert sorted(path.name for path in published.iterdir()) == ["theory"]
+    assert not list(published.rglob("*.html"))
+    assert main(["build", "--markdown", str(published / "theory")]) == 0
+    assert "MB published in all" in capsys.readouterr().out
+
+
+def test_too_much_is_refused_and_nothing_changes(tmp_path, monkeypatch):
+    results, published = tmp_path / "results", tmp_path / "published"
+    theory_results(results)
+    publish.publish(results, published, "theory")
+    before = {path: path.read_bytes() for path in published.rglob("*") if path.is_file()}
+    monkeypatch.setattr(publish, "MOST", publish.size(published) + 100)
+    with pytest.raises(ValueError, match=r"must hold at most .* bytes; with 'again' it would hold"):
+        publish.publish(results, published, "again")
+    assert {path: path.read_bytes() for path in published.rglob("*") if path.is_file()} == before
+    for name in ("", "..", "a/b", ".hidden"):
+        with pytest.raises(ValueError, match="must be the name of a folder"):
+            publish.publish(results, published, name)
+
+
+def test_numbers_of_others_stay_where_they_are(tmp_path):
+    results, published = tmp_path / "results", tmp_path / "published"
+    theory_results(results)
+    made = publish.publish(results, published, "logs", verdicts_only=True)
+    assert not (made / "evidence").exists()
+    kinds = {part.kind for one in read_verdicts(made / "verdicts.json") for part in one.results}
+    assert kinds <= {"forest"}
+    assert "published without" in (made / "report.md").read_text(encoding="utf-8")
+    assert main(["build", "--markdown", str(made)]) == 0
+
+
+def test_everything_published_is_small_and_can_be_read():
+    assert publish.size(PUBLISHED) <= publish.MOST
+    for name, verdicts in published_verdicts(PUBLISHED).items():
+        folder = PUBLISHED / name
+        assert (folder / "report.md").stat().st_size <= publish.MOST_REPORT
+        assert verdicts
+        for path in (folder / "evidence").glob("*/*.json"):
+            assert json.loads(path.read_text(encoding="utf-8"))["run_id"] == path.stem
+    sample = next(iter(sorted((PUBLISHED / "theory" / "evidence").glob("*/*.json"))))
+    assert Evidence.read(sample).provenance["commit"]
+
+
+def test_the_readme_says_what_the_published_verdicts_say(tmp_path):
+    begin, end = MARKS
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = readme.split(begin)[1].split(end)[0].strip()
+    assert block == findings.markdown(published_verdicts(PUBLISHED)), "spikeshrink report index --readme README.md"
+    copy = tmp_path / "README.md"
+    copy.write_text(f"above\n{begin}\nold\n{end}\nbelow\n", encoding="utf-8")
+    renew_findings(PUBLISHED, copy)
+    assert copy.read_text(encoding="utf-8") == f"above\n{begin}\n{block}\n{end}\nbelow\n"
+    copy.write_text("no marks", encoding="utf-8")
+    with pytest.raises(ValueError, match="must hold the lines"):
+        renew_findings(PUBLISHED, copy)
