@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from reports.formatting import DASH, percent
-from reports.outline import boundary
+from reports.outline import boundary, standing
 from reports.quantities import REVERSED, Unit, belongs, held_against, quantity_of, said, value_of
 from theory.judge.verdict import Kind, Outcome, Verdict
 
@@ -237,6 +237,12 @@ def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> 
                 limits.append((statement.limits or {})[verdict.claim])
             if verdict.boundary or not _judges(statement, verdict):
                 continue
+            if belongs(verdict.claim, "ladder") and verdict.claim != "ladder":
+                if verdict.outcome is Outcome.REFUTED:
+                    limits.append(
+                        f"theory and network part at {verdict.claim.removeprefix('ladder-').replace('-', ' ')}"
+                    )
+                continue
             places[folder, verdict.claim] = None
             case = f"{folder}: {verdict.about.name}" if verdict.about is not None else folder
             by_claim.setdefault(verdict.claim, {}).setdefault(case, []).append(verdict)
@@ -320,7 +326,7 @@ def _alone(verdict: Verdict) -> str:
 def _sure(members: Sequence[Verdict]) -> str:
     decoys = [decoy for verdict in members for decoy in verdict.decoys]
     refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in decoys)
-    parts = []
+    parts = [standing(members)]
     if any(verdict.kind is Kind.IDENTITY for verdict in members):
         parts.append("chance of a false alarm over all tests 10⁻⁶")
     elif any(verdict.kind is Kind.HYPOTHESIS for verdict in members):

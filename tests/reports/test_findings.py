@@ -1,5 +1,6 @@
 """Sentences about what was found follow the verdicts: each outcome, mixtures, limits, and units that people read."""
 
+import dataclasses
 import math
 
 import pytest
@@ -105,3 +106,19 @@ def test_estimates_are_said_in_units_that_people_read():
     assert "apart by × 2 [× 1.9, × 2.1]" in said(misfit)
     assert {quantity.unit for quantity in QUANTITIES.values()} <= set(Unit)
     assert found_in_words(one) == "It holds: λ × 1.25 [× 1.19, × 1.31], claimed above × 1.25."
+
+
+def test_the_rungs_of_the_ladder_say_where_theory_and_network_part():
+    whole = spike("a", 0.4, Outcome.REFUTED, claim="ladder")
+    rungs = [
+        spike("a", 0.9, Outcome.SUPPORTED, claim="ladder-quadratic-loss"),
+        spike("a", 0.5, Outcome.REFUTED, claim="ladder-fixed-inputs"),
+    ]
+    found = row(findings({"digits": [whole, *rungs]}), "the stationary law in networks")
+    assert found.stops == "theory and network part at fixed inputs"
+    assert len(found.found) == 1 and "apart by × 2.5" in found.found[0]
+
+
+def test_what_stands_beside_no_control_is_said_to_be_unverified():
+    alone = dataclasses.replace(spike("a", 1.5, Outcome.SUPPORTED), verified=False)
+    assert "exploratory, unverified" in row(findings({"digits": [alone]}), "the spike of curvature").sure
