@@ -251,7 +251,7 @@ def _overview(rows: Sequence[Row]) -> str:
         several = len(row.outcomes) > 1
         outcome = "<br>".join(outcome_mark(found, many if several else 0) for found, many in row.outcomes)
         outcome = _edge(row.boundary) if row.boundary else outcome
-        outcome += f'<br><span class="subject">{_text(row.standing)}</span>' if row.standing else ""
+        outcome += f'<br><span class="subject">{text(row.standing)}</span>' if row.standing else ""
         decoys = "".join(_decoy(*decoy) for decoy in row.decoys)
         given = row.interval not in ("", DASH)
         interval = f'<br><span class="interval">{text(row.interval)}</span>' if given else ""
