@@ -6,6 +6,7 @@ In a checkout also ``python -m empirical``. Exit status: see `theory.judge.front
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,9 @@ COMMANDS = (
     ),
 )
 
+#: Commands whose work processes do not share.
+ALONE = frozenset(command.name for command in COMMANDS) - {"run", "train", "reproduce"}
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line; building it imports no torch."""
@@ -67,7 +71,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m empirical") -> int:
-    """Run one command; every foreseen error is one line on standard error."""
+    """Run one command; every foreseen error is one line on standard error.
+
+    Under ``torchrun`` `run`, `train` and `reproduce` share their training; any other command is the first process's.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if int(os.environ.get("RANK", "0")) > 0 and words and words[0] in ALONE:
+        return 0
     return run(prog, DESCRIPTION, COMMANDS, arguments)
 
 

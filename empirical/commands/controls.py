@@ -68,7 +68,7 @@ def prepare(args: argparse.Namespace, controls: Sequence[Control] = CONTROLS) ->
     jobs = [
         Job(setting=control.training(), seed=args.seed, options={**options, "resume": True}) for control in controls
     ]
-    status = train.execute(jobs, argparse.Namespace(**{**vars(args), "out": runs}), command=NAME)
+    status = train.execute(jobs, argparse.Namespace(**{**vars(args), "out": runs}), command=NAME, alone=True)
     if status:
         return status
     place = measure.Place(out=args.out, device=device, data_root=args.data_root, jobs=args.jobs, quiet=args.quiet)

@@ -34,6 +34,7 @@ __all__ = [
     "override_of",
     "overrides",
     "preset_and_methods",
+    "torchrun_place",
 ]
 
 #: The preset on a CPU, and where there is a CUDA device.
@@ -264,6 +265,11 @@ def device_name(asked: str) -> str:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"`--device {asked}` must name a device that is there; this PyTorch sees no CUDA device.")
     return asked
+
+
+def torchrun_place() -> tuple[int, int]:
+    """This process's rank and the number of processes, as ``torchrun`` set them; (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def available_cores() -> int:

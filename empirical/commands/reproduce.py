@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from empirical.commands import train, validate
-from empirical.commands.options import add_run_options, add_training_options, device_name
+from empirical.commands.options import add_run_options, add_training_options, device_name, torchrun_place
 from empirical.settings.data import PUBLISHED
 
 NAME = "reproduce"
@@ -44,4 +44,7 @@ def run(args: argparse.Namespace) -> int:
         for job in jobs:
             print(f"{job.setting.data.name} {job.label}")
         return 0
-    return train.execute(jobs, args, command=NAME) or validate.validate_folder(args.out)
+    status = train.execute(jobs, args, command=NAME)
+    if torchrun_place()[0] > 0:  # the first process validates
+        return status
+    return status or validate.validate_folder(args.out)

@@ -1,7 +1,8 @@
 """``python -m empirical run``: controls, train, measure, verify, report; what ``nox -s empirical`` calls.
 
-Every stage resumes: a finished run and a measured checkpoint are not made again. Exit status: that of the first stage
-that fails; otherwise that of `verify`.
+Every stage resumes: a finished run and a measured checkpoint are not made again. Under ``torchrun`` the processes share
+the training; the other stages are the first one's, for which the others wait where they need to. Exit status: that of
+the first stage that fails; otherwise that of `verify`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 from empirical.commands import controls, measure, train, verify
-from empirical.commands.options import add_run_options, add_training_options, measuring_of
+from empirical.commands.options import add_run_options, add_training_options, measuring_of, torchrun_place
 from empirical.settings.measuring import Measuring
 
 NAME = "run"
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     args.resume = True
     status = 0
+    if torchrun_place()[0] > 0:
+        stages = [stage for stage in stages if stage == "train"]
     for stage in stages:
         before = time.monotonic()
         print(f"== {stage}", file=sys.stderr, flush=True)

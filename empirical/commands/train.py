@@ -7,7 +7,6 @@ Under ``torchrun`` the processes share each run's batches. Exit status: 0 all ri
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from empirical.commands.options import (
     device_name,
     overrides,
     preset_and_methods,
+    torchrun_place,
 )
 
 if TYPE_CHECKING:
@@ -71,8 +71,15 @@ def planned(args: argparse.Namespace, changes: Mapping[str, Any] | None = None) 
     ]
 
 
-def execute(jobs: list[Job], args: argparse.Namespace, *, command: str) -> int:
-    """Run the jobs and turn what goes wrong into one line and an exit status."""
+def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: bool = False) -> int:
+    """Run the jobs and turn what goes wrong into one line and an exit status.
+
+    Args:
+        jobs: the runs.
+        args: what `add_run_options` read.
+        command: the command's name, for its lines.
+        alone: leave other processes of `torchrun` out of it.
+    """
     from empirical.results import make_results_folder
     from empirical.training.distributed import join_world, leave_world
     from empirical.training.jobs import JobError, run_jobs
@@ -81,7 +88,7 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str) -> int:
     show = LiveProgress(quiet=args.quiet)
     cores = available_cores()
     on_cpu = device_name(args.device) == "cpu"
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    distributed = not alone and torchrun_place()[1] > 1
     workers = args.jobs or (min(cores, len(jobs)) if on_cpu and not distributed else 1)
     threads = args.threads or max(1, cores // workers)
     try:
@@ -96,6 +103,8 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str) -> int:
         if distributed:
             world, device = join_world(device_name(args.device))
             try:
+                for job in jobs:
+                    world.require_share(job.setting)
                 run_jobs([_joined(job, world, device) for job in jobs], workers=1, threads=threads, show=show)
             finally:
                 leave_world(world)

@@ -8,12 +8,22 @@ one would, up to the order of sums; only batch normalisation differs, whose stat
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
+from empirical.settings.training import Training
+
 __all__ = ["SINGLE", "World", "join_world", "leave_world"]
+
+T = TypeVar("T")
+
+#: How long processes wait for the first one, which downloads, evaluates controls and writes evidence alone.
+PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,32 @@ class World:
                 f"a batch of {count} is shared by {self.size} processes."
             )
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def require_share(self, setting: Training) -> None:
+        """Refuse a run in which some batch, the last of an epoch included, has fewer samples than there are processes.
+
+        Raises:
+            ValueError: if it has one.
+        """
+        self.rows(setting.data.num_train % setting.batch_size or setting.batch_size)
+
+    def first_then_all(self, work: Callable[[bool], T]) -> T:
+        """`work(True)` on the first process, and when it is done `work(False)` on the others: for what one prepares.
+
+        Raises:
+            ValueError: on the others, if it failed on the first, whose own error says why.
+        """
+        if self.rank == 0:
+            failed = 1
+            try:
+                result = work(True)
+                failed = 0
+            finally:
+                self.agree(failed)
+            return result
+        if self.agree(0):
+            raise ValueError("the first process failed, and says why.")
+        return work(False)
 
     def average_(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over the processes."""
@@ -93,7 +129,7 @@ def join_world(device: str) -> tuple[World, torch.device]:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     return World(distributed.get_rank(), distributed.get_world_size()), chosen
 
 

@@ -197,7 +197,10 @@ def train(
         say(f"{folder.path.name} is complete.")
         return folder
     folder.require_resume(resume)
-    data = load_data(setting.data, root=data_root, download=download and world.rank == 0, device=device)
+    world.require_share(setting)
+    data = world.first_then_all(
+        lambda first: load_data(setting.data, root=data_root, download=download and first, device=device)
+    )
     try:
         with contextlib.ExitStack() as stack:
             if world.rank == 0:
@@ -317,16 +320,19 @@ class _Run:
                 if trainer.iteration == 0:
                     self._write_epoch(self._evaluated())
                     self._save(0)
+                look_every = _look_every(trainer.device)
                 while trainer.iteration < setting.num_iterations:
                     self.pending.append(trainer.step())
                     boundary = trainer.iteration % setting.iterations_per_epoch == 0
-                    if trainer.device.type == "cpu" or len(self.pending) >= LOOK_EVERY or boundary or received:
-                        self._look()
+                    # Several processes look, and ask each other for signals, at the same iterations.
+                    due = len(self.pending) >= look_every or boundary or bool(received and self.world.size == 1)
+                    if not due:
+                        continue
+                    self._look()
                     if boundary:
                         self._close_epoch()
                     stop = self.world.agree(received[0] if received else 0)
                     if stop:
-                        self._look()
                         self._save(None)
                         raise Interrupted(stop, trainer.iteration)
             if self.leads:
@@ -578,6 +584,10 @@ def _claims_at_first_start(path: Path) -> Mapping[str, str]:
         if isinstance(known, dict):
             return {str(name): str(digest) for name, digest in known.items()}
     return {}  # nobody knows what was claimed then
+
+
+def _look_every(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else LOOK_EVERY
 
 
 def _device_name(device: torch.device) -> str:

@@ -815,6 +815,92 @@ def test_a_batch_smaller_than_the_processes_is_refused():
         World(0, 3).rows(2)
 
 
+def test_a_last_batch_smaller_than_the_processes_is_refused_before_anything_is_written(tmp_path):
+    from empirical.training.distributed import World
+
+    with pytest.raises(ValueError, match="a batch of 2 is shared by 3 processes"):  # 50 images in batches of 16
+        train(small(), seed=0, out=tmp_path, world=World(0, 3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_ask_each_other_for_signals_only_where_losses_are_looked_at(tmp_path, monkeypatch):
+    """On a GPU every look waits for the device."""
+    from empirical.training.distributed import World
+
+    asked = []
+
+    class Asking(World):
+        def agree(self, flag):
+            asked.append(flag)
+            return flag
+
+    monkeypatch.setattr(run_module, "_look_every", lambda device: run_module.LOOK_EVERY)
+    folder = train(small(epochs=2, milestones=(1,)), seed=0, out=tmp_path, world=Asking())
+    plain = train(small(epochs=2, milestones=(1,)), seed=0, out=tmp_path / "plain")
+    assert len(asked) == 1 + 2  # the data, and the end of each of two epochs of four steps
+    assert [line["loss"] for line in lines(folder, "iteration")] == [line["loss"] for line in lines(plain, "iteration")]
+
+
+STUDY = """
+import json, os, sys, time
+from pathlib import Path
+import empirical.training.run as training
+from empirical.data.sources import DataError
+rank, root, out, calls = int(os.environ["RANK"]), *map(Path, sys.argv[1:])
+load = training.load_data
+
+def downloads(setting, *, root, download, device):
+    archive = Path(root) / "archive"
+    if download:
+        time.sleep(2)
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        archive.write_bytes(b"images")
+    if not archive.exists():
+        raise DataError(f"process {rank} finds no archive")
+    with calls.open("a") as stream:
+        stream.write(f"load {rank}\\n")
+    return load(setting, root=root, download=False, device=device)
+
+training.load_data = downloads
+from empirical.__main__ import main
+from empirical.commands import measure, run, verify
+for module, name in ((measure, "measure"), (verify, "verify"), (run, "_report")):
+    def counted(*args, name=name, plain=getattr(module, name), **options):
+        with calls.open("a") as stream:
+            stream.write(f"{name} {rank}\\n")
+        return plain(*args, **options)
+    setattr(module, name, counted)
+status = main(["run", "--preset", "smoke", "--method", "at", "--epochs", "2", "--out", str(out), "--data-root",
+    str(root), "--device", "cpu", "--stages", "train,measure,verify,report", "--quiet", "--masking-probe", "0",
+    "--measure-options", "--k 2 --replicas 0 --window 0 --checkpoints 1 --batch-norm eval"])
+with calls.open("a") as stream:
+    stream.write(f"status-{status} {rank}\\n")
+sys.exit(0 if status in (0, 3) else status)
+"""
+
+
+@pytest.mark.slow
+def test_a_study_by_two_processes_from_an_empty_data_folder(tmp_path):
+    """One process downloads while the other waits; both train; one measures, judges and reports."""
+    (tmp_path / "study.py").write_text(STUDY)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    places = [str(tmp_path / name) for name in ("study.py", "data", "out", "calls")]
+    done = subprocess.run(
+        [*command, *places],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    calls = sorted((tmp_path / "calls").read_text().split("\n"))
+    assert [call for call in calls if call.startswith("load")] == ["load 0", "load 1"]
+    assert [call for call in calls if call.endswith("1")] == ["load 1", "status-0 1"]
+    assert {"_report 0", "measure 0", "verify 0"} <= set(calls)
+    (run,) = (tmp_path / "out" / "evidence" / "training").glob("*.json")
+    assert json.loads(run.read_text())["provenance"]["processes"] == 2
+
+
 # -- presets -------------------------------------------------------------------------------------------------------
 
 
