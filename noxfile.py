@@ -60,7 +60,7 @@ def rejudge(session: nox.Session) -> None:
         copy = LOCAL / "rejudge" / folder.name
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(folder / "evidence", copy / "evidence")
-        session.run("spikeshrink", "empirical", "verify", str(copy), "--quiet", success_codes=[0, 1, 3])
+        session.run("spikeshrink", "empirical", "verify", str(copy), success_codes=[0, 1, 3])
         session.run("spikeshrink", "report", "compare", str(folder), str(copy))
 
 

@@ -19,6 +19,7 @@ from enum import StrEnum
 from reports.formatting import DASH, percent
 from reports.outline import boundary, standing
 from reports.quantities import REVERSED, Unit, belongs, held_against, quantity_of, said, value_of
+from theory.judge.terminal import outcome_of
 from theory.judge.verdict import Kind, Outcome, Verdict
 
 
@@ -212,14 +213,6 @@ def markdown(results: Mapping[str, Sequence[Verdict]]) -> str:
             cells = (row.statement.says, f"**{row.answer.value}**. {' '.join(row.found)}", row.sure, row.stops)
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
-
-
-def outcome_of(verdicts: Sequence[Verdict]) -> Outcome:
-    """What several verdicts on one case say together; those that do not apply are left out."""
-    found = {verdict.outcome for verdict in verdicts} - {Outcome.NOT_APPLICABLE}
-    if not found:
-        return Outcome.NOT_APPLICABLE
-    return found.pop() if len(found) == 1 else Outcome.INCONCLUSIVE
 
 
 def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> Finding:

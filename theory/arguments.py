@@ -22,6 +22,7 @@ def verify(parser: argparse.ArgumentParser) -> None:
     )
     add_register_option(parser)
     parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also print a line on each verdict, with its note")
 
 
 def claims(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ from theory.closed_form.stationary import stationary_covariance, stationary_vari
 from theory.data import load_problem
 from theory.judge.evidence import Evidence, plain, provenance
 from theory.judge.files import atomic_write, results_folder
+from theory.judge.terminal import remarks, verdict_table, wants_color
 from theory.judge.verdict import exit_status
 from theory.model.noise import Gaussian, NoiseLaw, Rademacher, StudentT, Uniform
 from theory.model.optimizer import MomentumSGD
@@ -40,7 +41,7 @@ _NOISE_LAWS: dict[str, NoiseLaw] = {
 def verify(options: argparse.Namespace) -> int:
     """Judge the register, or part of it, and print the verdict table."""
     from theory.register import register
-    from theory.verification import pages_behind, select, verdict_table
+    from theory.verification import pages_behind, select
     from theory.verification import verify as run
 
     quiet = options.json
@@ -68,10 +69,9 @@ def verify(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([verdict.to_dict() for verdict in verdicts], indent=1, allow_nan=False, ensure_ascii=False))
     else:
-        print(verdict_table(verdicts))
-        for verdict in verdicts:
-            if verdict.remark:
-                print(f"{verdict.claim}: {verdict.remark}")
+        if options.verbose:
+            print(remarks(verdicts) + "\n")
+        print(verdict_table(verdicts, color=wants_color(sys.stdout)))
         print(f"evidence and verdicts: {options.out}")
     behind = pages_behind(options.out)
     if behind:

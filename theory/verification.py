@@ -1,4 +1,4 @@
-"""From a register of claims to verdicts: run what evidence is missing, judge, write, and print the table.
+"""From a register of claims to verdicts: run what evidence is missing, judge, and write.
 
 A results folder holds ``evidence/``, ``verdicts.json`` and what the report adds. A run that was stopped goes on from
 the evidence already there: a recorded run is recognised by its run-id and not made again. Judging a part of the
@@ -19,7 +19,7 @@ from theory.judge.claim import Claim, Experiment, Progress, digests
 from theory.judge.evidence import Evidence, provenance, run_id
 from theory.judge.files import results_folder
 from theory.judge.sources import measuring_code
-from theory.judge.verdict import Outcome, Verdict, read_verdicts, write_verdicts
+from theory.judge.verdict import Verdict, read_verdicts, write_verdicts
 
 BUDGETS = ("default", "full")
 
@@ -217,28 +217,6 @@ def select(claims: Sequence[Claim], names: Sequence[str] | None) -> tuple[Claim,
     return tuple(claim for claim in claims if claim.name in names)
 
 
-def verdict_table(verdicts: Iterable[Verdict]) -> str:
-    """The verdicts as a plain table: claim, kind, outcome, worst error with its interval, decoys refuted, note."""
-    rows = [("claim", "kind", "outcome", "error (interval)", "ν reached/needed", "decoys refuted", "standing")]
-    for verdict in verdicts:
-        refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in verdict.decoys)
-        rows.append(
-            (
-                f"{verdict.claim} ({verdict.subject})" if verdict.subject else verdict.claim,
-                str(verdict.kind),
-                str(verdict.outcome),
-                _estimate(verdict),
-                _degrees(verdict),
-                f"{refuted} of {len(verdict.decoys)}",
-                verdict.qualification,
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("─" * width for width in widths))
-    return "\n".join(lines)
-
-
 def register_table(claims: Iterable[Claim], experiments: Iterable[Experiment]) -> str:
     """The register: every claim with its statement, source, kind, what it detects, tests and decoys."""
     titles: Mapping[str, str] = {experiment.name: experiment.title for experiment in experiments}
@@ -255,21 +233,6 @@ def register_table(claims: Iterable[Claim], experiments: Iterable[Experiment]) -
             "",
         ]
     return "\n".join(lines).rstrip()
-
-
-def _estimate(verdict: Verdict) -> str:
-    if verdict.estimate is None:
-        return "–"
-    low, high = verdict.interval
-    if low is None or high is None:
-        return f"{verdict.estimate:+.2e}"
-    return f"{verdict.estimate:+.2e} ({low:+.2e}, {high:+.2e})"
-
-
-def _degrees(verdict: Verdict) -> str:
-    if verdict.reached is None:
-        return ""
-    return f"{verdict.reached:.3g}" + ("" if verdict.required is None else f"/{verdict.required:.3g}")
 
 
 def _nothing(fraction: float) -> None:

@@ -30,21 +30,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Fill the command's parser."""
     parser.add_argument("out", help="folder with evidence")
     parser.add_argument("--claim", action="append", metavar="ID", help="judge only these claims (all by default)")
-    parser.add_argument("--quiet", action="store_true", help="print the summary only")
+    parser.add_argument("-v", "--verbose", action="store_true", help="also print a line on each verdict, with its note")
 
 
 def run(args: argparse.Namespace) -> int:
     """Judge; see `verify` for the exit status."""
-    return verify(args.out, claims=args.claim, quiet=args.quiet)
+    return verify(args.out, claims=args.claim, verbose=args.verbose)
 
 
-def verify(out: str | Path, *, claims: Sequence[str] | None = None, quiet: bool = False) -> int:
+def verify(out: str | Path, *, claims: Sequence[str] | None = None, verbose: bool = False) -> int:
     """Judge and write; 0, 1 (an identity is refuted), 2 (usage, unreadable evidence) or 3 (undecided).
 
     Args:
         out: folder with evidence.
         claims: judge only these, and keep the folder's verdicts on others; all by default.
-        quiet: print the summary only.
+        verbose: also print a line on each verdict.
     """
     from empirical.results import hold_results
 
@@ -55,12 +55,13 @@ def verify(out: str | Path, *, claims: Sequence[str] | None = None, quiet: bool 
             except ValueError as error:
                 print(f"verify: {error}", file=sys.stderr)
                 return 2
-        return _verify(out, claims, quiet)
+        return _verify(out, claims, verbose)
 
 
-def _verify(out: str | Path, claims: Sequence[str] | None, quiet: bool) -> int:
+def _verify(out: str | Path, claims: Sequence[str] | None, verbose: bool) -> int:
     from empirical.claims import collect, held_against_controls
     from empirical.records import read_records
+    from theory.judge.terminal import remarks, verdict_table, wants_color
     from theory.judge.verdict import exit_status, write_verdicts
     from theory.verification import recorded
 
@@ -89,15 +90,14 @@ def _verify(out: str | Path, claims: Sequence[str] | None, quiet: bool) -> int:
     except OSError as error:
         print(f"verify: {out} cannot be written: {error.strerror or error}", file=sys.stderr)
         return 2
-    if not quiet:
-        for verdict in verdicts:
-            print(_line(verdict))
-    print("\n".join(_table(verdicts)))
+    if verbose:
+        print(remarks(verdicts) + "\n")
+    print(verdict_table(verdicts, color=wants_color(sys.stdout)))
     judged = {verdict.claim for verdict in verdicts}
     silent = [entry.claim.name for entry in register.claims if entry.claim.name not in judged]
     if silent:
-        print(f"no evidence here for: {', '.join(silent)}")
-    print(_summary(verdicts, len(records)))
+        print(f"no evidence here for {len(silent)} claims" + (f": {', '.join(silent)}" if verbose else ""))
+    print(f"{len(records)} records of evidence and their verdicts: {out}")
     return exit_status(verdicts)
 
 
@@ -124,36 +124,3 @@ def _chosen(register: Register, names: Sequence[str]) -> Register:
     if unknown:
         raise ValueError(f"`--claim` must name registered claims; unknown: {unknown}; known: {known}.")
     return dataclasses.replace(register, claims=tuple(entry for entry in register.claims if entry.claim.name in names))
-
-
-def _line(verdict: Verdict) -> str:
-    interval = ""
-    if verdict.estimate is not None and None not in verdict.interval:
-        low, high = verdict.interval
-        interval = f" {verdict.estimate:.3g} [{low:.3g}, {high:.3g}]"
-    said = f"{verdict.outcome.value} ({verdict.qualification})"
-    return f"{said:40s}{verdict.claim} · {verdict.subject}{interval}: {verdict.note}"
-
-
-_SIGNS = {"supported": "yes", "refuted": "no", "inconclusive": "?", "not applicable": "–"}
-
-
-def _table(verdicts: Sequence[Verdict]) -> list[str]:
-    """A row a subject (the decays of a run share its row), a column a claim."""
-    claims = list(dict.fromkeys(verdict.claim for verdict in verdicts))
-    rows: dict[str, dict[str, list[str]]] = {}
-    for verdict in verdicts:
-        name = "" if verdict.about is None else verdict.about.name
-        rows.setdefault(name, {}).setdefault(verdict.claim, []).append(_SIGNS[verdict.outcome.value])
-    widths = [max([len(row) for row in rows], default=0), *(len(claim) for claim in claims)]
-    cells = [("", *claims)]
-    cells += [(subject, *(", ".join(found.get(claim, ())) for claim in claims)) for subject, found in rows.items()]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return [*lines, "yes supported, no refuted, ? inconclusive, – not applicable; several: one a decay"]
-
-
-def _summary(verdicts: Sequence[Verdict], runs: int) -> str:
-    counts = {outcome: sum(verdict.outcome.value == outcome for verdict in verdicts) for outcome in _SIGNS}
-    return f"{len(verdicts)} verdicts on {runs} records of evidence: " + ", ".join(
-        f"{n} {name}" for name, n in counts.items()
-    )

@@ -64,7 +64,7 @@ def trained(out: Path) -> None:
 def judged(out: Path) -> None:
     logs(out)
     empirical("import", "OUT/../logs", "--out", "OUT")(out)
-    empirical("verify", "OUT", "--quiet")(out)
+    empirical("verify", "OUT")(out)
 
 
 def scenarios() -> tuple[Scenario, ...]:
@@ -95,7 +95,7 @@ def scenarios() -> tuple[Scenario, ...]:
             ),
         ),
         Scenario(name="import", run=empirical("import", "OUT/../logs", "--out", "OUT"), prepare=logs),
-        Scenario(name="verify", run=empirical("verify", "OUT", "--quiet"), prepare=judged),
+        Scenario(name="verify", run=empirical("verify", "OUT"), prepare=judged),
         Scenario(name="reports build", run=reports("build", "OUT", "--figures"), prepare=judged),
         Scenario(name="theory verify", run=theory("verify", "--claims", CLAIM, "--out", "OUT")),
     )
