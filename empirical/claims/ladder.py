@@ -37,7 +37,7 @@ from empirical.settings.controls import RUNGS, Rung, Sabotage, control_of
 from theory.closed_form.minibatch_moments import MinibatchMoments, minibatch_second_moments
 from theory.closed_form.outside import Outside
 from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison, NotApplicableError, Predictor
-from theory.judge.results import Axis, Band, Curve, Estimate, Forest, Mark, Role, Sample, TimeCourse
+from theory.judge.results import Axis, Band, Curve, Estimate, Forest, Mark, Role, Sample, Table, TimeCourse
 from theory.judge.verdict import Kind
 from theory.model.regression import Sampling
 
@@ -113,6 +113,29 @@ def additive_variances(item: Ensemble) -> Array:
         item.batch_sizes,
         num_samples=item.num_samples,
         repeated_share=1.0 if item.sampling == "shuffle" else 0.0,
+        start_position=item.start_position,
+        record=item.steps.tolist(),
+    )
+
+
+def moved_variances(item: Ensemble) -> Array:
+    """Those of (P1) with λ and γ where the replicas are: of the last record before the drop, then of the last of all.
+
+    Both are taken at the inputs that the attack finds there, mean over the replicas looked at; the eigenvectors stay.
+    """
+    places, frozen = item.require_rungs().places, item.frozen
+    stage = (np.arange(len(item.learning_rates)) >= item.drop).astype(np.int64)
+    moments = np.minimum(stage, len(places.steps) - 1)
+    curvatures = places.attacked_curvatures[:, :-1].mean(axis=1)
+    noise = places.attacked_slope_variances[:, :-1].mean(axis=1)
+    return shuffled_transient_variance(
+        curvatures[moments],
+        noise[moments],
+        item.optimizer,
+        item.learning_rates,
+        item.batch_sizes,
+        num_samples=item.num_samples,
+        repeated_share=frozen.repeated_share if item.sampling == "shuffle" else 0.0,
         start_position=item.start_position,
         record=item.steps.tolist(),
     )
@@ -384,6 +407,55 @@ LADDER = hypothesis(
 Law: TypeAlias = Predictor[[Ensemble], Array]
 
 
+def _compare_moved(item: Ensemble, predict: Law) -> Comparison:
+    ladder = Ladder(item)
+    replicas = item.positions.shape[1]
+    network, additive = ladder.levels["network"], ladder.levels["(P1)"]
+    moved = Spread.predicted(predict(item), ladder.keep, replicas)
+    ratio, whole, explained = network.over(moved), network.over(additive), moved.over(additive)
+    places, frozen = item.require_rungs().places, item.frozen
+    lam = places.attacked_curvatures[:, :-1, ladder.keep].mean(axis=(1, 2)) / frozen.curvatures[ladder.keep].mean()
+    noise = (places.attacked_slope_variances[:, :-1, ladder.keep] / frozen.slope_variances[ladder.keep]).mean(
+        axis=(1, 2)
+    )
+    seen = ", ".join(
+        f"λ {a:.2f} × and γ {b:.2f} × at step {step}" for a, b, step in zip(lam, noise, places.steps, strict=True)
+    )
+    rows = tuple(
+        (int(step), float(whole.estimate[i]), float(explained.estimate[i]), float(ratio.estimate[i]))
+        for i, step in enumerate(item.steps)
+    )
+    table = Table(
+        title="What moved curvature and noise explain, in ln units",
+        columns=("step", "ln network / (P1)", "explained by moved λ and γ", "left"),
+        rows=rows,
+        sample=Sample(replicas, "replicas"),
+        caption="Geometric mean over the tracked directions.",
+    )
+    judged = _judged(ratio, item, "network over (P1) with moved λ and γ", (table,))
+    return dataclasses.replace(judged, note=f"{seen}; {judged.note}")
+
+
+def _moved_noise_doubled(item: Ensemble) -> Array:
+    return 2 * moved_variances(item)
+
+
+MOVED = hypothesis(
+    "ladder-moved-law",
+    "With λ and γ measured where the replicas are, the attack run again there, in place of those frozen at the "
+    f"checkpoint, additive noise (P1) gives the network's spread within a factor of {MARGIN:g} at every record (the "
+    "effect is minus the largest |ln ratio|).",
+    "this project: an explanation formed on one digits run (AT, seed 0)",
+    _compare_moved,
+    {"twice the noise": _moved_noise_doubled},
+    -math.log(MARGIN),
+    _of_networks,
+    (TOP_K, "eigenvectors frozen at the checkpoint; λ and γ of the drop before it, of the end after it"),
+    experiment=Ensemble.experiment,
+    predict=moved_variances,
+)
+
+
 def _law(sabotage: Sabotage) -> Law:
     return lambda item: minibatch_variances(item, sabotage)
 
@@ -593,4 +665,4 @@ MEAN_PATH = hypothesis(
     predict=_mean_path,
 )
 
-CLAIMS = (*control_claims(), LADDER, *(_rung_claim(rung) for rung in RUNGS), MEAN_PATH)
+CLAIMS = (*control_claims(), LADDER, *(_rung_claim(rung) for rung in RUNGS), MOVED, MEAN_PATH)

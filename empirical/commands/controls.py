@@ -64,10 +64,14 @@ def prepare(args: argparse.Namespace, controls: Sequence[Control] = CONTROLS) ->
     except ValueError as error:
         print(f"controls: {error}", file=sys.stderr)
         return 2
-    options = {"out": runs, "device": device, "data_root": args.data_root, "download": not args.no_download}
-    jobs = [
-        Job(setting=control.training(), seed=args.seed, options={**options, "resume": True}) for control in controls
-    ]
+    options = {
+        "out": runs,
+        "device": device,
+        "data_root": args.data_root,
+        "download": not args.no_download,
+        "resume": True,
+    }
+    jobs = [Job(setting=control.training(), seed=args.seed, options=options, name=control.name) for control in controls]
     status = train.execute(jobs, argparse.Namespace(**{**vars(args), "out": runs}), command=NAME, alone=True)
     if status:
         return status

@@ -45,8 +45,10 @@ def shuffled_transient_variance(
     """Variance of each mode after each recorded step, from a common start, equation (P1).
 
     Args:
-        curvatures: λ of the data Hessian, shape ``(k,)``; the optimizer's weight decay is added.
-        slope_variances: S² of the per-sample slopes, shape ``(k,)``.
+        curvatures: λ of the data Hessian, shape ``(k,)``, or ``(T, k)`` where it changes from step to step; the
+            optimizer's weight decay is added.
+        slope_variances: S² of the per-sample slopes, shape ``(k,)`` or ``(T, k)``; a sample keeps its slope's sign and
+            rank while the scale changes.
         optimizer: μ, dampening, Nesterov, weight decay and form (its own learning rate is not used).
         learning_rates: the rate of each of T steps, shape ``(T,)``.
         batch_sizes: sizes of an epoch's batches in order; the epoch repeats them.
@@ -64,10 +66,11 @@ def shuffled_transient_variance(
     where = "shuffled_transient_variance"
     if optimizer.form != "pytorch":
         raise ValueError(f"`{where}(optimizer=...)` must be in PyTorch's form; got {optimizer.form!r}.")
-    lam = np.atleast_1d(np.asarray(curvatures, dtype=np.float64)) + optimizer.weight_decay
-    slopes = np.broadcast_to(np.asarray(slope_variances, dtype=np.float64), lam.shape)
-    share = np.broadcast_to(np.asarray(repeated_share, dtype=np.float64), lam.shape)
     rates = np.asarray(learning_rates, dtype=np.float64)
+    lam = np.atleast_1d(np.asarray(curvatures, dtype=np.float64)) + optimizer.weight_decay
+    lam = np.broadcast_to(lam, (len(rates), lam.shape[-1]))
+    scales = np.sqrt(np.broadcast_to(np.asarray(slope_variances, dtype=np.float64), lam.shape))
+    share = np.broadcast_to(np.asarray(repeated_share, dtype=np.float64), lam.shape[-1:])
     sizes = np.asarray(batch_sizes, dtype=np.int64)
     if not ((share >= 0) & (share <= 1)).all():
         raise ValueError(f"`{where}(repeated_share=...)` must lie in [0, 1]; got {share}.")
@@ -81,22 +84,22 @@ def shuffled_transient_variance(
     steps = len(rates)
     position = (start_position + np.arange(steps)) % len(sizes)
     epoch = (start_position + np.arange(steps)) // len(sizes)
-    out = np.empty((len(wanted), len(lam)))
+    out = np.empty((len(wanted), lam.shape[-1]))
     # Responses (weight, velocity) of every past step's unit gradient, all carried forward together.
-    weight, velocity = np.zeros((steps, len(lam))), np.zeros((steps, len(lam)))
+    weight, velocity = np.zeros_like(scales), np.zeros_like(scales)
     place = {int(step): index for index, step in enumerate(wanted)}
     for now in range(steps):
         eta = rates[now]
         seen = slice(0, now + 1)
-        gradient = lam * weight[seen]
+        gradient = lam[now] * weight[seen]
         gradient[now] += 1.0
         velocity[seen] = mu * velocity[seen] + kick * gradient
         weight[seen] -= eta * (on_gradient * gradient + on_buffer * velocity[seen])
         if now + 1 in place:
-            response = weight[seen]
+            response = weight[seen] * scales[seen]
             white = (response**2 / sizes[position[seen], None]).sum(axis=0)
             sums = np.add.reduceat(response, np.flatnonzero(np.diff(epoch[seen], prepend=-1)), axis=0)
-            out[place[now + 1]] = slopes * (white - share * (sums**2).sum(axis=0) / num_samples)
+            out[place[now + 1]] = white - share * (sums**2).sum(axis=0) / num_samples
     return out
 
 

@@ -24,19 +24,21 @@ class JobError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run: its Setting, its seed, and keyword arguments of `train`."""
+    """One run: its Setting, its seed, keyword arguments of `train`, and a name where method and seed do not tell."""
 
     setting: Training
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
     @property
     def label(self) -> str:
         """How the reader knows it."""
-        return f"{self.setting.method.name}-seed{self.seed}"
+        return self.name or f"{self.setting.method.name}-seed{self.seed}"
 
 
-Message = tuple[str, str, Any]  # label; "progress", "note", "done", "failed" or "interrupted"; payload
+#: Place of the job in the list; "progress", "note", "done", "failed" or "interrupted" ("" for nothing); payload.
+Message = tuple[int, str, Any]
 
 
 def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[[str, str, Any], None]) -> None:
@@ -73,7 +75,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
         return
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
-    waiting, running = list(jobs), {}
+    waiting, running = list(enumerate(jobs)), {}  # by place: two runs may carry one label
     failed: list[str] = []
     stopped: list[int] = []
 
@@ -88,21 +90,21 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                job = waiting.pop(0)
-                arguments = (job.label, job.setting.to_dict(), job.seed, dict(job.options), threads, messages)
+                place, job = waiting.pop(0)
+                arguments = (place, job.setting.to_dict(), job.seed, dict(job.options), threads, messages)
                 process = context.Process(target=_work, args=arguments, name=job.label)
                 process.start()
-                running[job.label] = process
+                running[place] = process
             try:
-                label, kind, payload = messages.get(timeout=0.2)
+                place, kind, payload = messages.get(timeout=0.2)
             except queue.Empty:
-                label, kind, payload = _silent_death(running)
+                place, kind, payload = _silent_death(running)
             if kind in ("done", "failed", "interrupted"):
-                running.pop(label).join()
+                running.pop(place).join()
                 if kind == "failed":
-                    failed.append(f"{label}: {payload}")
-            elif label:
-                show(label, kind, payload)
+                    failed.append(f"{jobs[place].label}: {payload}")
+            elif kind:
+                show(jobs[place].label, kind, payload)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -112,18 +114,18 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
         raise JobError("; ".join(failed))
 
 
-def _silent_death(running: Mapping[str, Any]) -> Message:
+def _silent_death(running: Mapping[int, Any]) -> Message:
     """A process that ended without a word (killed, out of memory), as its message."""
-    for label, process in running.items():
+    for place, process in running.items():
         if not process.is_alive():
             time.sleep(0.5)  # its last message may still be on the way
             if process.exitcode != 0:
-                return label, "failed", f"the process ended with status {process.exitcode}; resume with --resume"
-    return "", "", None
+                return place, "failed", f"the process ended with status {process.exitcode}; resume with --resume"
+    return -1, "", None
 
 
 def _work(
-    label: str, setting: Mapping[str, Any], seed: int, options: dict[str, Any], threads: int, messages: Any
+    place: int, setting: Mapping[str, Any], seed: int, options: dict[str, Any], threads: int, messages: Any
 ) -> None:
     import torch
 
@@ -135,14 +137,14 @@ def _work(
         train(
             Training.from_dict(setting),
             seed=seed,
-            progress=lambda state: messages.put((label, "progress", state)),
-            note=lambda sentence: messages.put((label, "note", sentence)),
+            progress=lambda state: messages.put((place, "progress", state)),
+            note=lambda sentence: messages.put((place, "note", sentence)),
             **options,
         )
     except Interrupted:
-        messages.put((label, "interrupted", None))
+        messages.put((place, "interrupted", None))
     except Exception as error:  # whatever it was, the parent must hear of it
         text = " ".join(str(error).split()) or type(error).__name__
-        messages.put((label, "failed", text))
+        messages.put((place, "failed", text))
     else:
-        messages.put((label, "done", None))
+        messages.put((place, "done", None))

@@ -202,3 +202,23 @@ def test_an_ensemble_without_rungs_has_no_ladder():
     assert not verdicts(item)
     with pytest.raises(ValueError, match="measured without rungs"):
         item.require_rungs()
+
+
+def test_moved_curvature_and_noise_explain_a_spread_that_frozen_ones_do_not():
+    item = made("network")
+    places = item.rungs.places
+    noise = item.frozen.slope_variances * np.ones((2, 3, 3))
+    true = dataclasses.replace(places, attacked_slope_variances=noise)
+    additive = ladder.additive_variances(item)
+
+    def judged(where, factor):
+        rungs = dataclasses.replace(item.rungs, places=where)
+        unit = np.random.default_rng(1).standard_normal(item.positions.shape)
+        positions = unit * np.sqrt(factor * additive)[:, None]
+        frozen_share = dataclasses.replace(item.frozen, repeated_share=np.ones(3))
+        return verdicts(dataclasses.replace(item, rungs=rungs, positions=positions, frozen=frozen_share))
+
+    halved = dataclasses.replace(true, attacked_slope_variances=0.5 * noise)
+    found = judged(halved, 0.5)["ladder-moved-law"]
+    assert found.outcome.value == "supported" and "γ 0.50 ×" in found.note
+    assert judged(true, 0.5)["ladder-moved-law"].outcome.value == "refuted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from empirical.records import TrainingRun
 from empirical.records.training import StoredCheckpoint
 from empirical.settings import make_training
 from empirical.training import reproduction
+from empirical.training.jobs import Job, run_jobs
 from empirical.training.run import run_folder
 from tests.empirical.record_making import training_run
 from theory.judge.evidence import Evidence
@@ -315,3 +317,28 @@ def test_validate_notices_a_checkpoint_that_was_replaced(tmp_path, capsys):
 def test_reproduce_lists_the_matrix(capsys):
     assert main(["reproduce", "--dataset", "cifar10", "svhn", "--seeds", "3", "--dry-run"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2 * 2 * 3
+
+
+def test_runs_that_share_a_label_keep_to_the_number_of_workers(tmp_path):
+    """Two jobs of one method and seed are two runs: at most `workers` at once, and each one waited for."""
+    tiny = {"train_size": 32, "test_size": 16, "batch_size": 16, "epochs": 1, "masking_probe": 0}
+    jobs = [
+        Job(
+            setting=make_training("smoke", "standard", tiny | {"learning_rate": rate}),
+            seed=0,
+            options={"out": str(tmp_path)},
+        )
+        for rate in (0.1, 0.05, 0.02)
+    ]
+    assert len({job.label for job in jobs}) == 1
+    alive, real = [], multiprocessing.get_context("spawn").Process.start
+
+    def counted(process):
+        alive.append(sum(child.is_alive() for child in multiprocessing.active_children()))
+        real(process)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing.get_context("spawn").Process, "start", counted)
+        run_jobs(jobs, workers=2, threads=1, show=lambda *_: None)
+    assert len(alive) == 3 and max(alive) < 2
+    assert len(list(tmp_path.glob("runs/*/checkpoints/epoch-0001.pt"))) == 3
