@@ -198,11 +198,11 @@ MUTANTS = (
     Mutant("theory/until_decided.py", "if outcome is Outcome.SUPPORTED and escaped:", "if False:", SEQUENTIAL),
     Mutant("theory/until_decided.py", "return confidence_sequence(float(count), float(count), alpha)", "return confidence_sequence(float(count), float(count), 20 * alpha)", SEQUENTIAL),
     Mutant("theory/until_decided.py", "np.random.SeedSequence(seed, spawn_key=(batch, problem))", "np.random.SeedSequence(seed + batch, spawn_key=(problem,))", SEQUENTIAL),
-    Mutant("theory/judge/evidence.py", "        if evidence.run_id != named:", "        if False:", JUDGE),
+    Mutant("theory/judge/evidence.py", "        if evidence.run_id != named:", "        if False:", READING),
     Mutant("theory/judge/files.py", "            os.unlink(temporary)", "            pass", JUDGE),
     Mutant("theory/judge/evidence.py", "json.dumps([experiment, plain(setting), int(seed)]", "json.dumps([experiment, plain(setting), 0]", JUDGE),
     Mutant("theory/model/quadratic.py", "if asymmetry > SYMMETRY_TOLERANCE:", "if asymmetry > 1:", SETTINGS),
-    Mutant("theory/model/quadratic.py", "np.load(stream, allow_pickle=False)", "np.load(stream, allow_pickle=True)", SETTINGS),
+    Mutant("theory/judge/reading.py", 'if dtype.kind not in "biufc" or dtype.hasobject:', "if False:", READING),
     Mutant("theory/model/optimizer.py", "if not 0 <= self.momentum < 1:", "if not 0 <= self.momentum <= 1:", SETTINGS),
     *(Mutant(*fault, f"{SIMULATE} {NORMALS} {OPTIMUM}") for fault in SIMULATOR),
 )  # fmt: skip

@@ -9,7 +9,21 @@ import importlib
 
 from theory.judge.claim import Claim, Experiment, check_register
 
-_SUBJECTS = ("stationary", "transient", "bounds", "real_noise", "minibatch_law", "adaptive", "family", "stationarity")
+_SUBJECTS = (
+    "stationary",
+    "exact_stationary",
+    "transient",
+    "exact_paths",
+    "bounds",
+    "exact_bounds",
+    "real_noise",
+    "minibatch_law",
+    "exact_batches",
+    "adaptive",
+    "exact_adaptive",
+    "family",
+    "stationarity",
+)
 
 
 def _collect() -> tuple[tuple[Claim, ...], tuple[Experiment, ...]]:

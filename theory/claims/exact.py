@@ -11,12 +11,34 @@ from numpy.typing import NDArray
 from theory.judge.claim import Claim, Comparison, Experiment, Progress
 from theory.judge.evidence import Evidence
 from theory.judge.verdict import Kind
+from theory.model.optimizer import MomentumSGD
 from theory.model.setting import Setting
 
 #: Relative error that an exact claim finds.
 DIGITS = 1e-10
 
 Answers = Mapping[str, NDArray[Any]]
+
+
+def each(answer: Callable[[Any, MomentumSGD], Answers]) -> Callable[[Any], Answers]:
+    """The answers for every one of a setting's `optimizers`, under names that end in its number."""
+
+    def answers(setting: Any) -> Answers:
+        return {
+            f"{key} {index}": value
+            for index, optimizer in enumerate(setting.optimizers)
+            for key, value in answer(setting, optimizer).items()
+        }
+
+    return answers
+
+
+def relative_error(value: Any, expected: NDArray[np.float64]) -> float:
+    """‖value − expected‖_F / ‖expected‖_F; 1 for an answer of another shape, or one that is not finite."""
+    found = np.asarray(value, dtype=np.float64)
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return 1.0
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def exact_experiment(name: str, title: str, setting: Setting, answer: Callable[[Any], Answers]) -> Experiment:
@@ -54,11 +76,7 @@ def exact_claim(
     def compare(evidence: Mapping[str, Evidence], rule: Callable[[Any], Answers]) -> Comparison:
         item = evidence[experiment.name]
         answers = rule(type(experiment.setting("default")).from_dict(item.setting))
-        errors = {}
-        for key, value in answers.items():
-            expected = item.arrays[key]
-            gap = np.linalg.norm(np.asarray(value, dtype=np.float64) - expected)
-            errors[key] = float(gap / np.linalg.norm(expected))
+        errors = {key: relative_error(value, item.arrays[key]) for key, value in answers.items()}
         worst = max(errors, key=lambda key: errors[key])
         return Comparison(
             estimate=errors[worst],

@@ -12,18 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from theory.claims.exact import Answers, exact_claim, exact_experiment
+from theory.claims.exact import Answers, each, exact_claim, exact_experiment
 from theory.closed_form.averaging import averaged_covariance
 from theory.closed_form.correlation_time import integrated_autocorrelation_time
+from theory.closed_form.divergence import gaussian_kl
 from theory.closed_form.eigenbasis import eigenbasis
 from theory.closed_form.langevin import (
     exact_langevin_noise,
     langevin_covariance,
+    optimal_diagonal_preconditioner,
     optimal_learning_rate,
     optimal_preconditioner,
+    target_divergence,
     target_preconditioner,
 )
-from theory.closed_form.preconditioned import damped_newton_covariance, natural_gradient_covariance
+from theory.closed_form.preconditioned import (
+    damped_newton_covariance,
+    natural_gradient_covariance,
+    preconditioned_covariance,
+)
 from theory.closed_form.stability import largest_stable_learning_rate
 from theory.closed_form.stationary import (
     fluctuation_dissipation_constant,
@@ -34,7 +41,16 @@ from theory.judge.claim import Claim, Experiment
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.setting import Setting, keyword_setting
-from theory.oracle.dense import autocovariance_sum, averaged, preconditioned_transition, settled
+from theory.oracle.dense import (
+    autocovariance_sum,
+    averaged,
+    divergence,
+    log_volume,
+    preconditioned_transition,
+    settled,
+    solved,
+    stable_limit,
+)
 from theory.oracle.transition import transition
 from theory.oracle.update import momentum_update
 
@@ -74,19 +90,6 @@ def _decayed(problem: Quadratic, optimizer: MomentumSGD) -> NDArray[np.float64]:
     return problem.dense_hessian() + optimizer.weight_decay * np.eye(problem.dimension)
 
 
-def _each(answer: Callable[[Relatives, MomentumSGD], Answers]) -> Callable[[Relatives], Answers]:
-    """The answers for every optimizer of a setting, under names that end in its number."""
-
-    def answers(setting: Relatives) -> Answers:
-        return {
-            f"{key} {index}": value
-            for index, optimizer in enumerate(setting.optimizers)
-            for key, value in answer(setting, optimizer).items()
-        }
-
-    return answers
-
-
 def _by_recursion(setting: Relatives, optimizer: MomentumSGD, matrix: NDArray) -> NDArray:
     step, inflow = preconditioned_transition(setting.problem, optimizer, matrix)
     m = setting.problem.dimension
@@ -113,19 +116,6 @@ def _literal(problem: Quadratic, optimizer: MomentumSGD) -> tuple[NDArray, NDArr
     return step.astype(np.longdouble), inflow.astype(np.longdouble)
 
 
-def _edge(problem: Quadratic, optimizer: MomentumSGD) -> float:
-    """The learning rate at which the literal map stops contracting, by bisection."""
-
-    def radius(rate: float) -> float:
-        step, _ = _literal(problem, replace(optimizer, learning_rate=rate))
-        return float(np.abs(np.linalg.eigvals(step.astype(np.float64))).max()) - 1.0
-
-    high = 1e-3
-    while radius(high) < 0:
-        high *= 2.0
-    return optimize.root_scalar(radius, bracket=(0.5 * high, high), method="brentq", xtol=1e-15, rtol=1e-14).root
-
-
 def _quasi_hyperbolic_oracle(setting: Relatives, optimizer: MomentumSGD) -> Answers:
     problem = setting.problem
     m = problem.dimension
@@ -136,7 +126,7 @@ def _quasi_hyperbolic_oracle(setting: Relatives, optimizer: MomentumSGD) -> Answ
     return {
         "state": state,
         "increments": 2 * weights - lagged - lagged.T,
-        "edge": np.array([_edge(problem, optimizer)]),
+        "edge": np.array([stable_limit(problem, optimizer)]),
     }
 
 
@@ -169,7 +159,7 @@ def _seen_as(change: Callable[[MomentumSGD], MomentumSGD]) -> Callable[[Relative
         other = _quasi_hyperbolic(setting, change(optimizer))
         return {key: other[key] for key in ("increments", "edge")}
 
-    return _each(wrong)
+    return each(wrong)
 
 
 def _heavy_ball_constant(setting: Relatives, optimizer: MomentumSGD) -> Answers:
@@ -228,16 +218,6 @@ TARGETS = Relatives(
 )
 
 
-def _log_volume(matrix: NDArray) -> np.longdouble:
-    """ln det of a positive definite matrix, by Cholesky in the matrix's own precision."""
-    left = np.array(matrix)
-    total = np.longdouble(0.0)
-    for k in range(len(left)):
-        total += np.log(left[k, k])
-        left[k + 1 :, k + 1 :] -= np.multiply.outer(left[k + 1 :, k], left[k, k + 1 :]) / left[k, k]
-    return total
-
-
 def _best_rate(setting: Relatives, optimizer: MomentumSGD) -> float:
     """Where tr(AΣ)/T − ln det Σ of the dense law is flat in ln η: fourth-order differences, bisected."""
     problem = setting.problem
@@ -254,7 +234,7 @@ def _best_rate(setting: Relatives, optimizer: MomentumSGD) -> float:
         )
         inflow = scale[:, None] * inflow
         law = settled(step, inflow @ problem.dense_noise_cov() @ inflow.T)[:m, :m]
-        return np.trace(curvature @ law) / setting.temperature - _log_volume(law)
+        return np.trace(curvature @ law) / setting.temperature - log_volume(law)
 
     def slope(log_rate: float) -> float:
         at, h = np.longdouble(log_rate), np.longdouble(2.0**-9)
@@ -262,7 +242,7 @@ def _best_rate(setting: Relatives, optimizer: MomentumSGD) -> float:
         further = cost(at + 3 * h) - cost(at - 3 * h)
         return float((45 * near - 9 * far + further) / (60 * h))
 
-    low, high = np.log(1e-3), np.log(_edge(problem, optimizer)) - 0.02
+    low, high = np.log(1e-3), np.log(stable_limit(problem, optimizer)) - 0.02
     return float(np.exp(optimize.root_scalar(slope, bracket=(low, high), method="brentq", xtol=1e-14, rtol=1e-14).root))
 
 
@@ -306,11 +286,33 @@ def _targets_oracle(setting: Relatives, optimizer: MomentumSGD) -> Answers:
     needed = np.zeros((m, m))
     needed[upper] = np.linalg.solve(np.array(columns, dtype=np.float64).T, hot[upper])
     needed += np.triu(needed, 1).T
+    law = settled(step, inflow @ problem.dense_noise_cov() @ inflow.T)[:m, :m]
     return {
         "rate": np.array([_best_rate(setting, optimizer)]),
         "preconditioner": _best_matrix(setting, optimizer),
         "noise": needed - problem.dense_noise_cov(),
+        "divergence": np.array([_missed(setting, law, optimizer.weight_decay)]),
+        **({} if optimizer.momentum else {"diagonal": np.array([_least_missed(setting, optimizer)])}),
     }
+
+
+def _missed(setting: Relatives, law: NDArray, decay: float = 0.0) -> float:
+    """KL of N(0, law) from the target."""
+    problem = setting.problem
+    curvature = problem.dense_hessian() + decay * np.eye(problem.dimension)
+    return float(divergence(law, setting.temperature * solved(curvature, np.eye(problem.dimension))))
+
+
+def _least_missed(setting: Relatives, optimizer: MomentumSGD) -> float:
+    """The least KL of any diagonal P: a simplex search over ln P, which needs no slopes."""
+    start = np.log(0.5 / optimizer.learning_rate / np.linalg.norm(_decayed(setting.problem, optimizer), axis=1))
+
+    def missed(log_diagonal: NDArray) -> float:
+        law = _by_recursion(setting, optimizer, np.diag(np.exp(log_diagonal)))
+        return _missed(setting, law, optimizer.weight_decay)
+
+    options = {"xatol": 1e-9, "fatol": 1e-16, "maxiter": 2000}
+    return float(optimize.minimize(missed, start, method="Nelder-Mead", options=options).fun)
 
 
 def _targets(setting: Relatives, optimizer: MomentumSGD) -> Answers:
@@ -319,7 +321,33 @@ def _targets(setting: Relatives, optimizer: MomentumSGD) -> Answers:
         "rate": np.array([optimal_learning_rate(problem, optimizer, heat).learning_rate]),
         "preconditioner": optimal_preconditioner(problem, optimizer, heat),
         "noise": exact_langevin_noise(problem, optimizer, 20.0 * heat),
+        "divergence": np.array([target_divergence(problem, optimizer, heat)]),
+        **({} if optimizer.momentum else {"diagonal": _reached_by(setting, optimizer, heat)}),
     }
+
+
+def _reached_by(setting: Relatives, optimizer: MomentumSGD, heat: float) -> NDArray[np.float64]:
+    """The KL that the best diagonal P for a temperature reaches at the setting's."""
+    diagonal = optimal_diagonal_preconditioner(setting.problem, optimizer, heat)
+    law = preconditioned_covariance(setting.problem, optimizer, diagonal)
+    return np.array([gaussian_kl(law, setting.temperature * np.linalg.inv(_decayed(setting.problem, optimizer)))])
+
+
+def _diagonal_of_best(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """The diagonal of the best full P, for the best diagonal one."""
+    if optimizer.momentum:
+        return {}
+    diagonal = np.diag(optimal_preconditioner(setting.problem, optimizer, setting.temperature))
+    law = preconditioned_covariance(setting.problem, optimizer, diagonal)
+    target = setting.temperature * np.linalg.inv(_decayed(setting.problem, optimizer))
+    return {"diagonal": np.array([gaussian_kl(law, target)])}
+
+
+def _divergence_of_small_steps(setting: Relatives, optimizer: MomentumSGD) -> Answers:
+    """KL of the law of continuous time."""
+    law = _langevin_small_step(replace(setting, temperature=0.0), optimizer)["law"]
+    target = setting.temperature * np.linalg.inv(_decayed(setting.problem, optimizer))
+    return {"divergence": np.array([gaussian_kl(law, target)])}
 
 
 def _continuous_rate(setting: Relatives, optimizer: MomentumSGD) -> Answers:
@@ -583,28 +611,28 @@ LITERAL = exact_experiment(
     "quasi-hyperbolic-literal",
     "the written update of quasi-hyperbolic momentum, from heavy ball over Nesterov to plain SGD",
     QUASI_HYPERBOLIC,
-    _each(_quasi_hyperbolic_oracle),
+    each(_quasi_hyperbolic_oracle),
 )
 THERMOSTAT = exact_experiment(
-    "langevin-literal", "SGLD with its noise written out, without and with momentum", SAMPLERS, _each(_thermostat)
+    "langevin-literal", "SGLD with its noise written out, without and with momentum", SAMPLERS, each(_thermostat)
 )
 SEARCHES = exact_experiment(
     "sampling-searches",
     "searches over the rate, the preconditioner and the added noise for the law closest to a posterior",
     TARGETS,
-    _each(_targets_oracle),
+    each(_targets_oracle),
 )
 PRECONDITIONED = exact_experiment(
     "second-order-literal",
     "Newton and natural-gradient recursions settled in extended precision",
     SECOND_ORDER,
-    _each(_second_order_oracle),
+    each(_second_order_oracle),
 )
 SUMS = exact_experiment(
     "averages-literal",
     "state and sum carried together through every step, autocovariances summed lag by lag",
     AVERAGES,
-    _each(_averages_oracle),
+    each(_averages_oracle),
 )
 SANDWICH = exact_experiment(
     "sandwich-target",
@@ -621,7 +649,7 @@ CLAIMS: tuple[Claim, ...] = (
         "stable iff Kη λ < 2(1+μ)/(1+2φ).",
         source="own derivation; method: Ma and Yarats (arXiv 1810.06801), edge: Gitman et al. (arXiv 1910.13962)",
         experiment=LITERAL,
-        predict=_each(_quasi_hyperbolic),
+        predict=each(_quasi_hyperbolic),
         decoys={
             "heavy ball, the discount forgotten": _seen_as(lambda one: replace(one, discount=1.0)),
             "Nesterov": _seen_as(
@@ -637,8 +665,8 @@ CLAIMS: tuple[Claim, ...] = (
         statement="(a_i + a_j) Σ_ij = k_ij Cov(Δw)_ij with k_ij of the two modes, 1 + μ for heavy ball alone.",
         source="own derivation; Yaida (arXiv 1810.00004) for heavy ball",
         experiment=LITERAL,
-        predict=_each(_by_dissipation),
-        decoys={"1 + μ for every discount": _each(_heavy_ball_constant)},
+        predict=each(_by_dissipation),
+        decoys={"1 + μ for every discount": each(_heavy_ball_constant)},
         assumptions=ASSUMED,
         num_tests=5,
     ),
@@ -647,10 +675,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="SGLD: Σ of (S2) with C + 2(1−μ)T/(Kη) I; without batch noise T/(λ(1 − a/(2(1+μ)))).",
         source="own derivation; Welling and Teh 2011, Chen, Fox and Guestrin 2014 for the methods",
         experiment=THERMOSTAT,
-        predict=_each(_langevin),
+        predict=each(_langevin),
         decoys={
-            "continuous time": _each(_langevin_small_step),
-            "friction forgotten": _each(_langevin_without_friction),
+            "continuous time": each(_langevin_small_step),
+            "friction forgotten": each(_langevin_without_friction),
         },
         assumptions=ASSUMED,
         num_tests=3,
@@ -658,17 +686,19 @@ CLAIMS: tuple[Claim, ...] = (
     exact_claim(
         name="optimal-sampling",
         statement="KL(η) is least where tr(AΣ')/T = tr(Σ⁻¹Σ'); P* = 2(1−μ)T[C + (1−μ)/(1+μ) T A]⁻¹ and noise of "
-        "T e u w/(K²η²Nλ) meet N(0, T A⁻¹) exactly.",
+        "T e u w/(K²η²Nλ) meet N(0, T A⁻¹) exactly; the best diagonal P, and the law's KL from the target.",
         source="own derivation; small steps: Mandt, Hoffman and Blei (arXiv 1704.04289)",
         experiment=SEARCHES,
-        predict=_each(_targets),
+        predict=each(_targets),
         decoys={
-            "rate of continuous time": _each(_continuous_rate),
-            "preconditioner of continuous time": _each(_continuous_matrix),
-            "noise of continuous time": _each(_continuous_noise),
+            "rate of continuous time": each(_continuous_rate),
+            "preconditioner of continuous time": each(_continuous_matrix),
+            "noise of continuous time": each(_continuous_noise),
+            "KL of continuous time": each(_divergence_of_small_steps),
+            "diagonal of the best matrix": each(_diagonal_of_best),
         },
         assumptions=(*ASSUMED, "C positive definite"),
-        num_tests=9,
+        num_tests=13,
     ),
     exact_claim(
         name="sandwich-sampling",
@@ -690,12 +720,12 @@ CLAIMS: tuple[Claim, ...] = (
         "A⁻¹CA⁻¹; natural gradient 2(1−μ²)s² + (1−μ)(2(1+μ)c − η)s = η(1+μ)c.",
         source="own derivation; the methods: Liu, Ziyin and Ueda (arXiv 2012.03636)",
         experiment=PRECONDITIONED,
-        predict=_each(_second_order),
+        predict=each(_second_order),
         decoys={
-            "damping forgotten": _each(_undamped),
-            "Newton in continuous time": _each(_newton_small_step),
-            "one Fisher matrix for the other": _each(_one_fisher),
-            "η/(2(1−μ)) A⁻¹ with momentum": _each(_natural_small_step),
+            "damping forgotten": each(_undamped),
+            "Newton in continuous time": each(_newton_small_step),
+            "one Fisher matrix for the other": each(_one_fisher),
+            "η/(2(1−μ)) A⁻¹ with momentum": each(_natural_small_step),
         },
         assumptions=(*ASSUMED, "C positive definite", "the preconditioner fixed, or settled at its own law"),
         num_tests=12,
@@ -706,12 +736,12 @@ CLAIMS: tuple[Claim, ...] = (
         "Σ_k Cov(w_{t+k}, w_t) = A⁻¹CA⁻¹ gives τ = (A⁻¹CA⁻¹)_ii/Σ_ii.",
         source="own derivation; " + PAPER_SG_MCMC + "; SWA: Izmailov et al. (arXiv 1803.05407)",
         experiment=SUMS,
-        predict=_each(_averages),
+        predict=each(_averages),
         decoys={
-            "cycle ends independent": _each(_independent_cycles),
-            "cycle ends at their last rate's law": _each(_last_rate),
-            "A⁻¹CA⁻¹/n at finite n": _each(_long_run),
-            "autocorrelation time of continuous time": _each(_continuous_time),
+            "cycle ends independent": each(_independent_cycles),
+            "cycle ends at their last rate's law": each(_last_rate),
+            "A⁻¹CA⁻¹/n at finite n": each(_long_run),
+            "autocorrelation time of continuous time": each(_continuous_time),
         },
         assumptions=ASSUMED,
         num_tests=12,

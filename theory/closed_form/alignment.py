@@ -66,7 +66,10 @@ class CommutativityPrice:
     """What ignoring that H and C don't commute costs the KL term, equation (S3).
 
     Args:
-        nats: −½ ln det R ≥ 0.
+        nats: −½ ln det R ≥ 0, in a basis that diagonalises C inside every cluster of curvatures within the degeneracy
+            tolerance of each other.
+        strict_nats: the same in H's eigenbasis itself, where exact ties alone are joined: (S3) to the letter. Far above
+            `nats` where curvatures are close: directions that nobody could tell apart, billed as if one could.
         correlation: R, shape ``(m, m)``, of the stationary weights in the basis used.
         curvatures: uᵢᵀHuᵢ, shape ``(m,)``.
         basis: U, shape ``(m, m)``, in the problem's coordinates.
@@ -75,6 +78,7 @@ class CommutativityPrice:
     """
 
     nats: float
+    strict_nats: float
     correlation: NDArray[np.float64]
     curvatures: NDArray[np.float64]
     basis: NDArray[np.float64]
@@ -96,10 +100,13 @@ def commutativity_price(
 ) -> CommutativityPrice:
     """KL(exact) − KL(diagonal) of the stationary posterior against any isotropic prior, in nats.
 
+    Two answers: (S3) in H's own eigenbasis (`strict_nats`), and after the choice of basis inside nearly degenerate
+    eigenspaces that a measurement could not contradict (`nats`).
+
     Args:
         problem: H and C.
         optimizer: η, μ and the convention; its weight decay counts as curvature.
-        degeneracy: relative spread within which curvatures count as one eigenspace; 0 for exact ties alone.
+        degeneracy: relative spread within which curvatures count as one eigenspace in `nats`; 0 for exact ties alone.
 
     Raises:
         UnstableError: if there is no stationary law.
@@ -109,12 +116,19 @@ def commutativity_price(
         _positive_definite(stationary_variance(problem, optimizer), "commutativity_price(problem=...)")
         identity = np.eye(problem.dimension)
         return CommutativityPrice(
-            nats=0.0, correlation=identity, curvatures=problem.hessian, basis=identity, variance_error=0.0
+            nats=0.0,
+            strict_nats=0.0,
+            correlation=identity,
+            curvatures=problem.hessian,
+            basis=identity,
+            variance_error=0.0,
         )
     frame = eigenbasis(problem)
     inside = Quadratic(frame.curvatures, frame.noise)
     covariance = stationary_covariance(inside, optimizer).require()
     turned = _resolve(frame, degeneracy)
+    strictly = _resolve(frame, 0.0).basis
+    strict = covariance if strictly is None else strictly.T @ covariance @ strictly
     turn = np.eye(problem.dimension) if turned.basis is None else turned.basis
     covariance = turn.T @ covariance @ turn
     variances = np.diag(covariance)
@@ -125,6 +139,7 @@ def commutativity_price(
     correlation = _correlation(covariance)
     return CommutativityPrice(
         nats=correlation_price(covariance),
+        strict_nats=correlation_price(strict),
         correlation=correlation,
         curvatures=turned.curvatures,
         basis=turn if frame.basis is None else frame.basis @ turn,

@@ -7,9 +7,11 @@ and does nothing clever: sums are summed, fixed points are iterated.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
@@ -48,6 +50,30 @@ def settled(step: NDArray, forcing: NDArray) -> NDArray:
     raise OverflowError("the recursion did not settle")
 
 
+def mean_settled(step: NDArray, push: NDArray) -> NDArray:
+    """m = F m + f from m = 0, 2, 4, 8 … terms at a time, for a contraction F."""
+    total, power = push.astype(np.longdouble), step.astype(np.longdouble)
+    for _ in range(200):
+        addition = power @ total
+        total, power = total + addition, power @ power
+        if np.abs(addition).max() <= _NEGLIGIBLE * np.abs(total).max():
+            return total
+    raise OverflowError("the recursion did not settle")
+
+
+def stable_limit(problem: Quadratic, optimizer: MomentumSGD) -> float:
+    """The learning rate at which the recursion stops contracting, found by bisection on its spectral radius."""
+
+    def radius(rate: float) -> float:
+        step, _ = transition(problem, replace(optimizer, learning_rate=rate), np.longdouble)
+        return float(np.abs(np.linalg.eigvals(step.astype(np.float64))).max()) - 1.0
+
+    high = 1e-3
+    while radius(high) < 0:
+        high *= 2.0
+    return optimize.root_scalar(radius, bracket=(0.5 * high, high), method="brentq", xtol=1e-15, rtol=1e-14).root
+
+
 def autocovariance_sum(step: NDArray, state: NDArray, lags: int) -> NDArray:
     """Σ_{|h| ≤ lags} E z_{t+h} z_tᵀ of a stationary recursion, lag by lag."""
     carried, total = state.copy(), state.copy()
@@ -82,3 +108,36 @@ def averaged(
             joint[:n, :n] += inflow @ noise @ inflow.T
         joint = add @ joint @ add.T
     return joint[n:, n:] / np.longdouble(samples) ** 2
+
+
+def log_volume(matrix: NDArray) -> np.longdouble:
+    """ln det of a positive definite matrix, by elimination in the matrix's own precision."""
+    left = np.array(matrix)
+    total = np.longdouble(0.0)
+    for k in range(len(left)):
+        total += np.log(left[k, k])
+        left[k + 1 :, k + 1 :] -= np.multiply.outer(left[k + 1 :, k], left[k, k + 1 :]) / left[k, k]
+    return total
+
+
+def solved(matrix: NDArray, right: NDArray) -> NDArray:
+    """X of `matrix` X = `right`, ``(n, n)`` and ``(n, k)``, by elimination with row exchange in extended precision."""
+    n = len(matrix)
+    both = np.hstack([matrix, right]).astype(np.longdouble)
+    for k in range(n):
+        pivot = k + int(np.argmax(np.abs(both[k:, k])))
+        both[[k, pivot]] = both[[pivot, k]]
+        both[k] /= both[k, k]
+        others = np.arange(n) != k
+        both[others] -= np.multiply.outer(both[others, k], both[k])
+    return both[:, n:]
+
+
+def divergence(covariance: NDArray, prior: NDArray, shift: NDArray | None = None) -> np.longdouble:
+    """KL(N(shift, covariance) ‖ N(0, prior)) from its definition, ½ [tr P⁻¹Σ − m + ln det P − ln det Σ + sᵀP⁻¹s]."""
+    posterior, wide = (np.asarray(one, dtype=np.longdouble) for one in (covariance, prior))
+    total = np.trace(solved(wide, posterior)) - len(posterior) + log_volume(wide) - log_volume(posterior)
+    if shift is not None:
+        place = np.asarray(shift, dtype=np.longdouble)
+        total += place @ solved(wide, place[:, None])[:, 0]
+    return 0.5 * total

@@ -1,0 +1,253 @@
+r"""Exact claims about batches: shuffled epochs through every order of a population, sharpness over every batch."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from theory.claims.exact import Answers, each, exact_claim, exact_experiment
+from theory.closed_form.edge import batch_sharpness
+from theory.closed_form.shuffling import epoch_shuffling_factor, shuffled_covariance
+from theory.closed_form.stationary import stationary_covariance
+from theory.judge.claim import Claim, Experiment
+from theory.model.optimizer import MomentumSGD
+from theory.model.quadratic import Quadratic
+from theory.model.regression import Sampling
+from theory.model.setting import Setting, keyword_setting
+from theory.oracle.dense import settled
+from theory.oracle.transition import transition
+
+
+@keyword_setting
+class Epochs(Setting):
+    """A population of M batches, run through in a fresh order every epoch.
+
+    Args:
+        hessian: H, shape ``(m, m)``.
+        noises: gradient noise of each batch, of mean 0, shape ``(M, m)``.
+        optimizers: the recursions.
+        share: of the noise that repeats; the rest is drawn afresh.
+        phase: steps into the epoch at which the law is asked for.
+        curvature: of the single mode whose factor is asked for.
+    """
+
+    hessian: NDArray[np.float64]
+    noises: NDArray[np.float64]
+    optimizers: tuple[MomentumSGD, ...]
+    share: float
+    phase: int
+    curvature: float
+
+
+def _centred(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return rows - rows.mean(axis=0)
+
+
+EPOCHS = Epochs(
+    hessian=np.array([[1.2, 0.4], [0.4, 0.6]]),
+    noises=_centred(np.array([[1.0, -0.3], [-0.2, 0.9], [0.4, 0.1], [-1.3, -0.6], [0.5, 1.1]])),
+    optimizers=(
+        MomentumSGD(0.2, 0.9),
+        MomentumSGD(0.3),
+        MomentumSGD(0.2, 0.8, dampening=0.3, weight_decay=0.1),
+        MomentumSGD(0.1, 0.9, nesterov=True),
+        MomentumSGD(0.2, 0.7, form="position"),
+    ),
+    share=0.7,
+    phase=2,
+    curvature=0.4,
+)
+
+
+def _problem(setting: Epochs) -> Quadratic:
+    return Quadratic(setting.hessian, setting.noises.T @ setting.noises / len(setting.noises))
+
+
+def _run_through(problem: Quadratic, optimizer: MomentumSGD, noises: NDArray, share: float) -> list[NDArray]:
+    """Covariance of (w, v) after 0 … M steps of an epoch, from every order of the population.
+
+    What an order adds to the state is followed step by step; its start knows nothing of it, so that covariances add.
+    """
+    step, inflow = transition(problem, optimizer, np.longdouble)
+    fresh = (1 - np.longdouble(share)) * (inflow @ problem.dense_noise_cov() @ inflow.T)
+    orders = list(itertools.permutations(range(len(noises))))
+    pushed = np.zeros((len(orders), len(step)), dtype=np.longdouble)
+    drawn = np.zeros_like(step)
+    added, moves = [np.zeros_like(step)], [np.eye(len(step), dtype=np.longdouble)]
+    for position in range(len(noises)):
+        seen = noises[[order[position] for order in orders]].astype(np.longdouble)
+        pushed = pushed @ step.T + np.sqrt(np.longdouble(share)) * seen @ inflow.T
+        drawn = step @ drawn @ step.T + fresh
+        added.append(pushed.T @ pushed / len(orders) + drawn)
+        moves.append(step @ moves[-1])
+    start = settled(moves[-1], added[-1])
+    return [move @ start @ move.T + own for move, own in zip(moves, added, strict=True)]
+
+
+def _epochs_oracle(setting: Epochs, optimizer: MomentumSGD) -> Answers:
+    problem, m = _problem(setting), len(setting.hessian)
+    laws = [law[:m, :m] for law in _run_through(problem, optimizer, setting.noises, 1.0)]
+    partly = [law[:m, :m] for law in _run_through(problem, optimizer, setting.noises, setting.share)]
+    answers = {
+        "end": laws[0],
+        f"step {setting.phase}": laws[setting.phase],
+        "mean": sum(laws[1:]) / np.longdouble(len(setting.noises)),
+        "end, part of it fresh": partly[0],
+    }
+    if not optimizer.nesterov and not optimizer.dampening and not optimizer.weight_decay:
+        noises = setting.noises[:, :1]
+        mode = Quadratic(np.array([setting.curvature]), np.array([np.mean(noises**2)]))
+        found = np.array([law[0, 0] for law in _run_through(mode, optimizer, noises, 1.0)])
+        step, inflow = transition(mode, optimizer, np.longdouble)
+        white = settled(step, inflow @ mode.dense_noise_cov() @ inflow.T)[0, 0]
+        part = _run_through(mode, optimizer, noises, setting.share)[0][0, 0]
+        answers["factors"] = np.array([found[0], found[setting.phase], found[1:].mean(), part]) / white
+    return answers
+
+
+def _epochs(setting: Epochs, optimizer: MomentumSGD) -> Answers:
+    problem, count = _problem(setting), len(setting.noises)
+    answers = {
+        "end": shuffled_covariance(problem, optimizer, batches_per_epoch=count),
+        f"step {setting.phase}": shuffled_covariance(problem, optimizer, batches_per_epoch=count, phase=setting.phase),
+        "mean": shuffled_covariance(problem, optimizer, batches_per_epoch=count, phase="mean"),
+        "end, part of it fresh": shuffled_covariance(
+            problem, optimizer, batches_per_epoch=count, repeated_share=setting.share
+        ),
+    }
+    if not optimizer.nesterov and not optimizer.dampening and not optimizer.weight_decay:
+        phases = (("end", 1.0), (setting.phase, 1.0), ("mean", 1.0), ("end", setting.share))
+        answers["factors"] = np.array([
+            epoch_shuffling_factor(
+                optimizer.learning_rate, optimizer.momentum, setting.curvature, count, phase, share
+            )
+            for phase, share in phases
+        ])  # fmt: skip
+    return answers
+
+
+def _white(setting: Epochs, optimizer: MomentumSGD) -> Answers:
+    """Independent batches."""
+    law = stationary_covariance(_problem(setting), optimizer).require()
+    return {key: law for key in ("end", f"step {setting.phase}", "mean")}
+
+
+def _one_phase(setting: Epochs, optimizer: MomentumSGD) -> Answers:
+    """The epoch's average at every phase."""
+    found = _epochs(setting, optimizer)
+    return {key: found["mean"] for key in ("end", f"step {setting.phase}")}
+
+
+def _all_repeats(setting: Epochs, optimizer: MomentumSGD) -> Answers:
+    """Fresh noise counted as repeated."""
+    return {"end, part of it fresh": _epochs(setting, optimizer)["end"]}
+
+
+def _one_batch_more(setting: Epochs, optimizer: MomentumSGD) -> Answers:
+    """M + 1 batches an epoch."""
+    count = len(setting.noises) + 1
+    return {"end": shuffled_covariance(_problem(setting), optimizer, batches_per_epoch=count)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sharpness along batch gradients
+
+
+@keyword_setting
+class Population(Setting):
+    """Gradients ``(N, m)`` and Hessians ``(N, m, m)`` of N samples, and the size of a batch."""
+
+    gradients: NDArray[np.float64]
+    curvatures: NDArray[np.float64]
+    batch_size: int
+
+
+_ANGLES = np.arange(6.0)
+POPULATION = Population(
+    gradients=np.stack([np.sin(1.0 + 2.0 * _ANGLES), np.cos(0.5 + 1.3 * _ANGLES) + 0.4], axis=1),
+    curvatures=np.stack([
+        np.array([[2.0 + np.sin(x), 0.4 * np.cos(2 * x)], [0.4 * np.cos(2 * x), 1.0 + 0.5 * np.cos(x)]])
+        for x in _ANGLES
+    ]),
+    batch_size=3,
+)  # fmt: skip
+
+
+def _sharpness_oracle(setting: Population) -> Answers:
+    """Every batch that can be drawn, one after the other."""
+    count = len(setting.gradients)
+    answers = {}
+    for name, batches in (
+        ("without replacement", itertools.combinations(range(count), setting.batch_size)),
+        ("with replacement", itertools.product(range(count), repeat=setting.batch_size)),
+    ):
+        curved, square, drawn = np.longdouble(0), np.longdouble(0), 0
+        for batch in batches:
+            chosen = list(batch)
+            g = setting.gradients[chosen].astype(np.longdouble).mean(axis=0)
+            H = setting.curvatures[chosen].astype(np.longdouble).mean(axis=0)
+            curved, square, drawn = curved + g @ H @ g, square + g @ g, drawn + 1
+        answers[name] = np.array([curved / square, curved / drawn, square / drawn])
+    return answers
+
+
+def _sharpness(setting: Population) -> Answers:
+    answers = {}
+    for name, sampling in (
+        ("without replacement", Sampling.WITHOUT_REPLACEMENT),
+        ("with replacement", Sampling.WITH_REPLACEMENT),
+    ):
+        found = batch_sharpness(setting.gradients, setting.curvatures, setting.batch_size, sampling=sampling)
+        answers[name] = np.array([found.value, found.curvature, found.square])
+    return answers
+
+
+def _one_sampling_for_the_other(setting: Population) -> Answers:
+    found = _sharpness(setting)
+    return {"without replacement": found["with replacement"], "with replacement": found["without replacement"]}
+
+
+def _one_curvature(setting: Population) -> Answers:
+    """The mean Hessian for every batch's own."""
+    mean = np.broadcast_to(setting.curvatures.mean(axis=0), setting.curvatures.shape)
+    return _sharpness(replace(setting, curvatures=mean.copy()))
+
+
+ORDERS = exact_experiment("epochs-enumerated", "every order of a population of batches", EPOCHS, each(_epochs_oracle))
+DRAWN = exact_experiment("batches-enumerated", "every batch of a population of samples", POPULATION, _sharpness_oracle)
+EXPERIMENTS: tuple[Experiment, ...] = (ORDERS, DRAWN)
+
+CLAIMS: tuple[Claim, ...] = (
+    exact_claim(
+        name="shuffled-exact",
+        statement="P_0 = Σ_k F^{kM} Q_M F^{kM}ᵀ and P_t of shuffled epochs, at every phase, on average, and with part "
+        "of the noise fresh; 1 − ρ_b(1 − f).",
+        source="own derivation; the phenomenon: Kühn and Rosenow (arXiv 2306.05300)",
+        experiment=ORDERS,
+        predict=each(_epochs),
+        decoys={
+            "independent batches": each(_white),
+            "the average at every phase": each(_one_phase),
+            "all noise repeats": each(_all_repeats),
+            "a batch more": each(_one_batch_more),
+        },
+        assumptions=("quadratic loss", "noise of a batch independent of the weights", "a fresh order every epoch"),
+        num_tests=4 * len(EPOCHS.optimizers) + 3,
+    ),
+    exact_claim(
+        name="batch-sharpness-exact",
+        statement="E_B[g_Bᵀ H_B g_B]/E_B|g_B|² from third moments of a finite population, no batch drawn.",
+        source="own derivation; the quantity: arXiv 2412.20553",
+        experiment=DRAWN,
+        predict=_sharpness,
+        decoys={
+            "with for without replacement": _one_sampling_for_the_other,
+            "the mean Hessian": _one_curvature,
+        },
+        assumptions=("none beyond the way batches are drawn",),
+        num_tests=2,
+    ),
+)
