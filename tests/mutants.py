@@ -55,7 +55,8 @@ SHUFFLING = "tests/theory/closed_form/test_shuffling.py"
 MINIBATCH = "tests/theory/closed_form/test_minibatch.py"
 AVERAGING = "tests/theory/closed_form/test_averaging.py"
 CORRELATION_TIME = "tests/theory/closed_form/test_correlation_time.py"
-FAMILY = "tests/theory/claims/test_family.py"
+EXACT = "tests/theory/claims/test_exact.py"
+STATIONARITY = "tests/theory/claims/test_stationarity.py"
 LANGEVIN = "tests/theory/closed_form/test_langevin.py"
 PRECONDITIONED = "tests/theory/closed_form/test_preconditioned.py"
 STABILITY = "tests/theory/closed_form/test_stability.py"
@@ -144,9 +145,9 @@ MUTANTS = (
     Mutant("theory/closed_form/preconditioned.py", "return _symmetric(root @ law @ root)", "return _symmetric(law)", PRECONDITIONED),
     Mutant("theory/closed_form/preconditioned.py", "Quadratic(curvatures / (curvatures + epsilon), scale", "Quadratic(curvatures / curvatures, scale", PRECONDITIONED),
     Mutant("theory/closed_form/preconditioned.py", "half = 0.25 * (rate / (1 + mu)", "half = 0.25 * (rate / (1 - mu)", PRECONDITIONED),
-    Mutant("theory/claims/exact.py", "worst = max(errors, key", "worst = min(errors, key", FAMILY),
-    Mutant("theory/claims/exact.py", "margin=DIGITS,", "margin=1e3 * DIGITS,", FAMILY),
-    Mutant("theory/claims/stationarity.py", "binomial_interval(int(hits.sum()), len(hits), TEST_ALPHA)", "binomial_interval(int(hits.sum()), len(hits), 0.9)", FAMILY),
+    Mutant("theory/claims/exact.py", "worst = max(errors, key", "worst = min(errors, key", EXACT),
+    Mutant("theory/claims/exact.py", "margin=DIGITS,", "margin=1e3 * DIGITS,", EXACT),
+    Mutant("theory/claims/stationarity.py", "binomial_interval(int(hits.sum()), len(hits), TEST_ALPHA)", "binomial_interval(int(hits.sum()), len(hits), 0.9)", STATIONARITY),
     # The oracles.
     Mutant("theory/oracle/transition.py", "v_from_w, v_from_v, v_from_noise = keep * curvature, mu * one, keep * one", "v_from_w, v_from_v, v_from_noise = keep * curvature, one, keep * one", LYAPUNOV),
     Mutant("theory/oracle/transition.py", "-keep * eta @ curvature, mu * one, -keep * eta\n", "-keep * eta @ curvature, mu * one, -eta\n", STATIONARY),

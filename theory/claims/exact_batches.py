@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from theory.claims.exact import Answers, each, exact_claim, exact_experiment
 from theory.closed_form.edge import batch_sharpness
+from theory.closed_form.minibatch_moments import stationary_minibatch_moments
 from theory.closed_form.shuffling import epoch_shuffling_factor, shuffled_covariance
 from theory.closed_form.stationary import stationary_covariance
 from theory.judge.claim import Claim, Experiment
@@ -19,6 +20,7 @@ from theory.model.regression import Sampling
 from theory.model.setting import Setting, keyword_setting
 from theory.oracle.dense import settled
 from theory.oracle.transition import transition
+from theory.oracle.update import momentum_update
 
 
 @keyword_setting
@@ -176,6 +178,9 @@ POPULATION = Population(
 )  # fmt: skip
 
 
+SAMPLINGS = {"without replacement": Sampling.WITHOUT_REPLACEMENT, "with replacement": Sampling.WITH_REPLACEMENT}
+
+
 def _sharpness_oracle(setting: Population) -> Answers:
     """Every batch that can be drawn, one after the other."""
     count = len(setting.gradients)
@@ -196,10 +201,7 @@ def _sharpness_oracle(setting: Population) -> Answers:
 
 def _sharpness(setting: Population) -> Answers:
     answers = {}
-    for name, sampling in (
-        ("without replacement", Sampling.WITHOUT_REPLACEMENT),
-        ("with replacement", Sampling.WITH_REPLACEMENT),
-    ):
+    for name, sampling in SAMPLINGS.items():
         found = batch_sharpness(setting.gradients, setting.curvatures, setting.batch_size, sampling=sampling)
         answers[name] = np.array([found.value, found.curvature, found.square])
     return answers
@@ -216,9 +218,91 @@ def _one_curvature(setting: Population) -> Answers:
     return _sharpness(replace(setting, curvatures=mean.copy()))
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Where batches with curvatures of their own settle
+
+
+@keyword_setting
+class Settling(Setting):
+    """Slopes ``(N, k)`` and curvatures ``(N, k, k)`` of N samples, the recursions, and the size of a batch."""
+
+    slopes: NDArray[np.float64]
+    curvatures: NDArray[np.float64]
+    optimizers: tuple[MomentumSGD, ...]
+    batch_size: int
+
+
+SETTLING = Settling(
+    slopes=POPULATION.gradients,
+    curvatures=POPULATION.curvatures,
+    optimizers=(
+        MomentumSGD(0.2),
+        MomentumSGD(0.1, 0.8, dampening=0.3),
+        MomentumSGD(0.1, 0.7, nesterov=True, weight_decay=0.2),
+    ),
+    batch_size=2,
+)
+
+
+def _settling_oracle(setting: Settling, optimizer: MomentumSGD) -> Answers:
+    """E x xᵀ, x = (1, δ, v), carried through every batch over and over: the map of moments, squared until it stays."""
+    k = setting.slopes.shape[1]
+    answers = {}
+    for name in SAMPLINGS:
+        samples = range(len(setting.slopes))
+        batches = list(
+            itertools.product(samples, repeat=setting.batch_size)
+            if name == "with replacement"
+            else itertools.combinations(samples, setting.batch_size)
+        )
+        carried = np.zeros(((2 * k + 1) ** 2,) * 2, dtype=np.longdouble)
+        for batch in batches:
+            states = np.eye(2 * k + 1, dtype=np.longdouble)
+            one, w, v = states[:, :1], states[:, 1 : k + 1], states[:, k + 1 :]
+            slope = setting.slopes[list(batch)].mean(axis=0)
+            gradient = one * slope + w @ setting.curvatures[list(batch)].mean(axis=0)
+            move = np.hstack([one, *momentum_update(optimizer, w, v, gradient)]).T
+            carried += np.kron(move, move) / len(batches)
+        start = np.zeros(len(carried), dtype=np.longdouble)
+        start[0] = 1.0
+        for _ in range(20):
+            carried = carried @ carried
+        moment = (carried @ start).reshape(2 * k + 1, 2 * k + 1)
+        mean = moment[0, 1:]
+        answers[f"mean, {name},"] = mean[:k]  # of the buffer it is 0
+        answers[f"covariance, {name},"] = moment[1:, 1:] - np.multiply.outer(mean, mean)
+    return answers
+
+
+def _settling(setting: Settling, optimizer: MomentumSGD) -> Answers:
+    answers = {}
+    for name, sampling in SAMPLINGS.items():
+        found = stationary_minibatch_moments(
+            setting.slopes, setting.curvatures, optimizer, setting.batch_size, sampling=sampling
+        )
+        answers[f"mean, {name},"] = found.mean[0]
+        answers[f"covariance, {name},"] = found.state_covariance[0]
+    return answers
+
+
+def _settling_additive(setting: Settling, optimizer: MomentumSGD) -> Answers:
+    """(P1): the mean curvature for every sample's own."""
+    mean = np.broadcast_to(setting.curvatures.mean(axis=0), setting.curvatures.shape)
+    return _settling(replace(setting, curvatures=mean.copy()), optimizer)
+
+
+def _settling_swapped(setting: Settling, optimizer: MomentumSGD) -> Answers:
+    found = _settling(setting, optimizer)
+    first, second = (f"covariance, {name}," for name in SAMPLINGS)
+    return {first: found[second], second: found[first]}
+
+
 ORDERS = exact_experiment("epochs-enumerated", "every order of a population of batches", EPOCHS, each(_epochs_oracle))
 DRAWN = exact_experiment("batches-enumerated", "every batch of a population of samples", POPULATION, _sharpness_oracle)
-EXPERIMENTS: tuple[Experiment, ...] = (ORDERS, DRAWN)
+SETTLED = exact_experiment(
+    "batches-settled", "moments carried through every batch until they stay", SETTLING, each(_settling_oracle)
+)
+EXPERIMENTS: tuple[Experiment, ...] = (ORDERS, DRAWN, SETTLED)
 
 CLAIMS: tuple[Claim, ...] = (
     exact_claim(
@@ -249,5 +333,18 @@ CLAIMS: tuple[Claim, ...] = (
         },
         assumptions=("none beyond the way batches are drawn",),
         num_tests=2,
+    ),
+    exact_claim(
+        name="batches-settled",
+        statement="(P2), independent batches: the law that g_B(δ) = s_B + A_B δ settles into, and its mean.",
+        source="own derivation; theory.closed_form.minibatch_moments (1)",
+        experiment=SETTLED,
+        predict=each(_settling),
+        decoys={
+            "additive noise (P1)": each(_settling_additive),
+            "with for without replacement": each(_settling_swapped),
+        },
+        assumptions=("batches independent of each other", "affine batch gradients"),
+        num_tests=4 * len(SETTLING.optimizers),
     ),
 )

@@ -326,7 +326,7 @@ def _excess(problem: RidgeRegression, optimizer: MomentumSGD, rate: float) -> fl
 def _crossing(excess: Callable[[float], float]) -> float:
     low = high = 4e-3
     while excess(high) < 0.0:
-        low, high = high, 1.5 * high
+        low, high = high, 3.0 * high
     return float(brentq(excess, low, high, xtol=1e-13, rtol=1e-12))  # pyright: ignore[reportArgumentType]
 
 

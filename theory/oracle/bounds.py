@@ -10,6 +10,7 @@ No formula of `theory.closed_form` is used; sizes up to a few hundred samples.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from decimal import Decimal, localcontext
@@ -47,6 +48,7 @@ def kl_inverse(risk: Decimal, complexity: Decimal) -> Decimal:
     return largest(lambda other: binary_kl(risk, other) <= complexity, max(risk, Decimal(10) ** -DIGITS), top)
 
 
+@functools.cache
 def binomial_moment(count: int) -> Decimal:
     """E exp(n kl(r̂ ‖ R)) for r̂ the mean of n Bernoulli(R): the same for every R inside (0, 1), summed at R = 1/2."""
     total, half = Decimal(0), Decimal(1) / 2

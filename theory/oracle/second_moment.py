@@ -103,12 +103,8 @@ def enumerated_second_moment(problem: RidgeRegression, optimizer: MomentumSGD, s
                 partial += np.kron(product, product)
         matrix, partial = whole / len(epochs), partial / len(epochs)
     else:
-        batches = list(_batches(problem))
-        matrix = np.zeros((full**2, full**2), dtype=np.longdouble)
-        for batch in batches:
-            one = _affine(problem, optimizer, batch).astype(np.longdouble)
-            matrix += np.kron(one, one)
-        matrix /= len(batches)
+        maps = np.array([_affine(problem, optimizer, batch) for batch in _batches(problem)], dtype=np.longdouble)
+        matrix = np.einsum("bij,bkl->ikjl", maps, maps).reshape(full**2, full**2) / len(maps)
         partial = np.eye(full**2)
     # The last coordinate is the constant 1: its own square is the eigenvalue 1, all others must lie inside the circle.
     inner = np.arange(full**2 - 1)
@@ -164,10 +160,8 @@ def _affine(problem: RidgeRegression, optimizer: MomentumSGD, batch: tuple[int, 
     """The step with this batch as a matrix on (w, v, 1)."""
     inputs, targets = problem.inputs[list(batch)], problem.targets[list(batch)]
     count = problem.dimension
-    columns = []
-    for unit in np.eye(2 * count + 1):
-        weights, buffer, one = unit[:count], unit[count:-1], unit[-1]
-        gradient = inputs.T @ (inputs @ weights - one * targets) / len(batch) + problem.ridge * weights
-        weights, buffer = momentum_update(optimizer, weights, buffer, gradient)
-        columns.append(np.concatenate([weights, buffer, [one]]))
-    return np.array(columns).T
+    units = np.eye(2 * count + 1)
+    weights, buffer, one = units[:, :count], units[:, count:-1], units[:, -1:]
+    gradient = (weights @ inputs.T - one * targets) @ inputs / len(batch) + problem.ridge * weights
+    weights, buffer = momentum_update(optimizer, weights, buffer, gradient)
+    return np.hstack([weights, buffer, one]).T

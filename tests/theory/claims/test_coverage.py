@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -62,10 +63,12 @@ EXACT = {
     "stability": "stability-exact",
     "stationary_covariance": "stationary-exact",
     "stationary_mean": "stationary-exact",
+    "stationary_minibatch_moments": "batches-settled",
     "stationary_variance": "stationary-exact",
     "target_divergence": "optimal-sampling",
     "target_preconditioner": "sandwich-sampling",
     "transient_covariance": "change-exact",
+    "variance_correlation_time": "cycle-averages",
     "variance_elasticities": "elasticities-exact",
     "with_factors": "stationary-exact",
 }
@@ -77,12 +80,8 @@ OTHERWISE = {
 }
 #: Public functions that predict nothing: oracles, and what runs the register.
 NO_FORMULA = {"impulse_response", "lyapunov_covariance", "simulate", "trajectory", "verify"}
-#: Formulas that wait for a claim, each with the test that holds it meanwhile.
-WAITING = {
-    "sampled_batch_sharpness": "tests/theory/closed_form/test_edge.py",
-    "stationary_minibatch_moments": "tests/theory/closed_form/test_minibatch_moments.py",
-    "variance_correlation_time": "tests/theory/closed_form/test_correlation_time.py",
-}
+#: An estimator from drawn samples alone, and the test that holds it.
+ESTIMATORS = {"sampled_batch_sharpness": "tests/theory/closed_form/test_edge.py"}
 BY_NAME = {claim.name: claim for claim in CLAIMS}
 SETTINGS = {experiment.name: experiment.setting for experiment in EXPERIMENTS}
 
@@ -116,7 +115,7 @@ def entered_by(name: str) -> frozenset[object]:
 
 def test_every_public_function_is_in_the_table_once():
     functions = {name for name in theory.__all__ if not isinstance(getattr(theory, name), type)}
-    tables = (set(EXACT), set(OTHERWISE), NO_FORMULA, set(WAITING))
+    tables = (set(EXACT), set(OTHERWISE), NO_FORMULA, set(ESTIMATORS))
     assert functions == set().union(*tables)
     assert sum(map(len, tables)) == len(functions)
 
@@ -136,6 +135,12 @@ def test_its_claim_runs_it(formula):
         assert getattr(source, formula) is getattr(theory, formula)  # judged case by case, in the comparison
         return
     assert getattr(theory, formula).__code__ in entered_by(name)
+
+
+def test_an_estimator_is_held_by_its_test():
+    root = Path(__file__).parents[3]
+    for name, path in ESTIMATORS.items():
+        assert f"{name}(" in (root / path).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("formula", OTHERWISE)

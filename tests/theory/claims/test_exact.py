@@ -1,4 +1,4 @@
-"""Exact claims: each holds to ten digits, sees the ninth of any answer, and refutes its decoys; nothing slips through."""
+"""Exact claims: each holds to ten digits, sees the ninth of any answer, and refutes its decoys; nothing slips by."""
 
 from __future__ import annotations
 
