@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from theory.judge.claim import Claim, Comparison, Experiment, Progress
 from theory.judge.evidence import Evidence
 from theory.judge.verdict import Kind
-from theory.model.optimizer import MomentumSGD
 from theory.model.setting import Setting
 
 #: Relative error that an exact claim finds.
@@ -20,7 +19,7 @@ DIGITS = 1e-10
 Answers = Mapping[str, NDArray[Any]]
 
 
-def each(answer: Callable[[Any, MomentumSGD], Answers]) -> Callable[[Any], Answers]:
+def each(answer: Callable[[Any, Any], Answers]) -> Callable[[Any], Answers]:
     """The answers for every one of a setting's `optimizers`, under names that end in its number."""
 
     def answers(setting: Any) -> Answers:

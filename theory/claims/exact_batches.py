@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from theory.claims.exact import Answers, each, exact_claim, exact_experiment
 from theory.closed_form.edge import batch_sharpness
 from theory.closed_form.minibatch_moments import stationary_minibatch_moments
-from theory.closed_form.shuffling import epoch_shuffling_factor, shuffled_covariance
+from theory.closed_form.shuffling import Phase, epoch_shuffling_factor, shuffled_covariance
 from theory.closed_form.stationary import stationary_covariance
 from theory.judge.claim import Claim, Experiment
 from theory.model.optimizer import MomentumSGD
@@ -65,7 +66,7 @@ EPOCHS = Epochs(
 
 
 def _problem(setting: Epochs) -> Quadratic:
-    return Quadratic(setting.hessian, setting.noises.T @ setting.noises / len(setting.noises))
+    return Quadratic(setting.hessian, np.asarray(setting.noises.T @ setting.noises / len(setting.noises), np.float64))
 
 
 def _run_through(problem: Quadratic, optimizer: MomentumSGD, noises: NDArray, share: float) -> list[NDArray]:
@@ -121,7 +122,12 @@ def _epochs(setting: Epochs, optimizer: MomentumSGD) -> Answers:
         ),
     }
     if not optimizer.nesterov and not optimizer.dampening and not optimizer.weight_decay:
-        phases = (("end", 1.0), (setting.phase, 1.0), ("mean", 1.0), ("end", setting.share))
+        phases: tuple[tuple[Phase, float], ...] = (
+            ("end", 1.0),
+            (setting.phase, 1.0),
+            ("mean", 1.0),
+            ("end", setting.share),
+        )
         answers["factors"] = np.array([
             epoch_shuffling_factor(
                 optimizer.learning_rate, optimizer.momentum, setting.curvature, count, phase, share
@@ -257,7 +263,7 @@ def _settling_oracle(setting: Settling, optimizer: MomentumSGD) -> Answers:
         )
         carried = np.zeros(((2 * k + 1) ** 2,) * 2, dtype=np.longdouble)
         for batch in batches:
-            states = np.eye(2 * k + 1, dtype=np.longdouble)
+            states: Any = np.eye(2 * k + 1, dtype=np.longdouble)
             one, w, v = states[:, :1], states[:, 1 : k + 1], states[:, k + 1 :]
             slope = setting.slopes[list(batch)].mean(axis=0)
             gradient = one * slope + w @ setting.curvatures[list(batch)].mean(axis=0)

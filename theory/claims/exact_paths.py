@@ -59,7 +59,10 @@ OPTIMIZERS = (
     MomentumSGD(0.1, 0.9, nesterov=True, weight_decay=0.3),
     MomentumSGD(0.5, 0.9, dampening=0.9, discount=0.7, weight_decay=0.1),
     MomentumSGD(
-        0.1, 0.8, weight_decay=0.2, groups=ParameterGroups(rate_factors=[1.0, 0.5, 2.0], decay_factors=[1.0, 0.0, 3.0])
+        0.1,
+        0.8,
+        weight_decay=0.2,
+        groups=ParameterGroups(rate_factors=np.array([1.0, 0.5, 2.0]), decay_factors=np.array([1.0, 0.0, 3.0])),
     ),
 )
 MOVED = replace(SPIKED, optimum=PROBLEM.optimum)
@@ -263,7 +266,7 @@ SCHEDULED = Scheduled(
         MomentumSGD(0.1, 0.85),
         MomentumSGD(0.1, 0.85, dampening=0.4, weight_decay=0.05, form="position"),
         MomentumSGD(0.1, 0.85, nesterov=True, weight_decay=0.05),
-        MomentumSGD(0.1, 0.85, weight_decay=0.1, groups=ParameterGroups(decay_factors=[1.0, 0.0, 2.0])),
+        MomentumSGD(0.1, 0.85, weight_decay=0.1, groups=ParameterGroups(decay_factors=np.array([1.0, 0.0, 2.0]))),
     ),
     rates=0.02 + 0.15 * np.cos(0.5 * np.pi * _TIME / 60) ** 2,
     momenta=0.85 - 0.1 * np.sin(np.pi * _TIME / 48) ** 2,
@@ -295,7 +298,8 @@ def _scheduled_oracle(setting: Scheduled, optimizer: MomentumSGD) -> Answers:
     m = setting.problem.dimension
     state = _settled(setting.problem, optimizer)
     mean = np.concatenate([START, np.zeros(m)]).astype(np.longdouble)
-    states, means, quasi = [state], [mean], [state[:m, :m]]
+    states: list[NDArray] = [state]
+    means, quasi = [mean], [state[:m, :m]]
     for t in range(setting.steps[-1]):
         problem, now = _instant(setting, optimizer, t)
         step, _, forcing, push = _dense(problem, now)

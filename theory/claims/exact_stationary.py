@@ -437,7 +437,7 @@ def _by_rank(setting: Stationarity, optimizer: MomentumSGD) -> Answers:
 def _step_size_left_out(setting: Stationarity, optimizer: MomentumSGD) -> Answers:
     """The small-step law's parts for the whole."""
     found = _parts(setting, optimizer)
-    return {"total": sum(value for name, value in found.items() if name not in ("total", "step_size"))}
+    return {"total": np.sum([value for name, value in found.items() if name not in ("total", "step_size")], axis=0)}
 
 
 def _heavy_ball_step(setting: Stationarity, optimizer: MomentumSGD) -> Answers:
