@@ -66,7 +66,7 @@ EPOCHS = Epochs(
 
 
 def _problem(setting: Epochs) -> Quadratic:
-    return Quadratic(setting.hessian, np.asarray(setting.noises.T @ setting.noises / len(setting.noises), np.float64))
+    return Quadratic(setting.hessian, np.cov(setting.noises, rowvar=False, bias=True))
 
 
 def _run_through(problem: Quadratic, optimizer: MomentumSGD, noises: NDArray, share: float) -> list[NDArray]:

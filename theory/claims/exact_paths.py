@@ -299,7 +299,8 @@ def _scheduled_oracle(setting: Scheduled, optimizer: MomentumSGD) -> Answers:
     state = _settled(setting.problem, optimizer)
     mean = np.concatenate([START, np.zeros(m)]).astype(np.longdouble)
     states: list[NDArray] = [state]
-    means, quasi = [mean], [state[:m, :m]]
+    means: list[NDArray] = [mean]
+    quasi = [state[:m, :m]]
     for t in range(setting.steps[-1]):
         problem, now = _instant(setting, optimizer, t)
         step, _, forcing, push = _dense(problem, now)
