@@ -22,6 +22,7 @@ USAGE = """usage: spikeshrink [--version] PROGRAM COMMAND …
 
 programs (each has --help):
 {programs}
+  gate                  does a model's training meet the assumptions? an exit status for CI
   completion bash|zsh   completion of names, for `eval "$(spikeshrink completion bash)"`
 """
 
@@ -51,6 +52,10 @@ def _dispatch(words: list[str]) -> int:
 
         program = importlib.import_module(PROGRAMS[words[0]][0])
         return program.main(words[1:], prog=f"spikeshrink {words[0]}")
+    if words[:1] == ["gate"]:
+        from empirical.__main__ import main as empirical
+
+        return empirical(words, prog="spikeshrink")
     if words[:1] == ["completion"]:
         from spikeshrink.completion import script
 
@@ -61,7 +66,7 @@ def _dispatch(words: list[str]) -> int:
         print(usage, end="")
         return 0
     wrong = f"unknown program {words[0]!r}" if words else "a program is needed"
-    names = ", ".join([*PROGRAMS, "completion"])
+    names = ", ".join([*PROGRAMS, "gate", "completion"])
     raise ValueError(f"{wrong}: it must be one of {names}; see `spikeshrink --help`.")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 _HOME = {
     "Alignment": "alignment",
-    "Assumptions": "assumptions",
+    "AssumptionReport": "assumptions",
     "Branches": "ensemble",
     "Eigenpairs": "lanczos",
     "GradientCovarianceOperator": "operators",

@@ -1,164 +1,836 @@
-r"""Does a training run meet the theory's assumptions? For any torch model, as quantities with intervals.
+r"""Does a training run meet the theory's assumptions? For anybody's torch model: numbers, intervals, nulls, verdicts.
 
-Quantities, which `theory.judge.gate` can put thresholds on: those of `empirical.measure.quantities`. A run none of
-whose tracked directions is stable has a stability fraction and nothing else: the gate fails, and says so.
+Checks (each has its rule; `RULES` says what a failure costs)
+    stability               η(λ₁+β) over its largest stable value; below 1
+    mean_square_stability   η over the edge of the second moment under mini-batch noise (E1), steepest modes; below 1
+    batch_sharpness         η E_B[g_BᵀH_Bg_B]/E_B|g_B|² over the deterministic edge; below 1
+    commutativity           excess of χ over random rotation of C, whole space; above a half (`commuting`)
+    commutativity_deflated  the same off the tracked directions
+    commutativity_top       price in the tracked directions against two nulls (`theory.closed_form.rotated_noise`)
+    price                   nats per tracked direction; at most 0.1
+    alignment               mean cosine cᵢ within them, against the same nulls
+    expansion               error of the quadratic expansion at radius σ; at most a quarter
+    optimum                 mean of (Δᵢ/σᵢ)², Δ the Newton step to where the gradient vanishes; χ²_k/k where stationary
+    drift                   variance between contiguous parts of the data over what exchangeable samples give
+    whiteness               correlation of neighbouring parts' mean slopes; as of exchangeable samples
+    positive_curvature      most negative curvature over the largest; at most a tenth
+    stationarity            first fluctuation–dissipation relation along a run of steps, where steps are asked for
+    shuffling, underdamped, relaxation   reported
+Data      The samples are taken as a draw from the training distribution: intervals are over samples, at fixed
+          eigenvectors; those of the excess over probes.
+Top k     As many as asked for, at most a quarter of the samples, and of these the ones with positive curvature, noise
+          and a stationary law. No verdict of commutation is relative to k: its nulls have the same k. The note on the
+          price gives it for fewer directions too.
+Outcome   fail if a check fails, inconclusive if none fails and one is, else pass. A rate beyond the edge is a fail with
+          a report, and what needs a stationary law is then not judged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor, nn
 
-from empirical.measure.alignment import alignment
+from empirical.measure.commuting import Excess, commutation_excess
 from empirical.measure.expansion import expansion_error
-from empirical.measure.lanczos import top_eigenpairs
+from empirical.measure.lanczos import Eigenpairs, NotConvergedError, top_eigenpairs
 from empirical.measure.landscape import Landscape
-from empirical.measure.noise import gradient_noise
 from empirical.measure.operators import (
     GradientCovarianceOperator,
     HessianOperator,
     bilinear_curvatures,
+    directional_derivatives,
     noise_factor,
-    probe_determinism,
+    project_gradients,
 )
-from empirical.measure.quantities import of_directions, of_expansion, stability
+from empirical.measure.optimizers import Optimizing, read_optimizer
+from empirical.measure.posterior import price_interval
+from empirical.measure.quantities import of_expansion, stability
+from empirical.measure.subject import Loss, Stochastic, Subject, UserLandscape, attacked, quiet, subject
 from empirical.settings.measuring import BatchNorm
-from empirical.training.loss import PerSampleLoss, cross_entropy
-from theory.closed_form.stability import modes
+from theory.closed_form.edge import mean_square_edge, sampled_batch_sharpness
+from theory.closed_form.rotated_noise import ALPHA, Commuting, NullTest, commutation_test, prices
+from theory.closed_form.shuffling import epoch_shuffling_factor
+from theory.closed_form.stability import modes, stability_ratio
 from theory.closed_form.stationary import stationary_variance
-from theory.judge.gate import GateReport, Quantity, Thresholds, decide
+from theory.judge.fluctuation import FluctuationStatus, first_fluctuation_dissipation
+from theory.judge.gate import Check, GateReport, Quantity, Result, Thresholds, decide
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
+from theory.model.regression import Sampling
 
-#: Gate of `check_assumptions` unless told otherwise: a tenth of a nat and a quarter of the loss's change.
-DEFAULT_THRESHOLDS = Thresholds(
-    maximum={"price_per_direction": 0.1, "expansion_error": 0.25, "stability_fraction": 1.0},
-    minimum={"direction_cosine": 0.5},
-)
+__all__ = ["RULES", "AssumptionReport", "check_assumptions"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is demanded of a quantity unless told otherwise, and what it costs where it fails."""
+
+    largest: float | None = None
+    smallest: float | None = None
+    cost: str = ""
+
+    def __str__(self) -> str:
+        if self.largest is not None:
+            return f"at most {self.largest:g}"
+        return f"at least {self.smallest:g}" if self.smallest is not None else "reported"
+
+
+#: Default demands. Limits that are no null's quantile are prices in the bound: a tenth of a nat a direction, a quarter
+#: of the loss's change, a tenth of the curvature; a half is midway between the two ends of the excess.
+RULES: Mapping[str, Rule] = {
+    "stability": Rule(largest=1.0, cost="no stationary law: the iterates diverge along the steepest direction"),
+    "mean_square_stability": Rule(largest=1.0, cost="the second moment diverges: no posterior covariance exists"),
+    "batch_sharpness": Rule(largest=1.0, cost="single batches overshoot: steps are beyond every batch's edge"),
+    "commutativity": Rule(smallest=0.5, cost="H and C share no eigenbasis: only (S2) holds, no product form"),
+    "commutativity_deflated": Rule(
+        smallest=0.5, cost="the bulk's noise is as if random: products hold for outliers alone"
+    ),
+    "commutativity_top": Rule(cost="(S1) is no better than for random noise: correlations between modes are missing"),
+    "price": Rule(largest=0.1, cost="nats a direction by which the KL term of the bound is too small"),
+    "alignment": Rule(cost="tracked directions are no eigenvectors of the noise"),
+    "expansion": Rule(
+        largest=0.25, cost="the loss is no quadratic at the posterior's width: tr(HΣ)/2 is off by as much"
+    ),
+    "optimum": Rule(cost="the run is still travelling: its mean is off the optimum by more than the posterior's width"),
+    "drift": Rule(cost="the data's parts pull apart: batches are no draws from one law"),
+    "whiteness": Rule(cost="neighbouring batches are correlated: (S1) with white noise is the wrong law"),
+    "positive_curvature": Rule(largest=0.1, cost="a saddle: along negative curvature there is no stationary law"),
+    "stationarity": Rule(cost="dissipation and fluctuation do not balance: the run is not stationary"),
+    "shuffling": Rule(),
+    "underdamped": Rule(),
+    "relaxation": Rule(),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assumptions:
-    """What was found, and what the gate makes of it.
+class AssumptionReport:
+    """What was found, by name; also as attributes: ``report.commutativity.supported``.
 
     Attributes:
-        quantities: the numbers, with intervals.
-        report: the gate's report under the thresholds given.
-        curvatures: λ of the tracked directions, shape ``(k,)``.
+        gate: all checks under the rules or under the thresholds given, as the gate's files and exit status.
+        checks: name to estimate, interval, null, result and reason.
+        curvatures: λ of the tracked directions, shape ``(k,)``, without weight decay.
         noise_variances: γ of the mini-batch gradient in them, shape ``(k,)``.
-        variances: σ² predicted by (S1), white noise; NaN-free: only stable directions of positive curvature.
+        variances: σ² of (S1) for white noise, shape ``(k,)``.
+        shuffled_variances: the same under shuffled epochs, averaged over an epoch; None with replacement.
+        samples: measured.
+        notes: what was left out, cut or assumed.
+        seconds: taken.
     """
 
-    quantities: tuple[Quantity, ...]
-    report: GateReport
-    curvatures: NDArray[np.float64]
-    noise_variances: NDArray[np.float64]
-    variances: NDArray[np.float64]
+    gate: GateReport
+    checks: Mapping[str, Check]
+    curvatures: Array
+    noise_variances: Array
+    variances: Array
+    shuffled_variances: Array | None
+    samples: int
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def outcome(self) -> str:
+        """``"pass"``, ``"fail"`` or ``"inconclusive"``."""
+        return {0: "pass", 1: "fail", 3: "inconclusive"}[self.gate.status]
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """Whatever thresholds may be put on."""
+        return tuple(
+            Quantity(name=check.name, estimate=check.estimate, interval=check.interval, note="")
+            for check in self.checks.values()
+            if check.estimate is not None
+        )
+
+    def against(self, thresholds: Thresholds) -> GateReport:
+        """A gate of these demands alone."""
+        return decide(thresholds, quantities=self.quantities)
+
+    def __getattr__(self, name: str) -> Check:
+        checks = self.__dict__.get("checks", {})
+        if name in checks:
+            return checks[name]
+        raise AttributeError(f"a report has no {name!r}; its checks: {', '.join(checks)}")
+
+    def __str__(self) -> str:
+        lines = [f"assumptions: {self.outcome} ({self.samples} samples, {self.seconds:.1f} s)", self.gate.table()]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def check_assumptions(
     model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
+    loss: Loss,
+    batches: Iterable[Any],
     *,
-    learning_rate: float,
-    batch_size: int,
+    learning_rate: float | None = None,
     momentum: float = 0.0,
+    batch_size: int | None = None,
+    sampling: str = "shuffled",
+    weight_decay: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
-    per_sample_loss: PerSampleLoss = cross_entropy,
+    from_optimizer: torch.optim.Optimizer | None = None,
+    forward: Callable[[nn.Module, Any], tuple[Any, Any]] | None = None,
+    params: Sequence[str] | Sequence[nn.Parameter] | None = None,
+    top_k: int = 10,
+    attack: Callable[[nn.Module, Any], Any] | None = None,
+    stochastic: Stochastic = "refuse",
     batch_norm: BatchNorm = "eval",
-    eigenpairs: int = 10,
-    attack: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None,
+    budget: float | str = "2 min",
+    samples: int = 4096,
+    steps: int = 0,
     thresholds: Thresholds | None = None,
-    dtype: torch.dtype = torch.float64,
-    chunk: int = 1024,
+    dtype: torch.dtype | None = None,
+    chunk: int | None = None,
+    progress: bool | None = None,
     seed: int = 0,
-) -> Assumptions:
-    """Measure the assumptions of the stationary law on a user's own model, and gate them.
+) -> AssumptionReport:
+    """Measure the assumptions of the stationary law on anybody's model, and judge them.
 
     Args:
-        model: the network at the weights to be judged; left as it is.
-        inputs: training inputs ``(N, …)``.
-        targets: training targets ``(N, …)``.
+        model: the network at the weights to be judged; left exactly as it is, also by an error.
+        loss: ``loss(model, batch)`` or ``loss(outputs, targets)``, one loss a sample.
+        batches: any iterable of batches, in the order of training.
         learning_rate: η of the run.
-        batch_size: mini-batch size of the run.
         momentum: μ of torch's SGD.
-        dampening: d of torch's SGD.
+        batch_size: of the run; default: the first batch's.
+        sampling: "shuffled" (epochs) or "replacement".
+        weight_decay: β.
+        dampening: d.
         nesterov: whether torch's SGD looks ahead.
-        weight_decay: β of torch's SGD.
-        per_sample_loss: maps ``(outputs, targets)`` to ``(B,)`` losses.
-        batch_norm: mode in which the loss is differentiated; per-sample gradients need "eval" or "frozen-batch".
-        eigenpairs: k tracked directions.
-        attack: makes adversarial inputs once, before measuring: ``attack(model, inputs, targets)``.
-        thresholds: the gate; default `DEFAULT_THRESHOLDS`.
-        dtype: arithmetic.
+        from_optimizer: a torch.optim.SGD or AdamW instead of the five above, parameter groups and all.
+        forward: ``forward(model, batch)`` gives (outputs, targets) of a batch that is no pair.
+        params: the parameters to vary; default: those that require gradients.
+        top_k: directions tracked, at most.
+        attack: ``attack(model, batch)`` gives the batch to train on; run again wherever the loss is expanded.
+        stochastic: of dropout in train mode: "refuse", "freeze" (off) or "measure" (as noise).
+        batch_norm: "eval" or "frozen-batch"; "train" has no gradients of single samples.
+        budget: seconds, or "90 s", "2 min", "1 h": fewer samples and no optional checks where time is short.
+        samples: most samples measured.
+        steps: training steps of a copy behind the stationarity check; 0: none.
+        thresholds: demands in place of the rules.
+        dtype: torch.float32 or float64; default: float64 up to a million weights.
         chunk: samples differentiated at once.
-        seed: of start vectors and resampling.
+        progress: show it on standard error; default: on a terminal.
+        seed: of start vectors, probes and nulls.
 
     Raises:
-        ValueError: if a setting is out of range, or k exceeds the samples or parameters.
+        ValueError: one line naming the argument, the rule and what was found.
+        TypeError: if an argument is of a wrong kind.
     """
+    started = time.monotonic()
+    where = "check_assumptions"
     if batch_norm == "train":
         raise ValueError(
-            "`check_assumptions(batch_norm=...)` must be eval or frozen-batch: per-sample gradients don't exist in "
-            "train mode; got 'train'."
+            f"`{where}(batch_norm=...)` must be eval or frozen-batch: per-sample gradients don't exist in train mode; "
+            f"got 'train'."
         )
-    optimizer = MomentumSGD(learning_rate, momentum, dampening, nesterov, weight_decay)
-    if attack is not None:
-        inputs = attack(model, inputs, targets)
-    landscape = Landscape(
-        model, inputs, targets, per_sample_loss=per_sample_loss, batch_norm=batch_norm, dtype=dtype, chunk=chunk
-    )
-    limit = min(landscape.dimension, landscape.num_units - 1)
-    if not 1 <= eigenpairs <= limit:
-        raise ValueError(
-            f"`check_assumptions(eigenpairs=...)` must lie in [1, {limit}] ({landscape.dimension} parameters, "
-            f"{landscape.num_units} samples); got {eigenpairs}."
+    if sampling not in ("shuffled", "replacement"):
+        raise ValueError(f"`{where}(sampling=...)` must be shuffled or replacement; got {sampling!r}.")
+    for name, value, least in (("top_k", top_k, 1), ("samples", samples, 8), ("steps", steps, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"`{where}({name}=...)` must be an integer >= {least}; got {value!r}.")
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"`{where}(batch_size=...)` must be an integer >= 1; got {batch_size!r}.")
+    allowed = _seconds(budget)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`{where}(model=...)` must be a torch.nn.Module; got {type(model).__name__}.")
+    optimizing = _optimizing(model, from_optimizer, learning_rate, momentum, dampening, nesterov, weight_decay)
+    with quiet(model):
+        item = subject(
+            model,
+            loss,
+            batches,
+            forward=forward,
+            params=params,
+            attack=attack,
+            stochastic=stochastic,
+            batch_norm=batch_norm,
+            samples=samples,
+            dtype=dtype,
+            chunk=chunk,
         )
-    hessian, covariance = HessianOperator(landscape), GradientCovarianceOperator(landscape)
-    probe_determinism(hessian)
-    pairs = top_eigenpairs(hessian, eigenpairs, tolerance=1e-5, max_products=60 + 40 * eigenpairs, seed=seed).require()
-    noise = gradient_noise(landscape, pairs.basis, seed=seed)
-    factor = noise_factor(landscape.num_units, batch_size)
-    found = alignment(hessian, covariance, pairs, num_probes=4, seed=seed)
-    lam = pairs.largest.numpy()
-    samples = bilinear_curvatures(landscape, pairs.basis, pairs.basis).cpu().numpy()
-    # Of the steepest direction, also where it has no stationary law and is left out of everything else.
-    steepest = stability(samples[:, 0], float(lam[0]), optimizer)
-    usable = (lam > 0) & (noise.variances.values > 0) & modes(lam, optimizer).stable
-    lam, gamma = lam[usable], noise.variances.values[usable] * factor
-    if not usable.any():  # no radius, no price: instability is a result of its own
-        report = decide(thresholds or DEFAULT_THRESHOLDS, quantities=(steepest,))
-        return Assumptions(
-            quantities=(steepest,), report=report, curvatures=lam, noise_variances=gamma, variances=np.empty(0)
+        optimizing.dress(item.landscape)
+        size = item.batch_sizes[0] if batch_size is None else batch_size
+        total = max(sum(item.batch_sizes), (item.num_batches or 0) * item.batch_sizes[0])
+        if size > total:
+            raise ValueError(f"`{where}(batch_size=...)` must not exceed the data, {total} samples; got {size}.")
+        run = _Run(
+            item=item,
+            optimizing=optimizing,
+            optimizer=optimizing.optimizer,
+            batch_size=size,
+            population=total,
+            shuffled=sampling == "shuffled",
+            top_k=top_k,
+            attack=attack,
+            stochastic=stochastic,
+            steps=steps,
+            deadline=started + allowed,
+            seed=seed,
+            progress=sys.stderr.isatty() if progress is None else progress,
         )
-    variances = stationary_variance(Quadratic(lam, gamma), optimizer)
-    chosen = torch.as_tensor(np.flatnonzero(usable), device=landscape.device)
-    basis = pairs.basis[:, chosen]
-    radii = torch.as_tensor(np.sqrt(variances), dtype=basis.dtype, device=basis.device)
-    expansion = expansion_error(landscape, basis * radii, even=True, seed=seed)
-    influences = found.direction_influences
-    price, cosine, relaxation = of_directions(
-        optimizer,
-        curvatures=lam,
-        curvature_samples=samples[:, usable],
-        projections=noise.projections[:, usable],
-        cosines=found.direction_cosines[: len(usable)][usable],
-        cosine_influences=None if influences is None else influences[:, : len(usable)][:, usable],
-        noise_factor=factor,
+        measured = run.measure()
+    gate = GateReport(checks=tuple(measured["checks"].values()))
+    if thresholds is not None:
+        gate = decide(thresholds, quantities=_quantities_of(measured["checks"]))
+    return AssumptionReport(gate=gate, seconds=time.monotonic() - started, **measured)
+
+
+def _quantities_of(checks: Mapping[str, Check]) -> tuple[Quantity, ...]:
+    return tuple(
+        Quantity(name=check.name, estimate=check.estimate, interval=check.interval)
+        for check in checks.values()
+        if check.estimate is not None
     )
-    quantities = (price, cosine, of_expansion(expansion), steepest, relaxation)
-    return Assumptions(
-        quantities=quantities,
-        report=decide(thresholds or DEFAULT_THRESHOLDS, quantities=quantities),
-        curvatures=lam,
-        noise_variances=gamma,
-        variances=variances,
-    )
+
+
+def _optimizing(
+    model: nn.Module,
+    given: torch.optim.Optimizer | None,
+    learning_rate: Any,
+    momentum: Any,
+    dampening: Any,
+    nesterov: bool,
+    weight_decay: Any,
+) -> Optimizing:
+    where = "check_assumptions"
+    if given is not None:
+        if learning_rate is not None:
+            raise ValueError(f"`{where}(learning_rate=...)` must not be given beside from_optimizer; got both.")
+        return read_optimizer(given, model)
+    if learning_rate is None:
+        raise ValueError(f"`{where}(learning_rate=...)` is needed (or from_optimizer=); got None.")
+    for name, value in (
+        ("learning_rate", learning_rate),
+        ("momentum", momentum),
+        ("dampening", dampening),
+        ("weight_decay", weight_decay),
+    ):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"`{where}({name}=...)` must be a finite number; got {str(value)[:40]}.")
+    if not learning_rate > 0:
+        raise ValueError(f"`{where}(learning_rate=...)` must be > 0; got {learning_rate}.")
+    return Optimizing(optimizer=MomentumSGD(learning_rate, momentum, dampening, nesterov, weight_decay))
+
+
+def _seconds(budget: float | str) -> float:
+    units = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "": 1.0}
+    found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*([a-z]*)\s*", str(budget))
+    try:
+        value = float(found[1]) * units[found[2]] if found else math.nan
+    except (KeyError, ValueError):
+        value = math.nan
+    if isinstance(budget, bool) or not value > 0:
+        raise ValueError(f"`check_assumptions(budget=...)` must be seconds > 0, or such as '2 min'; got {budget!r}.")
+    return value
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One measurement under a deadline."""
+
+    item: Subject
+    optimizing: Optimizing
+    optimizer: MomentumSGD
+    batch_size: int
+    population: int
+    shuffled: bool
+    top_k: int
+    attack: Callable[[nn.Module, Any], Any] | None
+    stochastic: str
+    steps: int
+    deadline: float
+    seed: int
+    progress: bool
+    notes: list[str] = field(default_factory=list)
+    checks: dict[str, Check] = field(default_factory=dict)
+
+    def measure(self) -> dict[str, Any]:
+        landscape = self.item.landscape
+        seconds, landscape = self._affordable(landscape)
+        count = landscape.num_units
+        if count < 8:
+            raise ValueError(f"`check_assumptions(batches=...)` must hold at least 8 samples; got {count}.")
+        k = min(self.top_k, landscape.dimension, max(count // 4, 1))
+        if k < self.top_k:
+            self.notes.append(f"{k} directions tracked: {landscape.dimension} weights, {count} samples")
+        self._say("curvature")
+        hessian = HessianOperator(landscape, method="double-backward")
+        pairs = self._pairs(hessian, k)
+        lam, basis = pairs.largest.double().cpu().numpy(), pairs.basis
+        k = len(lam)
+        self._say("noise")
+        slopes = self._slopes(landscape, basis)
+        sampled = bilinear_curvatures(landscape, basis, basis).cpu().numpy()
+        factor = self._factor(count)
+        steepest = stability(sampled[:, 0], float(lam[0]), self.optimizer)
+        self._limit(steepest)
+        self._saddle(pairs, float(lam[0]))
+        gamma = slopes.var(axis=0, ddof=1) * factor
+        usable = (lam > 0) & modes(lam, self.optimizer).stable & (gamma > 1e-14 * gamma.max(initial=0.0))
+        self._parts(slopes)
+        self._batches(landscape, seconds)
+        self._whole(landscape, hessian, pairs, seconds)
+        lam, gamma, slopes = lam[usable], gamma[usable], slopes[:, usable]
+        variances, shuffled = np.empty(0), None
+        if not usable.any():
+            for name in ("mean_square_stability", "commutativity_top", "price", "alignment", "expansion", "optimum"):
+                self._none(name, "no tracked direction has a stationary law")
+        else:
+            variances = stationary_variance(Quadratic(lam, gamma), self.optimizer)
+            chosen = torch.as_tensor(np.flatnonzero(usable), device=landscape.device)
+            basis = basis[:, chosen]
+            self._mean_square(landscape, basis)
+            self._top(slopes, lam, factor)
+            self._say("expansion")
+            self._expansion(landscape, basis, variances)
+            self._optimum(landscape, basis, slopes, lam, variances)
+            shuffled = self._modes(lam, variances, sampled[:, usable])
+        self._stationarity(landscape, seconds)
+        self._say("")
+        return {
+            "checks": {name: self.checks[name] for name in RULES if name in self.checks},
+            "curvatures": lam,
+            "noise_variances": gamma,
+            "variances": variances,
+            "shuffled_variances": shuffled,
+            "samples": count,
+            "notes": (*self.notes, *self.optimizing.notes),
+        }
+
+    # ------------------------------------------------------------------------------------------------ what is measured
+
+    def _affordable(self, landscape: Landscape) -> tuple[float, Landscape]:
+        """Seconds of a Hessian product, and as many samples as the budget carries."""
+        few = landscape.subset(torch.arange(min(32, landscape.num_units), device=landscape.device))
+        vector = torch.ones(landscape.dimension, 1, dtype=landscape.dtype, device=landscape.device)
+        operator = HessianOperator(few, method="double-backward")
+        operator.matmat(vector)
+        start = time.perf_counter()
+        operator.matmat(vector)
+        each = (time.perf_counter() - start) / few.num_units
+        products = 45 + 14 * self.top_k
+        left = 0.8 * (self.deadline - time.monotonic())
+        fits = int(left / (each * products))
+        if fits < landscape.num_units:
+            kept = max(fits, min(landscape.num_units, 4 * self.top_k, 64), 8)
+            generator = torch.Generator().manual_seed(self.seed)
+            index = torch.randperm(landscape.num_units, generator=generator)[:kept].sort().values
+            self.notes.append(f"{kept} of {landscape.num_units} samples measured, for the budget")
+            landscape = landscape.subset(index.to(landscape.device))
+        return each * landscape.num_units, landscape
+
+    def _time_for(self, seconds: float) -> bool:
+        return time.monotonic() + seconds <= self.deadline
+
+    def _pairs(self, hessian: HessianOperator, k: int) -> Eigenpairs:
+        lowest = 1 if k < hessian.dimension else 0
+        most = 60 + 40 * (k + lowest)
+        try:
+            return top_eigenpairs(
+                hessian, k, num_smallest=lowest, tolerance=1e-5, max_products=most, seed=self.seed
+            ).require()
+        except NotConvergedError:
+            self.notes.append("the most negative curvature did not converge: not judged")
+            try:
+                return top_eigenpairs(hessian, k, tolerance=1e-4, max_products=most, seed=self.seed).require()
+            except NotConvergedError as error:
+                raise ValueError(f"`check_assumptions(top_k=...)`: {error} Ask for fewer directions.") from None
+
+    def _slopes(self, landscape: Landscape, basis: Tensor) -> Array:
+        large = landscape.dimension > 1_000_000 and basis.shape[1] <= 5
+        if self.stochastic == "measure" and self.item.drawing:
+            self.notes.append("noise measured with dropout drawn anew, curvature with dropout off")
+            for module in self.item.drawing:
+                module.train()
+            try:
+                with torch.random.fork_rng():
+                    torch.manual_seed(self.seed)
+                    rows = [directional_derivatives(landscape, basis, units) for units in landscape.chunks()]
+            finally:
+                for module in self.item.drawing:
+                    module.eval()
+            return torch.cat(rows).double().cpu().numpy()
+        method = "jvp" if large else "per-sample-gradients"
+        return project_gradients(landscape, basis, method=method).values.cpu().numpy()
+
+    def _factor(self, count: int) -> float:
+        if not self.shuffled:
+            return noise_factor(max(self.population, self.batch_size), self.batch_size, with_replacement=True)
+        return noise_factor(self.population, self.batch_size)
+
+    # ---------------------------------------------------------------------------------------------------------- checks
+
+    def _add(self, name: str, result: Result, reason: str, **more: Any) -> None:
+        rule = more.pop("rule", str(RULES[name]))
+        more = {"estimate": None, "interval": None, **more}
+        self.checks[name] = Check(name=name, rule=rule, result=result, reason=reason, cost=RULES[name].cost, **more)
+
+    def _none(self, name: str, reason: str) -> None:
+        self._add(name, Result.REPORTED, reason, rule="not judged")
+
+    def _limit(self, quantity: Quantity, *, null: str = "", note: str = "") -> None:
+        """A quantity against the limit of its rule."""
+        rule, name = RULES[quantity.name], quantity.name
+        limits = {"maximum" if rule.largest is not None else "minimum": {name: rule.largest or rule.smallest}}
+        check = decide(Thresholds(**limits), quantities=(quantity,)).checks[0]  # pyright: ignore[reportArgumentType]
+        reason = f"{check.reason}; {note}" if note else check.reason
+        self._add(name, check.result, reason, estimate=check.estimate, interval=check.interval, null=null)
+
+    def _saddle(self, pairs: Eigenpairs, steepest: float) -> None:
+        lowest = float(pairs.values[-1])
+        if len(pairs.values) == pairs.num_largest and pairs.num_largest < pairs.vectors.shape[0]:
+            self._none("positive_curvature", "the lower end of the spectrum was not found")
+            return
+        if not steepest > 0:
+            self._add("positive_curvature", Result.FAIL, "no curvature is positive", estimate=1.0, interval=(1.0, 1.0))
+            return
+        bound = float(pairs.error_bounds[-1])
+        ends = tuple(max(-(lowest + sign * bound), 0.0) / steepest for sign in (1.0, -1.0))
+        self._limit(
+            Quantity(name="positive_curvature", estimate=max(-lowest, 0.0) / steepest, interval=(ends[0], ends[1])),
+            note=f"{int((pairs.largest <= 0).sum())} of {pairs.num_largest} tracked are not positive",
+        )
+
+    def _parts(self, slopes: Array) -> None:
+        """Drift between contiguous parts, and correlation of neighbours, against permutations of the samples."""
+        count = len(slopes)
+        parts = min(16, count // 4)
+        rng = np.random.default_rng(self.seed)
+        scaled = slopes - slopes.mean(axis=0)
+        scale = scaled.std(axis=0)
+        scaled = scaled[:, scale > 0] / scale[scale > 0]
+        if parts < 4 or not scaled.size:
+            for name in ("drift", "whiteness"):
+                self._none(name, f"{count} samples are too few")
+            return
+        size = count // parts
+
+        def both(order: NDArray[np.int64]) -> tuple[float, float]:
+            means = scaled[order[: parts * size]].reshape(parts, size, -1).mean(axis=1)
+            means = means - means.mean(axis=0)
+            power = float((means**2).sum())
+            return power * size / (parts * scaled.shape[1]), float((means[1:] * means[:-1]).sum()) / max(power, 1e-300)
+
+        seen = both(np.arange(count))
+        null = np.array([both(rng.permutation(count)) for _ in range(499)])
+        for column, name, two_sided in ((0, "drift", False), (1, "whiteness", True)):
+            draws, value = null[:, column], seen[column]
+            low, high = np.quantile(draws, [0.025, 0.975])
+            extreme = np.sum(draws >= value)
+            if two_sided:
+                extreme = 2 * min(extreme, np.sum(draws <= value))
+            p = min(float(1 + extreme) / 500, 1.0)
+            half = 0.5 * float(high - low)
+            self._add(
+                name,
+                Result.FAIL if p <= 0.005 else Result.PASS,
+                f"p = {p:.3g} against permutations of the samples, {parts} parts in the loader's order",
+                rule="p > 0.005",
+                estimate=value,
+                interval=(value - half, value + half),
+                null=f"[{low:.3g}, {high:.3g}]",
+            )
+
+    def _batches(self, landscape: Landscape, seconds: float) -> None:
+        """Batch sharpness, from drawn batches."""
+        name, size = "batch_sharpness", min(self.batch_size, landscape.num_units)
+        draws = 16
+        cost = draws * 2.5 * seconds * size / landscape.num_units
+        if not self._time_for(cost):
+            self._none(name, "no time left in the budget")
+            return
+        rng = np.random.default_rng(self.seed)
+        bends, squares = [], []
+        for _ in range(draws):
+            index = torch.as_tensor(rng.choice(landscape.num_units, size, replace=not self.shuffled))
+            batch = landscape.subset(index.to(landscape.device))
+            gradient = batch.gradient().to(landscape.dtype)[:, None]
+            bends.append(float((gradient * HessianOperator(batch, method="double-backward").matmat(gradient)).sum()))
+            squares.append(float((gradient**2).sum()))
+        if not min(squares) > 0:
+            self._none(name, "a batch's gradient vanishes")
+            return
+        found = sampled_batch_sharpness(bends, squares)
+        scale = float(stability_ratio(1.0, self.optimizer.learning_rate, self.optimizer))
+        reach = float(stats.t.ppf(0.975, draws - 1)) * found.standard_error
+        middle = found.value + self.optimizer.weight_decay
+        small = (1 - self.optimizer.momentum) / (1 + self.optimizer.momentum)
+        self._limit(
+            Quantity(name=name, estimate=scale * middle, interval=(scale * (middle - reach), scale * (middle + reach))),
+            note=f"small batches settle at {small:.3g}, full batches at 1",
+        )
+
+    def _whole(self, landscape: Landscape, hessian: HessianOperator, pairs: Eigenpairs, seconds: float) -> None:
+        names = ("commutativity", "commutativity_deflated")
+        k = pairs.vectors.shape[1]
+        if not self._time_for(6 * (k + 2 * 8) * seconds):
+            for name in names:
+                self._none(name, "no time left in the budget")
+            return
+        self._say("commutation")
+        try:
+            order = torch.randperm(landscape.num_units, generator=torch.Generator().manual_seed(self.seed))
+            halves = [landscape.subset(half.to(landscape.device)) for half in order.tensor_split(2)]
+            covariances = [GradientCovarianceOperator(half) for half in halves]
+            found = commutation_excess(hessian, covariances, pairs, seed=self.seed)
+        except (NotImplementedError, RuntimeError) as error:
+            for name in names:
+                self._none(name, f"the noise has no matrix products here ({' '.join(str(error).split())[:60]})")
+            return
+        for name, item in zip(names, found, strict=True):
+            self._excess(name, item)
+
+    def _excess(self, name: str, found: Excess | None) -> None:
+        if found is None:
+            self._none(name, "at most one direction is left")
+        elif found.value is None:
+            self._none(name, f"χ₀ = {found.null:.2f}: spectra this flat commute with everything")
+        else:
+            quantity = Quantity(name=name, estimate=found.value, interval=found.interval)
+            self._limit(quantity, null="0 rotated, 1 commuting", note=f"χ = {found.chi:.3f}, χ₀ = {found.null:.3f}")
+
+    def _mean_square(self, landscape: Landscape, basis: Tensor) -> None:
+        name = "mean_square_stability"
+        k = min(basis.shape[1], 3)
+        rows, columns = np.triu_indices(k)
+        found = bilinear_curvatures(landscape, basis[:, rows], basis[:, columns]).cpu().numpy()
+        curvatures = np.empty((len(found), k, k))
+        curvatures[:, rows, columns] = curvatures[:, columns, rows] = found
+        size = min(self.batch_size, len(found))
+        sampling = Sampling.WITHOUT_REPLACEMENT if self.shuffled else Sampling.WITH_REPLACEMENT
+
+        def ratio(part: Array) -> float:
+            edge = mean_square_edge(part, min(size, len(part)), self.optimizer, sampling=sampling)
+            return self.optimizer.learning_rate / edge.learning_rate
+
+        try:
+            value = ratio(curvatures)
+            groups = np.array_split(np.random.default_rng(self.seed).permutation(len(found)), 8)
+            logs = np.log([ratio(np.delete(curvatures, group, axis=0)) for group in groups])
+        except (ValueError, RuntimeError) as error:
+            self._none(name, " ".join(str(error).split())[:120])
+            return
+        error = math.sqrt(7 / 8 * float(((logs - logs.mean()) ** 2).sum()))
+        reach = float(stats.t.ppf(0.975, 7)) * error
+        ends = (value * math.exp(-reach), value * math.exp(reach))
+        self._limit(Quantity(name=name, estimate=value, interval=ends), note=f"{k} steepest directions, B = {size}")
+
+    def _top(self, slopes: Array, lam: Array, factor: float) -> None:
+        k = len(lam)
+        if k < 2 or len(slopes) <= 2 * k:
+            for name in ("commutativity_top", "price", "alignment"):
+                self._none(name, f"{k} directions with a stationary law, {len(slopes)} samples")
+            return
+        rng = np.random.default_rng(self.seed)
+        test = commutation_test(slopes, lam, self.optimizer, noise_factor=max(factor, 1e-300), rng=rng)
+        value, low, high = price_interval(slopes, lam, max(factor, 1e-300), self.optimizer)
+        shown = ", ".join(
+            f"{m}: {float(prices(test.noise[:m, :m], lam[:m], self.optimizer)):.3g}" for m in (2, 5, 10, 20) if m < k
+        )
+        null = "[{:.3g}, {:.3g}] rotated".format(*test.price.rotated)
+        self._limit(
+            Quantity(name="price", estimate=value, interval=(low, high)),
+            null=null,
+            note=f"nats a direction, k = {k}{f' ({shown})' if shown else ''}",
+        )
+        limit = RULES["price"].largest or 0.0
+        self._nulls("commutativity_top", test.price, test.outcome(), value, (low, high), high <= limit, low > limit)
+        cosine = test.cosine
+        ends = _jackknife(slopes, cosine.value)
+        self._nulls("alignment", cosine, cosine.outcome(), cosine.value, ends, True, False)
+
+    def _nulls(
+        self,
+        name: str,
+        test: NullTest,
+        outcome: Commuting,
+        value: float,
+        interval: tuple[float, float],
+        cheap: bool,
+        dear: bool,
+    ) -> None:
+        result = {
+            Commuting.COMMUTING: Result.PASS,
+            Commuting.ROTATED: Result.FAIL,
+            Commuting.UNDECIDED: Result.INCONCLUSIVE,
+            Commuting.BETTER_THAN_CHANCE: Result.PASS if cheap else Result.FAIL if dear else Result.INCONCLUSIVE,
+        }[outcome]
+        ends = "[{:.3g}, {:.3g}] rotated, [{:.3g}, {:.3g}] commuting".format(*test.rotated, *test.commuting)
+        self._add(
+            name,
+            result,
+            f"{outcome.value} (p = {test.rotated_p:.3g} rotated, {test.commuting_p:.3g} commuting)",
+            rule=f"not rotated at {ALPHA:g}",
+            estimate=value,
+            interval=interval,
+            null=ends,
+        )
+
+    def _expansion(self, landscape: Landscape, basis: Tensor, variances: Array) -> None:
+        radii = torch.as_tensor(np.sqrt(variances), dtype=basis.dtype, device=basis.device)
+        study = expansion_error(landscape, basis * radii, even=True, attack=self._again(landscape), seed=self.seed)
+        self._limit(
+            of_expansion(study), note="attack run again" if self.attack else f"radius σ, {basis.shape[1]} directions"
+        )
+
+    def _again(self, landscape: Landscape) -> Callable[[Tensor], Tensor] | None:
+        """Flat weights to the indices of the samples as the attack leaves them there."""
+        if self.attack is None:
+            return None
+        attack, item = self.attack, self.item
+        assert isinstance(landscape, UserLandscape)
+        named, index = dict(landscape.model.named_parameters()), landscape.inputs
+
+        def put(weights: Tensor) -> None:
+            with torch.no_grad():
+                for name, piece in landscape.actual(landscape.unflatten(weights)).items():
+                    named[name].copy_(piece)
+
+        def moved(weights: Tensor) -> Tensor:
+            put(weights)
+            try:
+                rows = attacked(attack, item.model, item.clean.batch(index), landscape.chunk)
+            finally:
+                put(landscape.weights)
+            return item.store.beside(rows).to(index.device)
+
+        return moved
+
+    def _optimum(self, landscape: Landscape, basis: Tensor, slopes: Array, lam: Array, variances: Array) -> None:
+        decay = self.optimizer.weight_decay
+        pull = decay * (basis.T.double() @ self.optimizing.position(landscape)).cpu().numpy()
+        k, count = len(lam), len(slopes)
+        # A part of the data has a gradient of its own: its share of the step is no distance from the optimum.
+        unseen = max(1.0 / count - 1.0 / self.population, 0.0)
+        width = variances + slopes.var(axis=0, ddof=1) * unseen / (lam + decay) ** 2
+
+        def distance(mean: Array) -> Array:
+            return np.mean(((mean + pull) / (lam + decay)) ** 2 / width, axis=-1)
+
+        value = float(distance(slopes.mean(axis=0)))
+        rng = np.random.default_rng(self.seed)
+        draws = distance(np.stack([slopes[rng.integers(0, count, count)].mean(axis=0) for _ in range(200)]))
+        low, high = np.quantile(draws, [0.025, 0.975])
+        limit = float(stats.chi2.ppf(0.99, k)) / k
+        self._add(
+            "optimum",
+            Result.PASS if value <= limit else Result.FAIL,
+            "a stationary run is within" if value <= limit else "further out than a stationary run",
+            rule=f"at most {limit:.3g}",
+            estimate=value,
+            interval=(min(float(low), value), max(float(high), value)),
+            null=f"χ²/k, 99 % below {limit:.3g}",
+        )
+
+    def _modes(self, lam: Array, variances: Array, sampled: Array) -> Array | None:
+        optimizer = self.optimizer
+        total = lam + optimizer.weight_decay
+        found = modes(lam, optimizer)
+        share = float(np.mean(found.total**2 < 4 * found.product))
+        self._add("underdamped", Result.REPORTED, "share of tracked modes that oscillate", estimate=share)
+        slow = (1 - optimizer.momentum) / (optimizer.learning_rate * float(total[-1]))
+        self._add("relaxation", Result.REPORTED, "steps of the slowest tracked mode", estimate=slow)
+        batches = self.population // self.batch_size
+        plain = not (optimizer.nesterov or optimizer.dampening)
+        if not self.shuffled or batches < 2 or not plain:
+            reason = (
+                "batches are drawn independently" if not self.shuffled else "one batch" if plain else "heavy ball only"
+            )
+            self._none("shuffling", reason)
+            return None
+        factors = epoch_shuffling_factor(optimizer.learning_rate, optimizer.momentum, total, batches, "mean")
+        ends = (float(factors.min()), float(factors.max()))
+        self._add(
+            "shuffling",
+            Result.REPORTED,
+            f"σ² under shuffled epochs over white noise, {batches} batches; {ends[0]:.3g} to {ends[1]:.3g}",
+            estimate=float(np.exp(np.log(factors).mean())),
+            interval=ends,
+        )
+        return variances * factors
+
+    def _stationarity(self, landscape: Landscape, seconds: float) -> None:
+        name = "stationarity"
+        if not self.steps:
+            self._none(name, "no steps asked for (steps=)")
+            return
+        per_step = 0.5 * seconds * min(self.batch_size, landscape.num_units) / landscape.num_units
+        steps = min(self.steps, int(max(self.deadline - time.monotonic(), 0.0) / max(per_step, 1e-9)))
+        optimizer = self.optimizer
+        burn = min(steps // 4, math.ceil(5 / (1 - optimizer.momentum)))
+        if steps - burn < 64 or optimizer.nesterov:
+            self._none(name, "needs 64 steps of heavy ball" if not optimizer.nesterov else "heavy ball only")
+            return
+        self._say("stationarity")
+        rng = np.random.default_rng(self.seed)
+        weights = landscape.weights.clone()
+        home, buffer = landscape.weights.double(), None
+        overlap, squared = [], []
+        order: list[int] = []
+        size = min(self.batch_size, landscape.num_units)
+        for step in range(steps):
+            if len(order) < size:
+                order = rng.permutation(landscape.num_units).tolist()
+            index = order[:size] if self.shuffled else rng.integers(0, landscape.num_units, size).tolist()
+            order = order[size:]
+            batch = landscape.subset(torch.tensor(index, device=landscape.device))
+            gradient = batch.gradient(weights) + optimizer.weight_decay * weights.double()
+            kept = 1 - optimizer.dampening if optimizer.momentum else 1.0
+            buffer = gradient if buffer is None else optimizer.momentum * buffer + kept * gradient
+            if step >= burn:
+                overlap.append(float((weights.double() - home) @ gradient))
+                squared.append(float(buffer @ buffer))
+            weights = weights - (optimizer.learning_rate * buffer).to(weights)
+            if not bool(torch.isfinite(weights).all()):
+                self._add(name, Result.FAIL, f"the run diverged after {step} steps", rule="p > 0.005")
+                return
+        found = first_fluctuation_dissipation(
+            overlap, squared, optimizer.learning_rate, momentum=optimizer.momentum, dampening=optimizer.dampening
+        )
+        short = found.status is FluctuationStatus.SHORT
+        reach = 1.96 * found.standard_error
+        self._add(
+            name,
+            Result.INCONCLUSIVE if short else Result.FAIL if found.p_value <= 0.005 else Result.PASS,
+            f"p = {found.p_value:.3g} over {len(overlap)} steps; {found.status.value}",
+            rule="p > 0.005",
+            estimate=found.ratio,
+            interval=(found.ratio - reach, found.ratio + reach),
+            null="1",
+        )
+
+    def _say(self, stage: str) -> None:
+        if self.progress:
+            left = max(self.deadline - time.monotonic(), 0.0)
+            text = f"assumptions: {stage}, {left:.0f} s of the budget left" if stage else ""
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+
+
+def _jackknife(slopes: Array, value: float) -> tuple[float, float]:
+    """Interval of the mean cosine, over groups of samples left out."""
+    count = len(slopes)
+    groups = min(20, count // 4)
+    found = []
+    for part in np.array_split(np.random.default_rng(0).permutation(count), groups):
+        noise = np.cov(np.delete(slopes, part, axis=0), rowvar=False)
+        found.append(float(np.mean(np.diag(noise) / np.linalg.norm(noise, axis=0))))
+    leaves = np.array(found)
+    error = math.sqrt((groups - 1) / groups * float(((leaves - leaves.mean()) ** 2).sum()))
+    reach = float(stats.t.ppf(0.975, groups - 1)) * error
+    return value - reach, min(value + reach, 1.0)

@@ -88,7 +88,7 @@ def _losses_at(landscape: Landscape, weights: Tensor, attack: Attack | None) -> 
     if attack is None:
         return landscape.losses(weights)
     moved = landscape.at(weights)
-    moved.inputs = attack(weights).to(landscape.dtype)
+    moved.inputs = attack(weights).to(landscape.inputs.dtype)
     return moved.losses()
 
 

@@ -1,13 +1,13 @@
 r"""What a gate can put thresholds on, with one interval for each quantity wherever it was measured.
 
-price_per_direction   nats per tracked direction that ignoring the noise's correlations costs the KL term (S3); 0 when
+price                 nats per tracked direction that ignoring the noise's correlations costs the KL term (S3); 0 when
                       H and C commute in the tracked subspace
-direction_cosine      mean of cᵢ = γᵢ/‖Cuᵢ‖ over the tracked directions; 1 when each is an eigenvector of C
-expansion_error       |error| of the quadratic expansion along the tracked directions at the radius σᵢ that (S1)
+alignment             mean of cᵢ = γᵢ/‖Cuᵢ‖ over the tracked directions; 1 when each is an eigenvector of C
+expansion             |error| of the quadratic expansion along the tracked directions at the radius σᵢ that (S1)
                       predicts, relative
-stability_fraction    η(λ₁ + β) over its largest stable value (`theory.closed_form.stability`: Nesterov and dampening
+stability             η(λ₁ + β) over its largest stable value (`theory.closed_form.stability`: Nesterov and dampening
                       have their own); beyond 1 there is no stationary law
-relaxation_steps      (1−μ)/(η(λ + β)) of the slowest tracked direction: how long the run must have been at this rate
+relaxation            (1−μ)/(η(λ + β)) of the slowest tracked direction: how long the run must have been at this rate
 Intervals, 95 %, come from the samples' influences at fixed eigenvectors (price: the jackknife of `price_interval`;
 expansion: the bootstrap of `expansion_error`). Directions: those with positive curvature and noise and a stationary
 law; the steepest one in any case.
@@ -61,8 +61,8 @@ def of_directions(
         ends = from_influences(mean, cosine_influences.mean(axis=1)).interval(ALPHA)
         interval = (ends[0], min(ends[1], 1.0))
     return (
-        Quantity(name="price_per_direction", estimate=price, interval=(low, high), note=note or "nats"),
-        Quantity(name="direction_cosine", estimate=mean, interval=interval, note=note),
+        Quantity(name="price", estimate=price, interval=(low, high), note=note or "nats"),
+        Quantity(name="alignment", estimate=mean, interval=interval, note=note),
         _relaxation(curvature_samples[:, -1], float(curvatures[-1]), optimizer, note),
     )
 
@@ -71,13 +71,13 @@ def stability(samples: NDArray[np.float64], curvature: float, optimizer: Momentu
     """Of the steepest direction, from its curvature and that curvature's terms, shape ``(N,)``."""
     scale = float(stability_ratio(1.0, optimizer.learning_rate, optimizer))
     found = from_influences(scale * (curvature + optimizer.weight_decay), scale * samples)
-    return Quantity(name="stability_fraction", estimate=found.estimate, interval=found.interval(ALPHA), note=note)
+    return Quantity(name="stability", estimate=found.estimate, interval=found.interval(ALPHA), note=note)
 
 
 def of_expansion(study: Study, *, note: str = "") -> Quantity:
     """Of the top directions at radius σ."""
     ends = of_magnitude((study.pooled_low, study.pooled_high))
-    return Quantity(name="expansion_error", estimate=abs(study.pooled), interval=ends, note=note)
+    return Quantity(name="expansion", estimate=abs(study.pooled), interval=ends, note=note)
 
 
 def _relaxation(samples: NDArray[np.float64], curvature: float, optimizer: MomentumSGD, note: str) -> Quantity:
@@ -86,4 +86,4 @@ def _relaxation(samples: NDArray[np.float64], curvature: float, optimizer: Momen
     low, high = from_influences(math.log(value), -samples / total).interval(ALPHA)
     floor = 1 / (1 - math.sqrt(optimizer.momentum)) if optimizer.momentum else 1.0
     interval = (max(math.exp(low), floor), max(math.exp(high), floor))
-    return Quantity(name="relaxation_steps", estimate=max(value, floor), interval=interval, note=note or "steps")
+    return Quantity(name="relaxation", estimate=max(value, floor), interval=interval, note=note or "steps")

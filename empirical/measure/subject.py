@@ -31,7 +31,17 @@ from empirical.measure.landscape import Landscape
 from empirical.measure.operators import unit_gradients
 from empirical.settings.measuring import BatchNorm
 
-__all__ = ["Stochastic", "Subject", "quiet", "stochastic_layers", "subject"]
+__all__ = [
+    "Loss",
+    "Stochastic",
+    "Store",
+    "Subject",
+    "UserLandscape",
+    "attacked",
+    "quiet",
+    "stochastic_layers",
+    "subject",
+]
 
 Loss = Callable[..., Tensor]
 Stochastic = Literal["refuse", "freeze", "measure"]
@@ -51,39 +61,45 @@ class Subject:
         batch_sizes: of the batches read, in order; the last may have been cut.
         num_batches: batches of a whole pass, where the iterable says so.
         model: the copy that is differentiated (its parameters do not require gradients).
+        drawing: its modules that draw at random in train mode, switched off.
+        store: the samples, as the attack left them.
+        clean: the samples as they came.
     """
 
     landscape: UserLandscape
     batch_sizes: tuple[int, ...]
     num_batches: int | None
     model: nn.Module
+    drawing: tuple[nn.Module, ...]
+    store: Store
+    clean: Store
 
 
-class _Store:
+class Store:
     """The samples' batches, laid end to end; shared by copies of whatever holds it."""
 
     def __init__(self, rows: Any, size: int):
         self.rows = rows
         self.size = size
 
-    def __deepcopy__(self, memo: dict) -> _Store:
+    def __deepcopy__(self, memo: dict) -> Store:
         return self
 
     def batch(self, index: Tensor) -> Any:
+        """The samples of the given indices, as a batch."""
         return _mapped(lambda leaf: leaf[index], self.rows)
 
-    def append(self, rows: Any) -> Tensor:
-        """Keep more samples of the same kind; their indices."""
-        added = _size(rows)
-        self.rows = _mapped(lambda old, new: torch.cat([old, new.detach().to(old)]), self.rows, rows)
-        self.size += added
-        return torch.arange(self.size - added, self.size)
+    def beside(self, rows: Any) -> Tensor:
+        """Keep other samples of the same kind after the first ones, in place of earlier others; their indices."""
+        first = _mapped(lambda leaf: leaf[: self.size], self.rows)
+        self.rows = _mapped(lambda old, new: torch.cat([old, new.detach().to(old)]), first, rows)
+        return torch.arange(self.size, self.size + _size(rows))
 
 
 class _Measured(nn.Module):
     """The model seen as a map from samples' indices to their losses."""
 
-    def __init__(self, model: nn.Module, store: _Store, losses: Callable[[nn.Module, Any], Tensor]):
+    def __init__(self, model: nn.Module, store: Store, losses: Callable[[nn.Module, Any], Tensor]):
         super().__init__()
         self.model = model
         self.store = store
@@ -104,6 +120,14 @@ class UserLandscape(Landscape):
 
     scale: dict[str, Tensor] | None = None
     decay: dict[str, float] | None = None
+    home: Tensor
+
+    def actual(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's parameters w at coordinates u."""
+        if self.scale is None:
+            return parameters
+        home = self.unflatten(self.home)
+        return {n: home[n] + self.scale[n] * (p - home[n]) for n, p in parameters.items()}
 
     def unit_losses(self, parameters: dict[str, Tensor], units: Tensor) -> Tensor:
         """As in `Landscape`."""
@@ -116,10 +140,7 @@ class UserLandscape(Landscape):
         return self._losses(parameters, x[None])[0]
 
     def _losses(self, parameters: dict[str, Tensor], index: Tensor) -> Tensor:
-        parameters = {**self._constants, **parameters}
-        if self.scale is not None:
-            home = dict(self.model.named_parameters())
-            parameters = {n: home[n] + self.scale[n] * (p - home[n]) for n, p in parameters.items()}
+        parameters = {**self._constants, **self.actual(parameters)}
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         losses = functional_call(self.model, {**buffers, **parameters}, (index,))
         for name, share in (self.decay or {}).items():
@@ -240,9 +261,10 @@ def subject(
     rows = _mapped(
         lambda leaf: leaf.detach().to(device=device, dtype=dtype if leaf.is_floating_point() else leaf.dtype), rows
     )
+    clean = Store(rows, sum(sizes))
     if attack is not None:
-        rows = _attacked(attack, twin, rows, chunk)
-    store = _Store(rows, sum(sizes))
+        rows = attacked(attack, twin, rows, chunk)
+    store = Store(rows, sum(sizes))
     losses = _loss_of(loss, forward, twin, store)
     index = torch.arange(store.size, device=device)
     landscape = UserLandscape(
@@ -256,8 +278,18 @@ def subject(
         dtype=dtype,
         chunk=chunk,
     )
+    landscape.home = landscape.weights
     _probe(landscape)
-    return Subject(landscape=landscape, batch_sizes=sizes, num_batches=number, model=landscape.model.model)
+    copied = landscape.model.model
+    return Subject(
+        landscape=landscape,
+        batch_sizes=sizes,
+        num_batches=number,
+        model=copied,
+        drawing=tuple(module for name, module in copied.named_modules() if (name or type(module).__name__) in drawing),
+        store=store,
+        clean=clean,
+    )
 
 
 def _chosen(model: nn.Module, params: Sequence[Any] | None) -> list[str]:
@@ -362,7 +394,12 @@ def _collected(batches: Iterable[Any], samples: int) -> tuple[Any, tuple[int, ..
     return rows, tuple(sizes)
 
 
-def _attacked(attack: Callable[[nn.Module, Any], Any], model: nn.Module, rows: Any, chunk: int) -> Any:
+def attacked(attack: Callable[[nn.Module, Any], Any], model: nn.Module, rows: Any, chunk: int) -> Any:
+    """All samples after the attack, `chunk` at a time.
+
+    Raises:
+        ValueError: if the attack returns a batch of another kind.
+    """
     parts = []
     for start in range(0, _size(rows), chunk):
         piece = _mapped(lambda leaf, start=start: leaf[start : start + chunk], rows)
@@ -378,7 +415,7 @@ def _attacked(attack: Callable[[nn.Module, Any], Any], model: nn.Module, rows: A
 
 
 def _loss_of(
-    loss: Loss, forward: Callable[[nn.Module, Any], tuple[Any, Any]] | None, model: nn.Module, store: _Store
+    loss: Loss, forward: Callable[[nn.Module, Any], tuple[Any, Any]] | None, model: nn.Module, store: Store
 ) -> Callable[[nn.Module, Any], Tensor]:
     """``loss`` as a map of (model, batch), tried on two samples."""
     where = f"`{_WHERE}(loss=...)`"

@@ -21,7 +21,7 @@ Source    Derived here. Sign flips: Rademacher multipliers (van der Vaart & Well
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -88,6 +88,11 @@ class CommutationTest:
     price: NullTest
     cosine: NullTest
     noise: Array
+
+    def outcome(self, alpha: float = ALPHA) -> Commuting:
+        """By the price, and commuting also doubted where the cosine doubts it: each at half the level."""
+        doubt = 2.0 * min(self.price.commuting_p, self.cosine.commuting_p)
+        return replace(self.price, commuting_p=min(doubt, 1.0)).outcome(alpha)
 
 
 def commutation_test(

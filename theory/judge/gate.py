@@ -8,28 +8,30 @@ Rule      a required claim passes if supported and fails if refuted; a quantity 
 Thresholds  of the user's ``pyproject.toml``, or of the command line, which wins:
 
               [tool.spikeshrink.gate]
-              require = ["posterior-ensemble"]
+              require = ["posterior-ensemble", "stability<1"]
               [tool.spikeshrink.gate.max]
-              price_per_direction = 0.1
+              price = 0.1
               [tool.spikeshrink.gate.min]
-              direction_cosine = 0.5
+              alignment = 0.5
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from theory.judge.files import atomic_write, require_regular
 from theory.judge.verdict import Outcome, Verdict
 
-__all__ = ["Check", "GateReport", "Quantity", "Result", "Thresholds", "decide", "read_thresholds"]
+__all__ = ["Check", "GateReport", "Quantity", "Result", "Thresholds", "decide", "read_gate", "read_thresholds"]
 
 
 class Result(StrEnum):
@@ -38,6 +40,7 @@ class Result(StrEnum):
     PASS = "pass"
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
+    REPORTED = "reported"  # nothing was demanded of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,18 @@ class Thresholds:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One demand and what became of it."""
+    """One demand and what became of it.
+
+    Args:
+        name: of the quantity or claim.
+        rule: what was demanded.
+        result: what became of it.
+        estimate: what was measured; None where nothing was.
+        interval: of the estimate; None where there is none.
+        reason: why the result is what it is.
+        null: what the estimate would be by chance or where the theory holds.
+        cost: what a failure means for the predictions.
+    """
 
     name: str
     rule: str
@@ -88,6 +102,13 @@ class Check:
     estimate: float | None
     interval: tuple[float, float] | None
     reason: str
+    null: str = ""
+    cost: str = ""
+
+    @property
+    def supported(self) -> bool:
+        """Whether the demand is met."""
+        return self.result is Result.PASS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +133,7 @@ class GateReport:
     def table(self) -> str:
         """A text table for the terminal."""
         rows = [("result", "check", "rule", "measured", "reason")]
-        rows += [(check.result.value, check.name, check.rule, _measured(check), check.reason) for check in self.checks]
+        rows += [(check.result.value, check.name, check.rule, _measured(check), _why(check)) for check in self.checks]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
         return "\n".join(line.rstrip() for line in lines)
@@ -127,7 +148,7 @@ class GateReport:
             "|---|---|---|---|---|",
         ]
         for check in self.checks:
-            cells = (check.result.value, check.name, check.rule, _measured(check), check.reason)
+            cells = (check.result.value, check.name, check.rule, _measured(check), _why(check))
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         return "\n".join(lines) + "\n"
 
@@ -138,16 +159,21 @@ class GateReport:
             "tests": str(len(self.checks)),
             "failures": str(counts[Result.FAIL]),
             "errors": str(counts[Result.INCONCLUSIVE]),
+            "skipped": str(counts[Result.REPORTED]),
         }
-        root = ElementTree.Element("testsuites", totals)
+        # The attribute of `testsuites` stops at errors in the schema of Jenkins and GitLab.
+        whole = {name: count for name, count in totals.items() if name != "skipped"}
+        root = ElementTree.Element("testsuites", whole)
         suite = ElementTree.SubElement(root, "testsuite", {"name": "spikeshrink.gate", **totals})
         for check in self.checks:
             case = ElementTree.SubElement(
                 suite, "testcase", {"classname": "spikeshrink.gate", "name": f"{check.name} ({check.rule})"}
             )
-            if check.result is not Result.PASS:
+            if check.result is Result.REPORTED:
+                ElementTree.SubElement(case, "skipped", {"message": _xml_safe(f"{_measured(check)}: {_why(check)}")})
+            elif check.result is not Result.PASS:
                 tag = "failure" if check.result is Result.FAIL else "error"
-                node = ElementTree.SubElement(case, tag, {"message": _xml_safe(f"{check.rule}: {check.reason}")})
+                node = ElementTree.SubElement(case, tag, {"message": _xml_safe(f"{check.rule}: {_why(check)}")})
                 node.text = _xml_safe(_measured(check))
             else:
                 ElementTree.SubElement(case, "system-out").text = _xml_safe(f"{check.rule}: {_measured(check)}")
@@ -200,18 +226,39 @@ def read_thresholds(
     maximum: Sequence[str] = (),
     minimum: Sequence[str] = (),
 ) -> Thresholds:
-    """Thresholds of a ``pyproject.toml`` with those of a command line over them.
+    """Thresholds of a ``pyproject.toml`` with those of a command line over them; see `read_gate`.
+
+    Raises:
+        ValueError: as `read_gate`, and if nothing at all is demanded.
+    """
+    return read_gate(pyproject, require=require, maximum=maximum, minimum=minimum)[0] or Thresholds()
+
+
+def read_gate(
+    pyproject: str | Path | None = None,
+    *,
+    require: Sequence[str] = (),
+    maximum: Sequence[str] = (),
+    minimum: Sequence[str] = (),
+    spec: Mapping[str, type] | None = None,
+) -> tuple[Thresholds | None, dict[str, Any]]:
+    """The table ``[tool.spikeshrink.gate]`` with a command line over it: demands, and what describes a model.
 
     Args:
         pyproject: the file; None reads none.
-        require: claim ids.
+        require: claim ids, or ``NAME<VALUE``, ``NAME>=VALUE`` and their like.
         maximum: ``NAME=VALUE`` strings.
         minimum: likewise.
+        spec: other keys of the table and their types.
+
+    Returns:
+        The thresholds, None where nothing is demanded, and the other keys that are there.
 
     Raises:
         ValueError: if the file is missing, is not TOML or holds something else under ``tool.spikeshrink.gate``; if a
-            string is not ``NAME=VALUE``; if nothing at all is demanded.
+            string is no demand.
     """
+    spec = spec or {}
     table: dict = {}
     if pyproject is not None:
         where = f"`read_thresholds(pyproject={str(pyproject)!r})`"
@@ -230,19 +277,50 @@ def read_thresholds(
             table = table.get(name, {})
             if not isinstance(table, dict):
                 raise ValueError(f"{where} must hold a table tool.spikeshrink.gate; {name!r} is {table!r:.40}.")
-        unknown = sorted(set(table) - {"require", "max", "min"})
+        unknown = sorted(set(table) - {"require", "max", "min", *spec})
         if unknown:
-            raise ValueError(f"{where} may hold require, max and min under tool.spikeshrink.gate; got {unknown}.")
+            others = f" (and {', '.join(spec)})" if spec else ""
+            raise ValueError(
+                f"{where} may hold require, max and min{others} under tool.spikeshrink.gate; got {unknown}."
+            )
+        for name, kind in spec.items():
+            value = table.get(name)
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if value is not None and (not fits or (isinstance(value, bool) and kind is not bool)):
+                raise ValueError(f"{where} must hold a {kind.__name__} under {name}; got {value!r:.60}.")
         required = table.get("require", [])
         if not (isinstance(required, list) and all(isinstance(name, str) for name in required)):
-            raise ValueError(f"{where} must hold a list `require` of claim ids; got {required!r:.60}.")
+            raise ValueError(f"{where} must hold a list `require` of claim ids and comparisons; got {required!r:.60}.")
         if not all(isinstance(table.get(kind, {}), dict) for kind in ("max", "min")):
             raise ValueError(f"{where} must hold tables `max` and `min`.")
-    return Thresholds(
-        require=tuple(dict.fromkeys([*table.get("require", []), *require])),
-        maximum={**table.get("max", {}), **dict(_pair("max", item) for item in maximum)},
-        minimum={**table.get("min", {}), **dict(_pair("min", item) for item in minimum)},
-    )
+    claims: list[str] = []
+    limits: dict[str, dict[str, float]] = {"max": dict(table.get("max", {})), "min": dict(table.get("min", {}))}
+    for item in [*table.get("require", []), *require]:
+        kind, name, value = _requirement(item)
+        if kind is None:
+            claims.append(name)
+        else:
+            limits[kind][name] = value
+    for kind, items in (("max", maximum), ("min", minimum)):
+        limits[kind].update(_pair(kind, item) for item in items)
+    described = {name: table[name] for name in spec if name in table}
+    if not (claims or limits["max"] or limits["min"]):
+        return None, described
+    return Thresholds(require=tuple(dict.fromkeys(claims)), maximum=limits["max"], minimum=limits["min"]), described
+
+
+def _requirement(text: str) -> tuple[str | None, str, float]:
+    """A claim's id, or ``NAME<NUMBER`` and its like as a largest or smallest value (a limit itself is kept)."""
+    found = re.fullmatch(r"\s*([^<>=\s]+)\s*(?:(<=|<|>=|>)\s*([^<>=\s]+))?\s*", text)
+    if found is None:
+        raise ValueError(f"`--require` must be a claim, NAME<NUMBER or NAME>NUMBER; got {text!r}.")
+    name, sign, limit = found.groups()
+    if sign is None:
+        return None, name, 0.0
+    try:
+        return ("max" if sign[0] == "<" else "min"), name, float(limit)
+    except ValueError:
+        raise ValueError(f"`--require` must compare {name} with a number; got {text!r}.") from None
 
 
 def _pair(option: str, text: str) -> tuple[str, float]:
@@ -291,6 +369,12 @@ def _quantity_check(quantity: Quantity, rule: str, sign: float, limit: float) ->
 
 def _missing(name: str, rule: str, reason: str) -> Check:
     return Check(name=name, rule=rule, result=Result.INCONCLUSIVE, estimate=None, interval=None, reason=reason)
+
+
+def _why(check: Check) -> str:
+    parts = [check.reason, f"null {check.null}" if check.null else ""]
+    parts.append(check.cost if check.result in (Result.FAIL, Result.INCONCLUSIVE) else "")
+    return "; ".join(part for part in parts if part)
 
 
 def _measured(check: Check) -> str:

@@ -52,13 +52,13 @@ def by_hand(h, c):
 def test_where_probes_span_what_is_left_both_are_exact(rotated):
     h, c = made(12, np.random.default_rng(0), rotated=rotated)
     pairs = pairs_of(h, 5)
-    whole, deflated = commutation_excess(Dense(h), Dense(c), pairs)
+    whole, deflated = commutation_excess(Dense(h), [Dense(c)], pairs)
     assert whole.value == pytest.approx(by_hand(h, c), rel=1e-9, abs=1e-9)
     # What is left, in coordinates of its own: projecting inside the whole space would change the dimension.
     rest = np.linalg.eigh(h)[1][:, :7]
     assert deflated.value == pytest.approx(by_hand(rest.T @ h @ rest, rest.T @ c @ rest), rel=1e-9, abs=1e-9)
     assert whole.interval == (whole.value, whole.value)
-    complete, nothing = commutation_excess(Dense(h), Dense(c), pairs_of(h, 12))
+    complete, nothing = commutation_excess(Dense(h), [Dense(c)], pairs_of(h, 12))
     assert complete.value == pytest.approx(whole.value, rel=1e-9) and nothing is None
 
 
@@ -66,7 +66,7 @@ def test_probes_are_right_within_their_errors_at_both_ends():
     rng, gaps = np.random.default_rng(1), []
     for draw in range(24):
         h, c = made(120, rng, rotated=draw % 2 == 0)
-        whole, deflated = commutation_excess(Dense(h), Dense(c), pairs_of(h, 5), seed=draw)
+        whole, deflated = commutation_excess(Dense(h), [Dense(c)], pairs_of(h, 5), seed=draw)
         gaps.append((whole.value - by_hand(h, c)) / max(whole.interval[1] - whole.value, 1e-9))
         near = 0.0 if draw % 2 == 0 else 1.0
         assert abs(whole.value - near) < 0.25 and abs(deflated.value - near) < 0.25
@@ -77,7 +77,7 @@ def test_probes_are_right_within_their_errors_at_both_ends():
 def test_flat_spectra_cannot_be_told_apart():
     q = haar_rotation(30, np.random.default_rng(2))
     h, c = (q * np.linspace(1, 1.1, 30)) @ q.T, np.diag(np.linspace(1, 1.1, 30))
-    whole, _ = commutation_excess(Dense(h), Dense(c), pairs_of(h, 3))
+    whole, _ = commutation_excess(Dense(h), [Dense(c)], pairs_of(h, 3))
     assert whole.value is None and whole.null > 0.9
 
 
@@ -86,5 +86,27 @@ def test_one_aligned_outlier_fools_the_whole_and_not_the_deflated_pair():
     h, c = made(60, rng, rotated=True)
     top = np.linalg.eigh(h)[1][:, -1]
     c = c + 300 * np.outer(top, top)
-    whole, deflated = commutation_excess(Dense(h), Dense(c), pairs_of(h, 3))
+    whole, deflated = commutation_excess(Dense(h), [Dense(c)], pairs_of(h, 3))
     assert whole.value > 0.9 and deflated.value < 0.4
+
+
+def test_halves_of_the_samples_take_out_what_sampling_adds():
+    rng, whole, halves = np.random.default_rng(4), [], []
+    h, c = made(40, rng, rotated=False)
+    root = np.linalg.cholesky(c)
+    for draw in range(30):
+        x = rng.standard_normal((120, 40)) @ root.T
+        parts = [Dense(np.cov(part, rowvar=False)) for part in (x, x[:60], x[60:])]
+        pairs = pairs_of(h, 40)
+        whole.append(commutation_excess(Dense(h), parts[:1], pairs, seed=draw)[0].value)
+        halves.append(commutation_excess(Dense(h), parts[1:], pairs, seed=draw)[0].value)
+    error = np.std(halves, ddof=1) / np.sqrt(30)
+    assert abs(np.mean(halves) - 1) < 4 * error < 0.1
+    assert np.mean(whole) < 1 - 8 * error
+
+
+def test_operators_that_do_not_fit_are_named():
+    h, c = made(8, np.random.default_rng(5), rotated=False)
+    for covariances in ([], [Dense(c[:4, :4])], [Dense(c)] * 3):
+        with pytest.raises(ValueError, match="one or two of size 8"):
+            commutation_excess(Dense(h), covariances, pairs_of(h, 2))

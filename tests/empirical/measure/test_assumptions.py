@@ -1,0 +1,263 @@
+"""The assumption report on anybody's model: what holds passes, what is broken fails for its own reason."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import empirical
+from empirical.measure.assumptions import RULES, check_assumptions
+from tests.empirical.measure.conftest import smooth_network, toy_data, trained
+from theory.closed_form.alignment import haar_rotation
+from theory.judge.gate import Result, Thresholds
+
+CE = nn.CrossEntropyLoss(reduction="none")
+
+
+class Quadratic(nn.Module):
+    """½ wᵀHw + w·ξ_n: curvature H, per-sample noise ξ."""
+
+    def __init__(self, hessian):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(len(hessian), dtype=torch.float64))
+        self.register_buffer("hessian", torch.as_tensor(hessian))
+
+    def forward(self, noise):
+        return 0.5 * self.weight @ self.hessian @ self.weight + noise @ self.weight
+
+
+def quadratic_loss(model, batch):
+    return model(batch[0])
+
+
+def quadratic(rng, *, rotated, size=20, count=500):
+    """P = 20, two decades, C with H's eigenvectors or with random ones."""
+    q = haar_rotation(size, rng)
+    p = haar_rotation(size, rng) if rotated else q
+    spectrum = np.geomspace(1, 0.01, size)
+    noise = (rng.standard_normal((count, size)) * np.sqrt(spectrum)) @ p.T
+    noise -= noise.mean(axis=0)
+    return Quadratic((q * spectrum) @ q.T), [(torch.as_tensor(part),) for part in np.split(noise, 10)]
+
+
+def network():
+    x, y = toy_data(320)
+    model = trained(smooth_network(), x, y, steps=500)
+    return model, [(x[i : i + 32], y[i : i + 32]) for i in range(0, 320, 32)]
+
+
+@pytest.fixture(scope="module")
+def good():
+    model, batches = network()
+    return check_assumptions(model, CE, batches, learning_rate=0.05, momentum=0.9, top_k=4)
+
+
+def test_a_trained_network_keeps_what_it_should(good):
+    assert empirical.check_assumptions is check_assumptions
+    for name in ("stability", "commutativity", "price", "expansion", "optimum", "drift", "whiteness"):
+        assert good.checks[name].supported, good
+    assert good.outcome in ("pass", "inconclusive") and good.stability.supported
+    for check in good.checks.values():
+        if check.interval is not None:
+            assert check.interval[0] <= check.estimate <= check.interval[1], check
+    text = str(good)
+    assert all(name in text for name in good.checks) and text.startswith(f"assumptions: {good.outcome}")
+    assert (good.shuffled_variances < good.variances).all()
+    with pytest.raises(AttributeError, match="its checks: stability"):
+        _ = good.comutativity
+
+
+def test_rotated_noise_fails_and_commuting_noise_does_not():
+    rng, failed = np.random.default_rng(0), {True: 0, False: 0}
+    names = ("commutativity", "commutativity_top")
+    for number in range(8):
+        rotated = number % 2 == 0
+        model, batches = quadratic(rng, rotated=rotated)
+        found = check_assumptions(model, quadratic_loss, batches, learning_rate=0.1, momentum=0.9, top_k=20)
+        failed[rotated] += any(found.checks[name].result is Result.FAIL for name in names)
+        assert rotated or (found.price.supported and found.alignment.supported), found
+    assert failed == {True: 4, False: 0}
+
+
+def test_a_rate_beyond_the_edge_fails_with_a_report(good):
+    model, batches = network()
+    found = check_assumptions(model, CE, batches, learning_rate=500 / good.curvatures[0], momentum=0.5, top_k=2)
+    assert found.outcome == "fail" and found.stability.result is Result.FAIL
+    assert found.stability.estimate == pytest.approx(500 / 3, rel=1e-4)
+    assert found.price.rule == "not judged" and not len(found.variances)
+    rate, edge = 2.0 / good.curvatures[0], {}
+    for nesterov in (False, True):  # Nesterov has its own edge
+        one = check_assumptions(model, CE, batches, learning_rate=rate, momentum=0.9, nesterov=nesterov, top_k=2)
+        edge[nesterov] = one.stability.estimate
+    assert edge[False] == pytest.approx(2 / 3.8, rel=1e-4) and edge[True] == pytest.approx(2 * 2.8 / 3.8, rel=1e-4)
+
+
+def test_a_sorted_loader_fails_on_drift():
+    _, batches = network()
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    order = y.argsort()
+    parts = [(x[i], y[i]) for i in order.split(32)]
+    found = check_assumptions(smooth_network(), CE, parts, learning_rate=0.01, momentum=0.9, top_k=3)
+    assert found.drift.result is Result.FAIL and found.whiteness.result is Result.FAIL
+    assert found.stability.supported
+    mixed = check_assumptions(smooth_network(), CE, batches, learning_rate=0.01, momentum=0.9, top_k=3)
+    assert mixed.drift.supported and mixed.whiteness.supported
+    # An untrained network is far from its optimum, whatever the loader.
+    assert mixed.optimum.result is Result.FAIL and mixed.outcome == "fail"
+
+
+def test_demands_of_ones_own_replace_the_rules():
+    model, batches = network()
+    demands = Thresholds(maximum={"stability": 1.0, "price": 1e-9})
+    found = check_assumptions(model, CE, batches, learning_rate=0.05, momentum=0.9, top_k=3, thresholds=demands)
+    assert [check.name for check in found.gate.checks] == ["stability", "price"]
+    assert found.against(Thresholds(maximum={"stability": 1.0})).status == 0
+    assert found.against(Thresholds(maximum={"stability": 1e-9})).status == 1
+
+
+def test_dropout_is_refused_by_name_or_measured_as_noise():
+    x, y = toy_data(200)
+    model = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Dropout(0.4), nn.Linear(6, 3)).double()
+    batches = [(x[:100], y[:100]), (x[100:], y[100:])]
+    options = {"learning_rate": 0.05, "momentum": 0.9, "top_k": 2}
+    with pytest.raises(ValueError, match=r"2 \(Dropout\)"):
+        check_assumptions(model, CE, batches, **options)
+    off = check_assumptions(model, CE, batches, stochastic="freeze", **options)
+    noisy = check_assumptions(model, CE, batches, stochastic="measure", **options)
+    assert noisy.curvatures == pytest.approx(off.curvatures, rel=1e-6)
+    assert noisy.noise_variances.sum() > 1.02 * off.noise_variances.sum()
+    assert model.training and model[2].training
+
+
+def test_parameter_groups_and_adamw_change_the_coordinates():
+    model, batches = network()
+    hand = check_assumptions(model, CE, batches, learning_rate=0.05, momentum=0.9, top_k=3)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    same = check_assumptions(model, CE, batches, from_optimizer=sgd, top_k=3)
+    assert same.curvatures == pytest.approx(hand.curvatures, rel=1e-9)
+    # One quarter of the rate in all groups is half the scale: curvatures a quarter, at the same reference rate.
+    groups = [{"params": model[0].parameters(), "lr": 0.0125}, {"params": model[2].parameters(), "lr": 0.05}]
+    mixed = check_assumptions(model, CE, batches, from_optimizer=torch.optim.SGD(groups, lr=0.05), top_k=3)
+    from empirical.measure.landscape import Landscape
+    from tests.empirical.measure.conftest import dense
+
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    h, _ = dense(Landscape(model, x, y))
+    sizes = [p.numel() for p in model.parameters()]
+    s = torch.cat([torch.full((n,), 0.5 if i < 2 else 1.0, dtype=torch.float64) for i, n in enumerate(sizes)])
+    expected = torch.linalg.eigvalsh(s[:, None] * h * s).flip(0)[:3].numpy()
+    assert mixed.curvatures == pytest.approx(expected, rel=1e-4)
+    # Decay of one group is curvature there.
+    groups = [{"params": model[0].parameters(), "weight_decay": 0.3}, {"params": model[2].parameters()}]
+    decayed = check_assumptions(model, CE, batches, from_optimizer=torch.optim.SGD(groups, lr=0.05), top_k=3)
+    ridge = torch.cat([torch.full((n,), 0.3 if i < 2 else 0.0, dtype=torch.float64) for i, n in enumerate(sizes)])
+    expected = torch.linalg.eigvalsh(h + torch.diag(ridge)).flip(0)[:3].numpy()
+    assert decayed.curvatures == pytest.approx(expected, rel=1e-4)
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    with pytest.raises(ValueError, match="must have taken steps"):
+        check_assumptions(model, CE, batches, from_optimizer=adam, top_k=3)
+    CE(model(x), y).mean().backward()
+    adam.step()
+    v = torch.cat([adam.state[p]["exp_avg_sq"].reshape(-1) / 0.001 for p in model.parameters()])
+    p = 1 / (v.sqrt() + 1e-8)
+    found = check_assumptions(model, CE, batches, from_optimizer=adam, top_k=2)
+    h, _ = dense(Landscape(model, x, y))
+    expected = torch.linalg.eigvalsh(p.sqrt()[:, None] * h * p.sqrt()).flip(0)[:2].numpy()
+    keep = found.curvatures
+    assert len(keep) == 0 or keep == pytest.approx(expected, rel=1e-3)
+    edge = 2 * (1 + 0.9) / (0.1 * 1e-3)
+    assert found.stability.estimate == pytest.approx(expected[0] / edge, rel=1e-3)
+    assert any("frozen preconditioner" in note for note in found.notes)
+
+
+def test_an_attack_is_run_again_where_the_loss_is_expanded():
+    model, batches = network()
+    seen = []
+
+    def attack(network, batch):
+        x, y = batch
+        x = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(CE(network(x), y).sum(), x)
+        seen.append([p.detach().clone() for p in network.parameters()])
+        return x.detach() + 0.1 * gradient.sign(), y
+
+    found = check_assumptions(model, CE, batches, learning_rate=0.05, momentum=0.9, top_k=2, attack=attack)
+    assert "attack run again" in found.expansion.reason
+    first = seen[0]
+    moved = [any(not torch.equal(a, b) for a, b in zip(first, weights, strict=True)) for weights in seen]
+    assert sum(moved) == 2 * len(found.curvatures) and not moved[0]
+    plain = check_assumptions(model, CE, batches, learning_rate=0.05, momentum=0.9, top_k=2)
+    assert plain.curvatures[0] != pytest.approx(found.curvatures[0], rel=1e-2)
+
+
+def test_a_budget_is_kept_by_measuring_less():
+    x, y = toy_data(3000)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 300), nn.Tanh(), nn.Linear(300, 3)).double()
+    found = check_assumptions(model, CE, [(x, y)], learning_rate=0.05, top_k=2, batch_size=64, budget="1 s")
+    assert found.samples < 3000 and any("for the budget" in note for note in found.notes)
+    assert found.outcome in ("pass", "fail", "inconclusive")
+
+
+def test_steps_of_a_run_at_rest_balance_and_of_a_travelling_one_do_not():
+    rng = np.random.default_rng(2)
+    model, batches = quadratic(rng, rotated=False, size=3)
+    at_rest = check_assumptions(
+        model, quadratic_loss, batches, learning_rate=1.0, top_k=3, steps=2000, sampling="replacement", batch_size=5
+    )
+    assert at_rest.stationarity.result is not Result.FAIL, at_rest
+    with torch.no_grad():
+        model.weight += 30.0
+    off = check_assumptions(
+        model, quadratic_loss, batches, learning_rate=1.0, top_k=3, steps=400, sampling="replacement", batch_size=5
+    )
+    assert off.stationarity.result is not Result.PASS and off.optimum.result is Result.FAIL
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": 0}, "learning_rate=...)` must be > 0"),
+        ({"learning_rate": -0.1}, "must be > 0"),
+        ({"learning_rate": [0.1]}, "must be a finite number"),
+        ({"learning_rate": math.nan}, "must be a finite number"),
+        ({"learning_rate": None}, "learning_rate=...)` is needed"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"batch_size": 1000}, "must not exceed the data, 320 samples"),
+        ({"batch_size": 0}, "integer >= 1"),
+        ({"top_k": 0}, "integer >= 1"),
+        ({"sampling": "random"}, "shuffled or replacement"),
+        ({"batch_norm": "train"}, "eval or frozen-batch"),
+        ({"budget": "soon"}, "seconds > 0"),
+        ({"budget": 0}, "seconds > 0"),
+        ({"from_optimizer": 3}, "must not be given beside|torch.optim.SGD or AdamW"),
+    ],
+)
+def test_settings_out_of_range_are_one_line(changes, message):
+    model, batches = network()
+    import re
+
+    pattern = message if "|" in message else re.escape(message)
+    with pytest.raises((ValueError, TypeError), match=pattern) as raised:
+        check_assumptions(model, CE, batches, **{"learning_rate": 0.1, "momentum": 0.9, **changes})
+    assert "\n" not in str(raised.value)
+
+
+def test_optimizers_outside_the_theory_are_named():
+    model, batches = network()
+    for optimizer, message in (
+        (torch.optim.RMSprop(model.parameters()), "no law for RMSprop"),
+        (torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), "must hold the model's parameters"),
+        (torch.optim.SGD(model.parameters(), lr=0.1, maximize=True), "must minimize"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_assumptions(model, CE, batches, from_optimizer=optimizer)
+
+
+def test_every_check_has_a_rule_and_a_cost(good):
+    assert set(good.checks) <= set(RULES)
+    for name, rule in RULES.items():
+        assert rule.cost or name in ("shuffling", "underdamped", "relaxation")
