@@ -7,8 +7,8 @@ Model     χ = tr(HCHC)/tr(H²C²), 1 exactly where H and C commute. Under a Haa
           with Q off the computed eigenvectors of H, since one aligned outlier alone makes χ ≈ 1.
 Estimator Exact over the computed eigenvectors U, Rademacher probes z off them: H, C, HC and CH of each column. The
           deflated pair costs nothing more, since QHQ z = Hz, QCHQ z = QCHz and HQCz = HCz − UΛUᵀCz.
-Samples   C of N samples is C plus noise that commutes with nothing: χ of a commuting pair came out .9 at N = 2P. With two
-          covariances from disjoint halves of the samples, C_a and C_b, tr(HC_aHC_b) and tr(H²C_aC_b) have no such bias.
+Samples   C of N samples is C plus noise that commutes with nothing, and lowers χ of a commuting pair. With covariances
+          from disjoint halves of the samples, C_a and C_b, tr(HC_aHC_b) and tr(H²C_aC_b) have no such bias.
 Error     Delete-one jackknife over the probes, at fixed data; Student's t. None where no probe is needed.
 Limits    Flat spectra commute with everything, χ₀ → 1: above `FLAT` there is nothing to tell.
 Oracle    Tests: dense matrices; dense random rotations.
