@@ -1,8 +1,8 @@
 r"""How often the gate's tests of commutation err, counted over spectra × μ × N × k.
 
 Cases     H and C with spectra of their own, 1 to 3 decades over the top k and a bulk below, P = 24 or 96; C has H's
-          eigenvectors, or Haar-random ones (*rotated*), or is rotated inside H's top k alone (*top*). N samples, Gaussian
-          or with a heavy-tailed scale that all directions share, ηλ₁ log-uniform in [.02, 1.5].
+          eigenvectors, or Haar-random ones (*rotated*), or is rotated inside H's top k alone (*top*). N samples,
+          Gaussian or with a heavy-tailed scale that all directions share, ηλ₁ log-uniform in [.02, 1.5].
 Counted   fails, passes and undecided of `commutativity_top`, and whether it or `commutativity`, whole or deflated,
           fails, by the rules of the gate. Tops flatter than a decade are left out: there rotated noise nearly commutes,
           and the gate says undecided.
