@@ -99,8 +99,7 @@ def test_what_nothing_speaks_to_is_inconclusive():
 def test_thresholds_come_from_pyproject_and_the_command_line_wins(tmp_path):
     file = tmp_path / "pyproject.toml"
     file.write_text(
-        '[tool.spikeshrink.gate]\nrequire = ["alignment"]\n'
-        "[tool.spikeshrink.gate.max]\nprice = 0.1\nexpansion = 0.2\n"
+        '[tool.spikeshrink.gate]\nrequire = ["alignment"]\n[tool.spikeshrink.gate.max]\nprice = 0.1\nexpansion = 0.2\n'
     )
     found = read_thresholds(file, require=["commutativity"], maximum=["expansion=0.5"], minimum=["c=0.1"])
     assert found.require == ("alignment", "commutativity")
