@@ -164,7 +164,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-download", action="store_true", help="use the archives that are there")
     parser.add_argument("--resume", action="store_true", help="continue unfinished runs of the folder")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
-    parser.add_argument("--jobs", type=whole, help="runs at once on the CPU (default: one a core)")
+    parser.add_argument("--jobs", type=whole, help="runs at once (default: one a core; on GPUs, which they share, 1)")
     parser.add_argument("--threads", type=whole, help="threads of each run (default: cores / jobs)")
     parser.add_argument("--quiet", action="store_true", help="no live progress")
 

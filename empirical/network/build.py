@@ -18,9 +18,9 @@ __all__ = ["build_network", "load_public_weights", "parameter_count"]
 
 
 def build_network(setting: NetworkSetting, *, seed: int) -> nn.Module:
-    """The network with PyTorch's default initialisation drawn from `seed`; the global generator is left as found."""
+    """The network with PyTorch's default initialisation drawn from `seed`; the global generators are left as found."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed every GPU too
         shared = {
             "mean": setting.mean,
             "std": setting.std,

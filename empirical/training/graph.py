@@ -64,13 +64,15 @@ def capture(computation: Callable[[], Tensor], device: torch.device) -> tuple[Te
     """
     if device.type != "cuda":
         raise ValueError(f"`Precision(cuda_graph=True)` needs a CUDA device; the batch is on {device}.")
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            computation()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = computation()
+    # Streams, the graph's memory and the generator it notes are those of the current device, which may be another.
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                computation()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = computation()
     return output, graph.replay

@@ -76,6 +76,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
     waiting, running = list(enumerate(jobs)), {}  # by place: two runs may carry one label
+    free, held = list(range(workers)), {}  # seats of the runs, each on a GPU of its own while there are enough
     failed: list[str] = []
     stopped: list[int] = []
 
@@ -91,7 +92,9 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
         while waiting or running:
             while waiting and len(running) < workers:
                 place, job = waiting.pop(0)
-                arguments = (place, job.setting.to_dict(), job.seed, dict(job.options), threads, messages)
+                held[place] = free.pop(0)
+                options = _seated(job.options, held[place])
+                arguments = (place, job.setting.to_dict(), job.seed, options, threads, messages)
                 process = context.Process(target=_work, args=arguments, name=job.label)
                 process.start()
                 running[place] = process
@@ -101,6 +104,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
                 place, kind, payload = _silent_death(running)
             if kind in ("done", "failed", "interrupted"):
                 running.pop(place).join()
+                free.append(held.pop(place))
                 if kind == "failed":
                     failed.append(f"{jobs[place].label}: {payload}")
             elif kind:
@@ -112,6 +116,15 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
         raise Interrupted(stopped[0], None)
     if failed:
         raise JobError("; ".join(failed))
+
+
+def _seated(options: Mapping[str, Any], seat: int) -> dict[str, Any]:
+    """The options with "cuda" made the GPU of a seat: seats go round the GPUs."""
+    import torch
+
+    if str(options.get("device")) != "cuda":
+        return dict(options)
+    return {**options, "device": f"cuda:{seat % max(1, torch.cuda.device_count())}"}
 
 
 def _silent_death(running: Mapping[int, Any]) -> Message:

@@ -130,10 +130,13 @@ def test_smooth_activations_have_a_continuous_gradient(activation, smooth):
     torch.testing.assert_close(ACTIVATIONS[activation](far), far.relu(), atol=1e-3, rtol=0)
 
 
-def test_initialisation_depends_on_the_seed_alone_and_leaves_the_global_generator():
+def test_initialisation_depends_on_the_seed_alone_and_leaves_the_global_generators(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     before = torch.get_rng_state()
     first, second, other = (build_network(tiny(), seed=seed) for seed in (1, 1, 2))
     assert torch.equal(before, torch.get_rng_state())
+    assert not seeded
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(next(first.parameters()), next(other.parameters()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import errno
@@ -11,12 +12,15 @@ import json
 import math
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -35,6 +39,7 @@ from empirical.training import run as run_module
 from empirical.training.attack import draw_starts, pgd, pgd_from
 from empirical.training.checkpoint import VERSION, load_checkpoint
 from empirical.training.evaluate import evaluate
+from empirical.training.graph import capture
 from empirical.training.masking import MaskingWarning
 from empirical.training.metrics import MetricsLog, read_metrics
 from empirical.training.run import DivergedError, Interrupted, run_folder, train
@@ -272,6 +277,59 @@ def test_a_step_by_graph_equals_the_eager_one(method, changes, monkeypatch):
     for _ in range(5):
         assert torch.equal(eager.step().loss, graphed.step().loss)
     assert same(weights(eager.model), weights(graphed.model))
+
+
+def test_a_graph_is_captured_on_the_device_of_its_batch(monkeypatch):
+    """Whatever asks CUDA for a stream, a graph or memory gets the current device's, which is 0 until it is changed."""
+    current, asked = [0], []
+
+    @contextlib.contextmanager
+    def device(chosen):
+        before, current[0] = current[0], torch.device(chosen).index
+        yield
+        current[0] = before
+
+    def made(*arguments):
+        asked.append(current[0])
+        return mock.MagicMock()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, made)
+    capture(lambda: torch.zeros(1), torch.device("cuda:1"))
+    assert len(asked) >= 5 and set(asked) == {1}
+    assert current == [0]
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(2, ["cuda:0", "cuda:1"] * 2), (4, [f"cuda:{n}" for n in range(4)])])
+def test_jobs_at_once_go_round_the_gpus(gpus, expected, monkeypatch):
+    from empirical.training import jobs
+
+    devices, messages = [], queue.Queue()
+
+    class Process:
+        pid, exitcode = None, 0
+
+        def __init__(self, target, args, name):
+            devices.append(args[3]["device"])
+            self.place = args[0]
+
+        def start(self):
+            messages.put((self.place, "done", None))
+
+        def join(self):
+            pass
+
+    context = SimpleNamespace(Queue=lambda: messages, Process=Process)
+    monkeypatch.setattr(jobs.multiprocessing, "get_context", lambda kind: context)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    asked = [jobs.Job(setting=small(), seed=seed, options={"device": "cuda"}) for seed in range(4)]
+    jobs.run_jobs(asked, workers=4, threads=1, show=lambda *message: None)
+    assert devices == expected
+    devices.clear()
+    asked = [dataclasses.replace(job, options={"device": "cuda:1"}) for job in asked]
+    jobs.run_jobs(asked, workers=4, threads=1, show=lambda *message: None)
+    assert devices == ["cuda:1"] * 4
 
 
 def test_a_cuda_graph_without_cuda_is_refused():
