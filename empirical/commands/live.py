@@ -59,10 +59,10 @@ class LiveProgress:
 
 
 def short(label: str, state: Progress) -> str:
-    """``at-seed0 epoch 12/120 loss 1.234 robust 45.6 % lr 0.1 left 1:23``."""
+    """``at-seed0 epoch 12/120 loss 1.234 robust 45.6 % lr 0.1 left 1:23 on cpu float32``."""
     robust = "–" if state.robust_accuracy is None else f"{100 * state.robust_accuracy:.1f} %"
     minutes, seconds = divmod(round(state.seconds_left), 60)
     return (
         f"{label} epoch {state.epoch + 1}/{state.epochs} loss {state.loss:.3f} robust {robust} "
-        f"lr {state.learning_rate:.3g} left {minutes}:{seconds:02d}"
+        f"lr {state.learning_rate:.3g} left {minutes}:{seconds:02d} on {state.place}"
     )

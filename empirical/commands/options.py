@@ -14,6 +14,7 @@ import shlex
 import typing
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from empirical.settings.data import PUBLISHED
@@ -34,6 +35,7 @@ __all__ = [
     "override_of",
     "overrides",
     "preset_and_methods",
+    "signs_of_a_gpu",
     "torchrun_place",
 ]
 
@@ -255,7 +257,15 @@ def device_name(asked: str) -> str:
     import torch
 
     if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        signs = signs_of_a_gpu()
+        if signs:
+            raise ValueError(
+                f"`--device auto` must find CUDA usable where there is a GPU ({signs}); PyTorch cannot use it: "
+                f"{_why_no_cuda()} Pass --device cpu to do without."
+            )
+        return "cpu"
     try:
         device = torch.device(asked)
     except RuntimeError:
@@ -263,8 +273,35 @@ def device_name(asked: str) -> str:
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"`--device` must be auto, cpu or cuda; got {asked!r}.")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"`--device {asked}` must name a device that is there; this PyTorch sees no CUDA device.")
+        raise ValueError(
+            f"`--device {asked}` must name a device that is there; this PyTorch sees no CUDA device: {_why_no_cuda()}"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"`--device {asked}` must be one of the {count} that are there, cuda:0 to cuda:{count - 1}.")
     return asked
+
+
+def signs_of_a_gpu() -> str:
+    """What says that this machine should have a CUDA device, in words; empty where nothing does, or it was hidden."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return ""
+    signs = [str(path) for path in (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl")) if path.exists()]
+    if visible is not None:
+        signs.append(f"CUDA_VISIBLE_DEVICES={visible}")
+    return ", ".join(signs)
+
+
+def _why_no_cuda() -> str:
+    """PyTorch's own reason, on one line."""
+    import torch
+
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return " ".join(str(error).split())[:300]
+    return "it gives no reason."
 
 
 def torchrun_place() -> tuple[int, int]:

@@ -96,6 +96,8 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: b
             raise ValueError(f"`--jobs` and `--threads` must be >= 1; got {args.jobs} and {args.threads}.")
         make_results_folder(args.out)
         if not distributed:  # there the processes of one run would meet each other
+            if on_cpu and not args.quiet:
+                _say_cost(jobs, threads, command)
             for job in jobs:  # before the first of them starts
                 folder = run_folder(job.setting, job.seed, job.options["out"])
                 folder.require_resume(job.options["resume"])
@@ -128,6 +130,28 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: b
         print(f"{command}: {args.out} cannot be written ({reason}); the newest checkpoint is whole.", file=sys.stderr)
         return 1
     return 0
+
+
+def _say_cost(jobs: list[Job], threads: int, command: str) -> None:
+    """A line for every kind of run on photographs: on a CPU most of them take longer than anybody means to wait."""
+    import torch
+
+    from empirical.settings.data import PUBLISHED
+    from empirical.training.cost import run_passes, seconds_of_a_pass
+
+    kinds = {job.setting.method.name: job.setting for job in jobs if job.setting.data.name in PUBLISHED}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for name, setting in kinds.items():
+            hours = run_passes(setting) * seconds_of_a_pass(setting) / 3600
+            print(
+                f"{command}: {name} on {setting.data.name} on this CPU takes about {hours:,.1f} hours a run "
+                f"({threads} threads, {setting.precision.summary}); a GPU is meant for it.",
+                file=sys.stderr,
+            )
+    finally:
+        torch.set_num_threads(before)
 
 
 def _joined(job: Job, world: Any, device: Any) -> Job:

@@ -40,3 +40,10 @@ class Precision(Setting):
 
     def __post_init__(self) -> None:
         require_choices(self)
+
+    @property
+    def summary(self) -> str:
+        """As a person says it: ``float32``, ``bfloat16 channels-last compiled graph``."""
+        words = ["float32" if self.autocast == "none" else self.autocast]
+        named = {"tf32": "TF32", "channels_last": "channels-last", "compile": "compiled", "cuda_graph": "graph"}
+        return " ".join(words + [word for field, word in named.items() if getattr(self, field)])

@@ -87,6 +87,7 @@ class Progress:
     train_accuracy: float
     robust_accuracy: float | None  # of the last evaluation, on validation images where there are some, else test
     seconds_left: float
+    place: str  # device and precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,6 +396,7 @@ class _Run:
                 train_accuracy=float(accuracy),
                 robust_accuracy=self.shown,
                 seconds_left=seconds / max(done, 1) * (self.setting.num_iterations - self.trainer.iteration),
+                place=f"{_device_name(self.trainer.device)} {self.setting.precision.summary}",
             )
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,68 @@ def test_a_missing_data_folder_is_one_line(tmp_path, capsys):
 def test_cuda_asked_for_and_absent_is_said(tmp_path, capsys):
     assert main(["train", *TINY, "--out", str(tmp_path), "--device", "cuda"]) == 2
     assert "sees no CUDA device" in capsys.readouterr().err
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_not_taken_for_none(tmp_path, capsys, monkeypatch):
+    def no_driver():
+        raise RuntimeError("The NVIDIA driver on your system is too old\n (found version 11040).")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", no_driver)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert main(["train", *TINY, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "CUDA_VISIBLE_DEVICES=0,1" in error and "too old (found version 11040)" in error and "--device cpu" in error
+    assert not (tmp_path / "out").exists()
+    assert main(["train", *TINY, "--out", str(tmp_path / "out"), "--device", "cuda"]) == 2
+    assert "too old" in capsys.readouterr().err
+    for hidden in ("", "-1"):  # whoever hides the GPUs means the CPU
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert options.device_name("auto") == "cpu"
+
+
+def test_a_gpu_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert options.device_name("cuda:1") == "cuda:1"
+    with pytest.raises(ValueError, match="cuda:0 to cuda:1"):
+        options.device_name("cuda:2")
+
+
+def test_photographs_on_a_cpu_say_first_what_they_cost(tmp_path, capsys):
+    words = ["train", "--preset", "cifar10", "--method", "at", "--no-download", "--data-root", str(tmp_path / "none")]
+    assert main([*words, "--jobs", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    said = re.search(r"at on cifar10 on this CPU takes about ([\d,.]+) hours a run", capsys.readouterr().err)
+    assert float(said.group(1).replace(",", "")) > 24
+
+
+@pytest.mark.parametrize("method", ["standard", "at", "awp", "trades", "trades-awp"])
+@pytest.mark.parametrize("changes", [{}, {"awp_batch": "fresh", "awp_recompute": True, "awp_steps": 2, "restarts": 2}])
+def test_the_passes_of_a_run_are_those_that_it_makes(method, changes, monkeypatch):
+    """Forwards counted at the network, backwards at autograd's two doors."""
+    from empirical.data import load_data
+    from empirical.settings.presets import make_training
+    from empirical.training.cost import run_passes, step_passes
+    from empirical.training.trainer import Trainer
+
+    setting = make_training("smoke", method, {"awp_warmup": 0, "steps": 2} | changes)
+    run = Trainer(setting, seed=0, data=load_data(setting.data))
+    passes = []
+    run.model.register_forward_hook(lambda *_: passes.append(1))
+    grad, backward = torch.autograd.grad, torch.Tensor.backward
+    forwards = 6 if setting.method.objective == "trades" else 3  # of a loss with its weight gradients
+
+    def counted(loss, inputs, *rest, **options):
+        passes.append(forwards - forwards // 3 if isinstance(inputs, list) else 1)
+        return grad(loss, inputs, *rest, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    monkeypatch.setattr(
+        torch.Tensor, "backward", lambda loss: (passes.append(forwards - forwards // 3), backward(loss))[1]
+    )
+    run.step()
+    assert sum(passes) == step_passes(setting)
+    assert run_passes(setting) > step_passes(setting) * 96 * 8
 
 
 def test_a_diverging_run_is_status_1_and_names_its_iteration(tmp_path, capsys):
