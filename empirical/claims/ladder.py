@@ -19,6 +19,7 @@ Source    Own derivation, `theory.closed_form.minibatch_moments`; Xu and Zhang, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ PATH_MARGIN = 0.5
 Array: TypeAlias = NDArray[np.float64]
 
 
+@functools.lru_cache(maxsize=32)
 def minibatch_law(item: Ensemble, sabotage: Sabotage = "none") -> MinibatchMoments:
     """(P2) at an ensemble's records, from every sample's slope and curvature at the checkpoint.
 
@@ -202,9 +204,15 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Ladder:
-    """All rungs of one ensemble."""
+    """All rungs of one ensemble; `Ladder.of` makes each once, however many claims ask."""
 
     item: Ensemble
+
+    @staticmethod
+    @functools.lru_cache(maxsize=8)
+    def of(item: Ensemble) -> Ladder:
+        """The ladder of an ensemble."""
+        return Ladder(item)
 
     @cached_property
     def keep(self) -> NDArray[np.bool_]:
@@ -311,14 +319,14 @@ Step: TypeAlias = Predictor[[Ensemble], Ratio]
 
 
 def _rung(rung: Rung) -> Step:
-    return lambda item: Ladder(item).rungs[rung]
+    return lambda item: Ladder.of(item).rungs[rung]
 
 
 def _swapped(rung: Rung) -> Step:
     """The rung as if the replicas' spread had half its variance: what an instrument without power would let pass."""
 
     def wrong(item: Ensemble) -> Ratio:
-        ratio = Ladder(item).rungs[rung]
+        ratio = Ladder.of(item).rungs[rung]
         return Ratio(estimate=ratio.estimate - math.log(2.0), error=ratio.error)
 
     return wrong
@@ -369,7 +377,7 @@ def _rung_claim(rung: Rung) -> EmpiricalClaim[Ensemble, Step]:
 
 
 def _compare_ladder(item: Ensemble, predict: Step) -> Comparison:
-    ladder = Ladder(item)
+    ladder = Ladder.of(item)
     parted = [rung for rung, ratio in ladder.rungs.items() if ratio.outcome(MARGIN) == "outside"]
     open_ = [rung for rung, ratio in ladder.rungs.items() if ratio.outcome(MARGIN) == "undecided"]
     where = f"parts at: {', '.join(parted)}" if parted else "parts at no rung for certain"
@@ -380,7 +388,7 @@ def _compare_ladder(item: Ensemble, predict: Step) -> Comparison:
 
 
 def _whole(item: Ensemble) -> Ratio:
-    levels = Ladder(item).levels
+    levels = Ladder.of(item).levels
     return levels["network"].over(levels["(P1)"])
 
 
@@ -408,7 +416,7 @@ Law: TypeAlias = Predictor[[Ensemble], Array]
 
 
 def _compare_moved(item: Ensemble, predict: Law) -> Comparison:
-    ladder = Ladder(item)
+    ladder = Ladder.of(item)
     replicas = item.positions.shape[1]
     network, additive = ladder.levels["network"], ladder.levels["(P1)"]
     moved = Spread.predicted(predict(item), ladder.keep, replicas)
@@ -471,7 +479,7 @@ DECOYS: Mapping[str, Law] = {
 
 def _against_law(level: str):
     def compare(item: Ensemble, predict: Law) -> Comparison:
-        ladder = Ladder(item)
+        ladder = Ladder.of(item)
         predicted = Spread.predicted(predict(item), ladder.keep, item.positions.shape[1])
         ratio = ladder.levels[level].over(predicted)
         results = (ladder.forest(CONTROL_MARGIN), ladder.course())
@@ -519,7 +527,7 @@ def _parts_everywhere(item: Ensemble) -> tuple[Rung, ...]:
 
 def _compare_rungs(item: Ensemble, predict: Predictor[[Ensemble], tuple[Rung, ...]]) -> Comparison:
     """The least evidence over the rungs that each is, or is not, outside the control's margin as declared."""
-    declared, rungs = predict(item), Ladder(item).rungs
+    declared, rungs = predict(item), Ladder.of(item).rungs
     margins = []
     for rung in RUNGS[1:]:
         inner, outer = rungs[rung].magnitude
@@ -533,7 +541,7 @@ def _compare_rungs(item: Ensemble, predict: Predictor[[Ensemble], tuple[Rung, ..
     return Comparison(
         estimate=estimate,
         interval=(low, high),
-        note=f"declared to part at {', '.join(declared) or 'no rung'}; {Ladder(item).described()}",
+        note=f"declared to part at {', '.join(declared) or 'no rung'}; {Ladder.of(item).described()}",
     )
 
 
@@ -593,7 +601,7 @@ def _no_path(item: Ensemble) -> Array:
 
 
 def _compare_path(item: Ensemble, predict: Paths) -> Comparison:
-    keep = Ladder(item).keep
+    keep = Ladder.of(item).keep
     predicted = predict(item)[:, keep]
     chosen = item.positions[:, :, keep].astype(np.float64)
     mean, spread = chosen.mean(axis=1), chosen.std(axis=1, ddof=1)

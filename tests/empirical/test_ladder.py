@@ -161,13 +161,13 @@ def test_a_network_parts_at_the_rung_where_it_was_made_to(changes, parted):
 
 
 def test_the_product_of_the_rungs_is_the_whole():
-    rungs = ladder.Ladder(made("network", linearised=1.2, fixed=0.9, network=1.4))
+    rungs = ladder.Ladder.of(made("network", linearised=1.2, fixed=0.9, network=1.4))
     whole = rungs.levels["network"].over(rungs.levels["(P1)"])
     assert np.allclose(sum(ratio.estimate for ratio in rungs.rungs.values()), whole.estimate, rtol=1e-12, atol=1e-12)
 
 
 def test_what_rungs_share_cancels_in_their_ratio():
-    rungs = ladder.Ladder(made("network", fixed=1.3)).rungs
+    rungs = ladder.Ladder.of(made("network", fixed=1.3)).rungs
     assert rungs["quadratic loss"].error.max() < 1e-10  # the same draws, scaled
     # ln of three independent variances from 1,500 replicas each, averaged: √(2/1500/3)
     assert np.allclose(rungs["mini-batch law"].error, math.sqrt(2 / REPLICAS / 3), rtol=0.15)
