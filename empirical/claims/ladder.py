@@ -77,14 +77,14 @@ def minibatch_law(item: Ensemble, sabotage: Sabotage = "none") -> MinibatchMomen
         rates = np.where(rates == rates[0], rates[-1], rates[0])
     late = sabotage == "late"
     found = minibatch_second_moments(
-        slopes + item.frozen.mean_slope,
+        slopes + law.mean_slope,
         curvatures,
         item.optimizer,
         rates,
         item.batch_sizes,
         sampling=Sampling.SHUFFLED_EPOCHS if shuffled else Sampling.WITH_REPLACEMENT,
         start_position=item.start_position,
-        initial_mean=np.concatenate([np.zeros(slopes.shape[1]), item.frozen.momentum]),
+        initial_mean=np.concatenate([np.zeros(slopes.shape[1]), law.momentum]),
         record=sorted({max(step - late, 1) for step in record}),
         outside=(Outside(curvature=law.outside_curvature, coupling=law.outside_coupling, own=law.outside_own),),
     )
@@ -101,7 +101,8 @@ def minibatch_law(item: Ensemble, sabotage: Sabotage = "none") -> MinibatchMomen
 
 def minibatch_variances(item: Ensemble, sabotage: Sabotage = "none") -> Array:
     """Variances along the tracked directions that (P2) predicts, shape ``(records, directions)``."""
-    return np.einsum("tii->ti", minibatch_law(item, sabotage).covariance)
+    tracked = len(item.frozen.curvatures)
+    return np.einsum("tii->ti", minibatch_law(item, sabotage).covariance)[:, :tracked]
 
 
 def additive_variances(item: Ensemble) -> Array:
@@ -593,7 +594,7 @@ Paths: TypeAlias = Predictor[[Ensemble], Array]
 
 def _mean_path(item: Ensemble) -> Array:
     """E δ of the mini-batch law, shape ``(records, directions)``."""
-    return minibatch_law(item).mean
+    return minibatch_law(item).mean[:, : len(item.frozen.curvatures)]
 
 
 def _no_path(item: Ensemble) -> Array:

@@ -72,10 +72,6 @@ def _frozen(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> tup
         other = training_landscape(checkpoint, data, measurement, redraw=redraw, fresh=True)
         draws.append(project_gradients(other, basis).values.cpu().numpy())
     share = repeated_share(np.stack(draws)).values if checkpoint.setting.method.attack else np.ones(basis.shape[1])
-    named = dict(checkpoint.model.named_parameters())
-    momentum = torch.cat(
-        [checkpoint.momentum.get(name, torch.zeros_like(value)).reshape(-1) for name, value in named.items()]
-    )
     decay = checkpoint.setting.optimizer.weight_decay
     weights = landscape.weights.double()
     frozen = Frozen(
@@ -84,7 +80,7 @@ def _frozen(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> tup
         noise_covariance=noise.covariance,
         repeated_share=share,
         mean_slope=noise.mean + decay * (basis.double().T @ weights).cpu().numpy(),
-        momentum=(basis.double().T @ momentum.to(basis.device).double()).cpu().numpy(),
+        momentum=(basis.double().T @ _momentum(checkpoint).to(basis.device)).cpu().numpy(),
     )
     return landscape, basis, frozen
 
@@ -178,15 +174,8 @@ def measure_ensemble(
                 dynamics=dynamics,
                 inputs=landscape.inputs,
             ).weights
-        law = sample_law(landscape, basis, seed=measurement.seed)
         rungs = Rungs(
-            law=SampleLaw(
-                slopes=law.slopes,
-                curvatures=law.curvatures,
-                outside_curvature=law.outside.curvature,
-                outside_coupling=law.outside.coupling,
-                outside_own=np.zeros_like(law.outside.coupling) if law.outside.own is None else law.outside.own,
-            ),
+            law=_sample_law(checkpoint, landscape, basis, measurement),
             linearised=simpler["linearised"],
             fixed_inputs=simpler["fixed inputs"],
             places=_places(checkpoint, data, measurement, landscape, basis, {s: seen[s][0] for s in moments}),
@@ -209,6 +198,37 @@ def measure_ensemble(
         losses=branches.losses,
         rungs=rungs,
         seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _momentum(checkpoint: Checkpoint) -> Tensor:
+    """The optimizer's buffers as one vector ``(P,)``, float64; 0 where there are none yet."""
+    named = dict(checkpoint.model.named_parameters())
+    pieces = [checkpoint.momentum.get(name, torch.zeros_like(value)).reshape(-1) for name, value in named.items()]
+    return torch.cat(pieces).double()
+
+
+def _sample_law(checkpoint: Checkpoint, landscape: Landscape, basis: Tensor, measurement: Measurement) -> SampleLaw:
+    """Every sample along U and along the two directions in which the mean starts to move outside it."""
+    slope = landscape.gradient() + checkpoint.setting.optimizer.weight_decay * landscape.weights.double()
+    momentum = _momentum(checkpoint).to(slope.device)
+    moving = torch.stack([momentum, slope], dim=1)
+    directions = basis.double()
+    for column in moving.unbind(dim=1):
+        outside = column - directions @ (directions.T @ column)
+        outside = outside - directions @ (directions.T @ outside)
+        # What rounding leaves of a vector inside U is no direction.
+        if float(outside.norm()) > 1e-6 * float(column.norm()) > 0:
+            directions = torch.cat([directions, (outside / outside.norm())[:, None]], dim=1)
+    law = sample_law(landscape, directions.to(landscape.dtype), seed=measurement.seed)
+    return SampleLaw(
+        slopes=law.slopes,
+        curvatures=law.curvatures,
+        mean_slope=(directions.T @ slope).cpu().numpy(),
+        momentum=(directions.T @ momentum).cpu().numpy(),
+        outside_curvature=law.outside.curvature,
+        outside_coupling=law.outside.coupling,
+        outside_own=np.zeros_like(law.outside.coupling) if law.outside.own is None else law.outside.own,
     )
 
 

@@ -66,21 +66,28 @@ class FiniteCurvature(Part):
 
 @part
 class SampleLaw(Part):
-    """What the law of mini-batches (P2) needs: every sample at the checkpoint, along the tracked directions.
+    """What the law of mini-batches (P2) needs: every sample at the checkpoint, along directions W.
+
+    W are the tracked directions U, then those in which the mean moves outside them (momentum and mean slope): a mean
+    that moves drags every sample's gradient along.
 
     Args:
-        slopes: s_n = Uᵀg_n, without weight decay.
-        curvatures: A_n = Uᵀ∇²ℓ_n U.
-        outside_curvature: mean curvature of the directions outside U that the samples' slopes span.
+        slopes: s_n = Wᵀg_n, without weight decay.
+        curvatures: A_n = Wᵀ∇²ℓ_n W.
+        mean_slope: Wᵀ∇L, weight decay included.
+        momentum: Wᵀv of the buffer.
+        outside_curvature: mean curvature of the directions outside W that the samples' slopes span.
         outside_coupling: K of `theory.closed_form.outside`.
         outside_own: its own-sample term.
     """
 
-    slopes: Annotated[NDArray[np.float64], axes("samples", "directions")]
-    curvatures: Annotated[NDArray[np.float64], axes("samples", "directions", "directions")]
+    slopes: Annotated[NDArray[np.float64], axes("samples", "law directions")]
+    curvatures: Annotated[NDArray[np.float64], axes("samples", "law directions", "law directions")]
+    mean_slope: Annotated[NDArray[np.float64], axes("law directions")]
+    momentum: Annotated[NDArray[np.float64], axes("law directions")]
     outside_curvature: float
-    outside_coupling: Annotated[NDArray[np.float64], axes("directions", "directions")]
-    outside_own: Annotated[NDArray[np.float64], axes("directions", "directions")]
+    outside_coupling: Annotated[NDArray[np.float64], axes("law directions", "law directions")]
+    outside_own: Annotated[NDArray[np.float64], axes("law directions", "law directions")]
 
 
 @part

@@ -65,6 +65,8 @@ def drawn(training, *, network=1.0, fixed=1.0, linearised=1.0, path=0.0, seed=0,
             law=SampleLaw(
                 slopes=slopes,
                 curvatures=curvatures,
+                mean_slope=held.mean_slope,
+                momentum=held.momentum,
                 outside_curvature=0.0,
                 outside_coupling=np.zeros((3, 3)),
                 outside_own=np.zeros((3, 3)),
@@ -94,7 +96,7 @@ def drawn(training, *, network=1.0, fixed=1.0, linearised=1.0, path=0.0, seed=0,
     )
 
 
-HELD, LIMIT, NETWORK = CONTROLS[2], CONTROLS[9], make_training("digits-cpu", "at")
+HELD, LIMIT, NETWORK = CONTROLS[2], CONTROLS[8], make_training("digits-cpu", "at")
 
 
 @functools.cache
