@@ -16,7 +16,16 @@ import torch
 __all__ = ["Stream", "derived_seed", "generator"]
 
 Stream = Literal[
-    "initialization", "order", "augmentation", "attack", "awp", "evaluation", "split", "label-noise", "images"
+    "initialization",
+    "order",
+    "augmentation",
+    "attack",
+    "awp",
+    "evaluation",
+    "split",
+    "label-noise",
+    "images",
+    "sharpness",
 ]
 
 # Fixed numbers: renumbering them would change every run.
@@ -30,6 +39,7 @@ _NUMBER: dict[str, int] = {
     "split": 6,
     "label-noise": 7,
     "images": 8,
+    "sharpness": 9,
 }
 
 

@@ -178,6 +178,14 @@ class Landscape:
             losses.append(self.per_sample_loss(outputs, self.targets[batch]).mean())
         return torch.stack(losses)
 
+    def batch_loss(self, parameters: dict[str, Tensor], samples: Tensor) -> Tensor:
+        """Mean loss of a mini-batch of samples; in ``"train"`` mode under that batch's own statistics."""
+        if not self.units_are_batches:
+            return self.unit_losses(parameters, samples).mean()
+        alone = copy.copy(self)
+        alone._batches = samples[None]
+        return alone.unit_losses(parameters, torch.zeros(1, dtype=torch.int64, device=self.device))[0]
+
     def sample_loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         """Loss of a single sample (no batch axis), for per-sample differentiation under ``vmap``."""
         outputs = functional_call(self.model, {**self._constants, **parameters}, (x[None],))

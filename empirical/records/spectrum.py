@@ -14,6 +14,7 @@ from empirical.records.run import AtCheckpoint
 
 __all__ = [
     "Alignment",
+    "BatchSharpness",
     "CrossFit",
     "Density",
     "Gap",
@@ -108,6 +109,48 @@ class Lanczos(Part):
     noise_products: int
     product_method: str
     product_seconds: Mapping[str, float]
+
+
+@part
+class BatchSharpness(Part):
+    """E_B[g_Bᵀ H_B g_B]/E_B|g_B|² over independently drawn mini-batches, weight decay in both g_B and H_B.
+
+    Args:
+        value: the ratio of means, its bias of order 1/batches removed.
+        standard_error: by the delta method.
+        low: lower end of its 95 % interval, corrected for skewness.
+        high: upper end.
+        batch_size: B.
+        small_batch_limit: where a run of small batches is at the edge of stability, 2(1−μ)/η.
+        large_batch_limit: where one of full batches is, 2(1+μ)/η.
+        curvatures: g_Bᵀ H_B g_B of every batch.
+        squares: |g_B|² of every batch.
+    """
+
+    value: float
+    standard_error: float
+    low: float
+    high: float
+    batch_size: int
+    small_batch_limit: float
+    large_batch_limit: float
+    curvatures: Annotated[NDArray[np.float64], axes("batches")]
+    squares: Annotated[NDArray[np.float64], axes("batches")]
+
+    @property
+    def small_batch_position(self) -> float:
+        """Value over the small-batch limit: 1 at the edge of stochastic stability."""
+        return self.value / self.small_batch_limit
+
+    @property
+    def large_batch_position(self) -> float:
+        """Value over the full-batch limit."""
+        return self.value / self.large_batch_limit
+
+    @property
+    def relative_error(self) -> float | None:
+        """Standard error over value; None where the value is not positive."""
+        return self.standard_error / self.value if self.value > 0 else None
 
 
 @part

@@ -284,6 +284,23 @@ def batch_sharpness(
     return BatchSharpness(value=curvature / square, standard_error=0.0, curvature=curvature, square=square)
 
 
+def sharpness_limits(optimizer: MomentumSGD) -> tuple[float, float]:
+    """Batch sharpness at the edge of small batches and of full batches: 2(1−μ)/η and 2(1+μ)/η for heavy ball.
+
+    A small batch strikes a direction once, and before the next strike its kick ηLδ has gone on to ηLδ K,
+    K = 1 − ν + ν(1−d)/(1−μ) with discount ν and dampening d, 1/(1−μ) with and without Nesterov's look-ahead: stable
+    iff ηLK < 2. The full batch has the mean's limit.
+
+    Args:
+        optimizer: weight decay is left to the sharpness, which has it in H.
+    """
+    one_group(optimizer)
+    bare = replace(optimizer, weight_decay=0.0)
+    dampening = bare.dampening if bare.momentum > 0 else 0.0
+    kick = 1.0 - bare.discount + bare.discount * (1.0 - dampening) / (1.0 - bare.momentum)
+    return 2.0 / (bare.learning_rate * kick), largest_stable_learning_rate(1.0, bare) / bare.learning_rate
+
+
 def sampled_batch_sharpness(curvatures: ArrayLike, squares: ArrayLike) -> BatchSharpness:
     """Batch sharpness from drawn batches: ratio of means, its standard error by the delta method, bias 1/n removed.
 

@@ -14,6 +14,7 @@ from theory.closed_form.edge import (
     mean_square_edge,
     orthogonal_edge,
     sampled_batch_sharpness,
+    sharpness_limits,
 )
 from theory.closed_form.minibatch import ridge_regression_law, second_moment_stability_limit
 from theory.model.optimizer import MomentumSGD
@@ -256,3 +257,28 @@ def test_directions_in_which_nothing_acts_do_not_matter():
     edge = mean_square_edge(rows, 2, MomentumSGD(0.1, 0.9))
     assert edge.learning_rate == pytest.approx(mean_square_edge(_rows(), 2, MomentumSGD(0.1, 0.9)).learning_rate)
     assert edge.direction.shape == (4, 4) and not math.isnan(edge.curvature)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        *OPTIMIZERS,
+        MomentumSGD(0.3, 0.9),
+        MomentumSGD(0.1, 0.0, dampening=0.3),
+        MomentumSGD(0.1, 0.9, dampening=0.9, discount=0.7),
+    ],
+    ids=str,
+)
+def test_the_limits_of_batch_sharpness_are_the_ends_of_the_exact_edge(optimizer):
+    """One direction, one sample in N curved: batch sharpness L at B = 1, L/N with the full batch."""
+    small, large = sharpness_limits(optimizer)
+    count, sharpness = 20_000, 3.0
+    curvatures = np.zeros((count, 1, 1))
+    curvatures[0] = sharpness
+    once = mean_square_edge(curvatures, 1, optimizer).learning_rate
+    assert once * sharpness == pytest.approx(small * optimizer.learning_rate, rel=3e-3)
+    whole = mean_square_edge(curvatures, count, optimizer).learning_rate
+    assert whole * sharpness / count == pytest.approx(large * optimizer.learning_rate, rel=1e-9)
+    if optimizer.dampening == 0 and not optimizer.nesterov:
+        rate, momentum = optimizer.learning_rate, optimizer.momentum
+        assert (small, large) == pytest.approx((2 * (1 - momentum) / rate, 2 * (1 + momentum) / rate))
