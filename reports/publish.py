@@ -2,7 +2,8 @@
 
 Compact   Arrays are deflated. Those of `CROWD` entries or more keep `BITS` significant bits, in single precision: they
           are replicates, whose scatter is thousands of times their rounding. Shorter ones, and square matrices, which
-          are moments or eigenvectors that an exact identity is held against, keep every digit. `nox -s rejudge` shows
+          are moments or eigenvectors that an exact identity is held against, keep every digit (a square matrix for
+          each of many samples is a replicate). `nox -s rejudge` shows
           that no verdict moves.
 Pages     ``index.html`` and figures are generated from this and are not committed.
 """
@@ -103,7 +104,8 @@ def size(path: Path) -> int:
 
 
 def _is_crowd(array: NDArray) -> bool:
-    square = array.ndim > 1 and array.shape[-1] == array.shape[-2]
+    # A square matrix is a moment or a basis; hundreds of them, one a sample, are replicates.
+    square = array.ndim > 1 and array.shape[-1] == array.shape[-2] and (array.ndim == 2 or len(array) < 100)
     return array.dtype == np.float64 and array.size >= CROWD and not square
 
 

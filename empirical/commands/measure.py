@@ -170,6 +170,7 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
                 replicas=what.replicas,
                 before=what.ensemble_steps,
                 after=what.ensemble_after,
+                records=what.ensemble_records,
                 factor=after / before,
             )
         frozen = [measurement for measurement in measurements if measurement.batch_norm != "train"]

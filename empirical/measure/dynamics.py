@@ -193,7 +193,6 @@ def measure_ensemble(
         steps=branches.steps,
         learning_rates=branches.learning_rates,
         positions=branches.weights,
-        velocities=branches.velocity,
         norms=branches.norms,
         losses=branches.losses,
         rungs=rungs,

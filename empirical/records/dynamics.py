@@ -171,7 +171,6 @@ class Ensemble(InFrozenBasis):
         steps: since they parted, at each record.
         learning_rates: the rate of every step.
         positions: Uᵀ(w − w_checkpoint).
-        velocities: Uᵀv.
         norms: ‖w‖.
         losses: mean training loss of the recorded steps, in nats.
         rungs: the ladder from theory to network; None where the replicas cannot be vectorised, or it was not asked for.
@@ -185,7 +184,6 @@ class Ensemble(InFrozenBasis):
     steps: Annotated[NDArray[np.int64], axes("records")]
     learning_rates: Annotated[NDArray[np.float64], axes("all steps")]
     positions: Annotated[NDArray[np.float64], axes("records", "replicas", "directions")]
-    velocities: Annotated[NDArray[np.float64], axes("records", "replicas", "directions")]
     norms: Annotated[NDArray[np.float64], axes("records", "replicas")]
     losses: Annotated[NDArray[np.float64], axes("records", "replicas")]
     rungs: Rungs | None

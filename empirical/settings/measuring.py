@@ -150,6 +150,7 @@ class Measuring(Setting):
         replicas: replicas of the ensemble around the first decay; 0 for none.
         ensemble_steps: steps before the drop, ≥ 1; three relaxation times 1/(1 − √μ) of an underdamped mode are 57.
         ensemble_after: steps after the drop, ≥ 1.
+        ensemble_records: records before and after the drop, beside the first steps.
         ensembles: which runs get an ensemble.
         window: steps of the trajectory before each decay; 0 for none.
 
@@ -164,12 +165,13 @@ class Measuring(Setting):
     replicas: int = 128
     ensemble_steps: int = 60
     ensemble_after: int = 40
+    ensemble_records: int = 8
     ensembles: Literal["first", "all"] = "first"
     window: int = 200
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_at_least(self, checkpoints=0, replicas=0, ensemble_steps=1, ensemble_after=1, window=0)
+        require_at_least(self, checkpoints=0, replicas=0, ensemble_steps=1, ensemble_after=1, ensemble_records=1, window=0)
         require_at_most(self, replicas=10**6, ensemble_steps=10**6, ensemble_after=10**6, window=10**7)
         if 0 < self.window < SHORTEST_TRAJECTORY:
             raise ValueError(

@@ -219,7 +219,6 @@ def ensemble(*, factor=1.0, obeys_drop=True, replicas=256, robust=1.0, with_curv
         steps=steps.astype(np.int64),
         learning_rates=rates,
         positions=positions,
-        velocities=np.zeros_like(positions),
         norms=np.ones(positions.shape[:2]),
         losses=np.ones(positions.shape[:2]),
         rungs=None,

@@ -58,7 +58,6 @@ def drawn(training, *, network=1.0, fixed=1.0, linearised=1.0, path=0.0, seed=0,
         steps=STEPS,
         learning_rates=np.r_[np.full(60, rate), np.full(40, rate / 10)],
         positions=blank,
-        velocities=blank,
         norms=np.ones(blank.shape[:2]),
         losses=np.ones(blank.shape[:2]),
         rungs=Rungs(
