@@ -2,9 +2,8 @@
 
 Compact   Arrays are deflated. Those of `CROWD` entries or more keep `BITS` significant bits, in single precision: they
           are replicates, whose scatter is thousands of times their rounding. Shorter ones, and square matrices, which
-          are moments or eigenvectors that an exact identity is held against, keep every digit (a square matrix for
-          each of many samples is a replicate). `nox -s rejudge` shows
-          that no verdict moves.
+          are moments or eigenvectors that an exact identity is held against, keep every digit; a square matrix for
+          each of many samples is a replicate. `nox -s rejudge` shows that no verdict moves.
 Pages     ``index.html`` and figures are generated from this and are not committed.
 """
 

@@ -171,7 +171,8 @@ class Measuring(Setting):
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_at_least(self, checkpoints=0, replicas=0, ensemble_steps=1, ensemble_after=1, ensemble_records=1, window=0)
+        require_at_least(self, checkpoints=0, replicas=0, window=0)
+        require_at_least(self, ensemble_steps=1, ensemble_after=1, ensemble_records=1)
         require_at_most(self, replicas=10**6, ensemble_steps=10**6, ensemble_after=10**6, window=10**7)
         if 0 < self.window < SHORTEST_TRAJECTORY:
             raise ValueError(
