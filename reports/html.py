@@ -300,7 +300,11 @@ def _matrix(matrix: Matrix, anchors: dict[str, str]) -> str:
 def _part(name: str, outcome: Outcome) -> str:
     if len(name) <= 16:
         name = name.replace(" ", "\u00a0")  # a short name stays on one line
-    return outcome_mark(outcome) + (f' <span class="subject">{text(name)}</span>' if name else "")
+    mark = (
+        f'<span class="outcome {_name(outcome)}" title="{outcome.value}">{_mark(outcome)}'
+        f'<span class="hidden">{outcome.value}</span></span>'
+    )
+    return mark + (f' <span class="subject">{text(name)}</span>' if name else "")
 
 
 def grid(

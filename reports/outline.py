@@ -176,7 +176,8 @@ def matrices(parts: Sequence[Section]) -> tuple[Matrix, ...]:
                 row = cells.setdefault(_whole(verdict), {})
                 row.setdefault(part.claim, []).append((_part(verdict), verdict.outcome))
         claims = tuple(part.claim for part in members)
-        rows = tuple((name, tuple(tuple(row.get(claim, ())) for claim in claims)) for name, row in cells.items())
+        label = _labels([verdict for part in members for verdict in part.verdicts])
+        rows = tuple((label[name], tuple(tuple(row.get(claim, ())) for claim in claims)) for name, row in cells.items())
         found.append(Matrix(claims=claims, rows=rows))
     # A table with a single column repeats what its claim's own section says.
     return tuple(matrix for matrix in found if len(matrix.claims) > 1) or tuple(found)
@@ -296,7 +297,8 @@ def setting_rows(setting: Mapping[str, Any], prefix: str = "") -> tuple[tuple[st
 
 def title_of(results: Results, name: str = "") -> str:
     """What a page is about: the folder, the data where runs name them, and the day of the last run."""
-    data = dict.fromkeys(found for run in results.evidence.values() if (found := _data_set(run.setting)))
+    named = [found for run in results.evidence.values() if (found := _data_set(run.setting))]
+    data = dict.fromkeys(named) if 2 * len(named) > len(results.evidence) else {}
     days = sorted(str(run.provenance.get("start", ""))[:10] for run in results.evidence.values())
     known = [part for part in (name.replace("-", " "), ", ".join(list(data)[:3])) if part]
     parts = [*dict.fromkeys(known), *[day for day in days[-1:] if day]]
@@ -466,6 +468,19 @@ def _against(x: str, y: str) -> str:
 
 def _whole(verdict: Verdict) -> str:
     return "" if verdict.about is None else verdict.about.name
+
+
+def _labels(verdicts: Sequence[Verdict]) -> dict[str, str]:
+    """Name of each subject to how it is told from the others: a run by its method and seed, where that is enough."""
+    short: dict[str, str] = {}
+    for verdict in verdicts:
+        about = verdict.about
+        name = _whole(verdict)
+        short[name] = name
+        if about is not None and re.search(r"-[0-9a-f]{8}$", name) and len(about.methods) == len(about.seeds) == 1:
+            short[name] = f"{(about.methods[0] or 'run').upper()}, seed {about.seeds[0]}"
+    times = Counter(short.values())
+    return {name: label if times[label] == 1 else name for name, label in short.items()}
 
 
 def _part(verdict: Verdict) -> str:

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="the page is drawn with matplotlib: install the extra `report`")
 
 from reports.__main__ import main
+from reports.outline import matrices, sections
 from reports.palette import COLORS
 from tests.reports.samples import empirical_results, theory_results, verdict
 from tests.theory.judge.test_results import RESULTS
@@ -173,6 +174,19 @@ def test_parts_of_a_subject_share_its_row(tmp_path):
     row = re.sub("<[^>]*>", " ", matrix.group()).split("run A")
     assert len(row) == 2
     assert row[1].split() == "✓ supported ✗ refuted decay 1 ? inconclusive decay 2".split()
+
+
+def test_runs_are_named_by_what_varies_and_never_by_a_hash_alone():
+    def on(name: str, seed: int, claim: str = "curvature-spike"):
+        return verdict(claim, (), about=About(name=name, runs=(name,), methods=("at",), seeds=(seed,)))
+
+    def names(*names_and_seeds: tuple[str, int]) -> list[str]:
+        some = [on(*each, claim=claim) for claim in ("a", "b") for each in names_and_seeds]
+        return [name for matrix in matrices(sections(some)) for name, _ in matrix.rows]
+
+    assert names(("at-seed0-02d3acc2", 0), ("at-seed1-7295aa78", 1)) == ["AT, seed 0", "AT, seed 1"]
+    assert names(("at-02d3acc2", 0), ("at-7295aa78", 0)) == ["at-02d3acc2", "at-7295aa78"]
+    assert names(("of my own", 0)) == ["of my own"]
 
 
 def test_each_figure_file_is_a_whole_svg_of_its_own(built):
