@@ -126,7 +126,7 @@ MUTANTS = (
     Mutant("theory/closed_form/edge.py", "(count - 2.0 * batch_size) / ((count - 1.0)", "(count - batch_size) / ((count - 1.0)", EDGE),
     Mutant("theory/closed_form/edge.py", "(1.0 - momentum) * curvature**2 + (1.0 + momentum) * fed", "(1.0 - momentum) * (curvature**2 + fed)", EDGE),
     Mutant("theory/closed_form/edge.py", "total - inner[:, None] * x * inner", "total", EDGE),
-    Mutant("theory/closed_form/pac_bayes.py", "return self.kl_diagonal + self.correlation_price", "return self.kl_diagonal", PAC_BAYES),
+    Mutant("theory/closed_form/pac_bayes.py", "return self.kl_diagonal + self.total_correlation", "return self.kl_diagonal", PAC_BAYES),
     Mutant("theory/closed_form/pac_bayes.py", "return -np.log(self.variances)", "return np.log(self.variances)", PAC_BAYES),
     Mutant("theory/closed_form/divergence.py", "        z *= 2.0\n", "        z *= 2.002\n", DIVERGENCE),
     # The family: averages, samplers, second-order methods.

@@ -143,3 +143,29 @@ def test_no_stage_is_started_as_a_program_by_its_name():
         if {"subprocess", "runpy"} & {name.split(".")[0] for name in imported(path)}
     ]
     assert starters == ["theory/judge/evidence.py"]
+
+
+@pytest.mark.parametrize("room", ["theory", "empirical", "reports", "spikeshrink"])
+def test_a_package_says_that_it_is_typed(room):
+    assert (ROOT / room / "py.typed").is_file()  # PEP 561; the wheel holds every tracked file of a package
+
+
+@pytest.mark.parametrize("room", ["theory", "empirical", "reports", "spikeshrink"])
+def test_no_private_member_of_a_library_is_used(room):
+    for path in sorted((ROOT / room).rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        libraries = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                libraries |= {alias.asname or alias.name.split(".")[0] for alias in node.names if not ours(alias.name)}
+            elif isinstance(node, ast.ImportFrom) and not ours(node.module or ""):
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert not private, f"{path.relative_to(ROOT)}:{node.lineno} imports {private} of {node.module}"
+                libraries |= {alias.asname or alias.name for alias in node.names}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                root = node.value
+                while isinstance(root, ast.Attribute):
+                    root = root.value
+                used = isinstance(root, ast.Name) and root.id in libraries
+                assert not used, f"{path.relative_to(ROOT)}:{node.lineno} uses {ast.unparse(node)}"

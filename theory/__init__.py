@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         commutativity,
         commutativity_from_gradients,
         commutativity_price,
-        correlation_price,
+        total_correlation,
     )
     from theory.closed_form.attribution import Attribution, attribution
     from theory.closed_form.averaging import averaged_covariance, ema_covariance
@@ -117,7 +117,7 @@ _HOMES = {
         "commutativity",
         "commutativity_from_gradients",
         "commutativity_price",
-        "correlation_price",
+        "total_correlation",
     ),
     "theory.closed_form.attribution": ("Attribution", "attribution"),
     "theory.closed_form.averaging": ("averaged_covariance", "ema_covariance"),
@@ -267,7 +267,6 @@ __all__ = [
     "commutativity_from_gradients",
     "commutativity_price",
     "correlated_transient",
-    "correlation_price",
     "damped_newton_covariance",
     "ema_covariance",
     "epoch_shuffling_factor",
@@ -316,6 +315,7 @@ __all__ = [
     "stationary_variance",
     "target_divergence",
     "target_preconditioner",
+    "total_correlation",
     "trajectory",
     "transient_covariance",
     "variance_correlation_time",

@@ -7,9 +7,9 @@ Effect    A contrast of window means in units of σ, the curve's epoch-to-epoch 
 Scope     One run: *this run only*. A method needs at least `ORDERS` different data orders, since runs that share their
           order share most of their fluctuations (successive differences correlate at 0.84–0.92); the interval is then
           Student's over the orders.
-Blindness Windows, margin and decoys follow the training protocol of Rice et al. and the noise floors of public runs.
-          They were fixed with the eleven published logs at hand, so for those logs the verdicts are descriptions; for
-          any other run they are predictions. Changed after verdicts were seen: the decoy of `awp-tightens-bound`
+Preregistration  Windows, margin and decoys follow the training protocol of Rice et al. and the noise floors of public
+          runs. They were fixed with the eleven published logs at hand, so for those logs the verdicts are descriptions;
+          for any other run they are predictions. Changed after verdicts were seen: the decoy of `awp-tightens-bound`
           (before any decay; first 10 epochs; now epochs 10–19) and its margin (0, now 0.1 nats); the margin of
           `decay-size` (0.5, now 1 σ).
 Source    Xu and Zhang, arXiv 2410.07719, sections 5–6; Rice, Wong and Kolter 2020; Wu, Xia and Wang 2020.

@@ -6,11 +6,11 @@ Curvature The paper's Hessian holds the adversarial inputs fixed. Training does 
           the loss it descends is the *robust* loss, the maximum over inputs, whose curvature is at least as large
           (the envelope of a family of functions). Both are measured; which of them the dynamics obey is a question
           with an answer, and three claims ask it.
-Blindness The margins, and the windows of `posterior-ensemble` and `transient-ensemble`, were fixed before any verdict.
-          The trajectory's window was changed after the first one (400 steps across a decay to 200 steps before each):
-          its verdicts describe. `robust-curvature` and the two claims built on it were *formed on* the ensemble of one
-          digits run (AT, seed 0), which came out at 0.56 × the prediction; only other runs test them. For AWP "the
-          attack run again" does not perturb the weights anew.
+Preregistration  The margins, and the windows of `posterior-ensemble` and `transient-ensemble`, were fixed before any
+          verdict. The trajectory's window was changed after the first one (400 steps across a decay to 200 steps before
+          each): its verdicts describe. `robust-curvature` and the two claims built on it were *formed on* the ensemble
+          of one digits run (AT, seed 0), which came out at 0.56 × the prediction; only other runs test them. For AWP
+          "the attack run again" does not perturb the weights anew.
 Decoys    share evidence and comparison with the claim: a recursion without momentum, a drop that never came, half the
           curvature.
 Source    Xu and Zhang, arXiv 2410.07719, Theorems 4.5 and 4.7; Danskin 1966 for the derivative of a maximum.

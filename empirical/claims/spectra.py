@@ -9,10 +9,10 @@ Effects   Changes are differences of mean logarithms over the k tracked directio
 Kind      All are hypotheses: a refutation is a finding about networks, and none of them can fail a build.
 Decoys    share evidence and comparison with the claim and differ in the predictor alone: placebo decays where the rate
           did not change, swapped methods, a rotated noise.
-Blindness The margins and windows were fixed before any verdict was computed, after λ and γ of four checkpoints of one
-          digits run had been seen while timing the measurement. Two things were changed after the first verdicts: the
-          half of `commutativity` about cᵢ was added, because a rotated noise could pass the price alone; and pairs
-          with a run that learned nothing became *not applicable*.
+Preregistration  The margins and windows were fixed before any verdict was computed, after λ and γ of four checkpoints
+          of one digits run had been seen while timing the measurement. Two things were changed after the first
+          verdicts: the half of `commutativity` about cᵢ was added, because a rotated noise could pass the price alone;
+          and pairs with a run that learned nothing became *not applicable*.
 Source    Xu and Zhang, arXiv 2410.07719, sections 4-6.
 """
 

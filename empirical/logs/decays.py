@@ -189,10 +189,10 @@ def _straight_lines(shortest: int):
     from ruptures.base import BaseCost
 
     class StraightLine(BaseCost):
-        model = "straight-line"  # pyright: ignore[reportAssignmentType]  (a property in the base class)
+        model = "straight-line"  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]  (a property in the base class; the names of its arguments are its own)
         min_size = shortest
 
-        def fit(self, signal: NDArray[np.float64]) -> StraightLine:
+        def fit(self, signal: NDArray[np.float64]) -> StraightLine:  # pyright: ignore[reportIncompatibleMethodOverride]
             self.signal = signal
             y = signal[:, 0] - signal[:, 0].mean()
             t = np.arange(len(y)) - 0.5 * (len(y) - 1)
@@ -201,7 +201,7 @@ def _straight_lines(shortest: int):
             self.floor = 1e-12 * max(float(y @ y), 1e-300)
             return self
 
-        def error(self, start: int, end: int) -> float:
+        def error(self, start: int, end: int) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
             n, st, stt, sy, sty, syy = (self.sums[:, end] - self.sums[:, start]).tolist()
             slope_part = (sty - st * sy / n) ** 2 / (stt - st * st / n)
             square = syy - sy * sy / n - slope_part

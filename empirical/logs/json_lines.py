@@ -99,10 +99,10 @@ def _loaded(line: str) -> Any:
     """
     try:
         item = json.loads(line)
-        depth = _depth(item)
+        too_deep = _depth(item) > DEEPEST
     except RecursionError:
-        depth = DEEPEST + 1
-    if depth > DEEPEST:
+        item, too_deep = None, True
+    if too_deep:
         raise ValueError(f"nested deeper than {DEEPEST} levels")
     return item
 

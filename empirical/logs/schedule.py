@@ -151,4 +151,4 @@ def _propagated(
         Schedule.table(rates, hold=iterations),
         np.arange(1, len(rates) + 1) * iterations,
     )
-    return np.einsum("kii->ik", done.value), curvatures
+    return np.einsum("kii->ik", done.require()), curvatures

@@ -30,7 +30,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, jvp, vmap
 
 from empirical.data.resident import Data, epoch_order
@@ -40,7 +40,7 @@ from empirical.settings.attack import PGD
 from empirical.settings.awp import AWP
 from empirical.settings.measuring import ReplicaOrder
 from empirical.settings.training import Training
-from empirical.training.attack import draw_starts
+from empirical.training.attack import batch_norm_layers, draw_starts
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.loss import per_sample_loss
 from empirical.training.trainer import Trainer
@@ -193,10 +193,9 @@ class _Stack:
         self.setting: Training = checkpoint.setting
         # Train-mode batch norm without running statistics: nothing for a functional transform to mutate.
         self.model = copy.deepcopy(checkpoint.model).train().requires_grad_(False)
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.track_running_stats = False
-                module.running_mean = module.running_var = module.num_batches_tracked = None
+        for layer in batch_norm_layers(self.model):
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
         named = dict(checkpoint.model.named_parameters())
         self.start = torch.cat([value.detach().reshape(-1) for value in named.values()])
         self.weights = {
@@ -309,7 +308,8 @@ class _Linearised(_Stack):
             at: dict[str, Tensor], move: dict[str, Tensor], x: Tensor, y: Tensor
         ) -> tuple[Tensor, dict[str, Tensor]]:
             value = loss(at, x, y)
-            slope, change = jvp(lambda weights: grad(loss)(weights, x, y), (at,), (move,))
+            both = jvp(lambda weights: grad(loss)(weights, x, y), (at,), (move,))
+            slope, change = both  # pyright: ignore[reportAssignmentType]  (three only with `has_aux`)
             for name in move:
                 value = value + ((slope[name] + change[name] / 2) * move[name]).sum()
             return value, {name: slope[name] + change[name] for name in slope}

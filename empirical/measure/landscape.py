@@ -20,6 +20,7 @@ from torch.func import functional_call
 
 from empirical.measure.precision import full_precision
 from empirical.settings.measuring import BATCH_NORMS, BatchNorm
+from empirical.training.attack import batch_norm_layers
 from empirical.training.loss import PerSampleLoss, cross_entropy
 
 
@@ -247,14 +248,10 @@ def _draw_batches(num_samples: int, batch_size: int, num_batches: int | None, se
     return torch.cat(epochs)[:wanted]
 
 
-def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-
-
 def _use_batch_statistics(model: nn.Module) -> None:
     # Without running statistics a batch-norm layer normalizes by the batch even in eval mode, and has no buffer
     # left that a functional transform could refuse to mutate, or a plain double backward mutate silently.
-    for module in _batch_norms(model):
+    for module in batch_norm_layers(model):
         module.track_running_stats = False
         module.running_mean = module.running_var = module.num_batches_tracked = None
 
@@ -268,16 +265,16 @@ def _freeze_statistics(model: nn.Module, reference: Tensor) -> None:
         x = arguments[0].transpose(0, 1).flatten(1)
         seen[module] = (x.mean(dim=1), x.var(dim=1, unbiased=False))  # normalization uses the biased variance
 
-    handles = [module.register_forward_pre_hook(record) for module in _batch_norms(probe)]
+    handles = [module.register_forward_pre_hook(record) for module in batch_norm_layers(probe)]
     with torch.no_grad():
         probe(reference)
     for handle in handles:
         handle.remove()
-    for module, probed in zip(_batch_norms(model), _batch_norms(probe), strict=True):
+    for module, probed in zip(batch_norm_layers(model), batch_norm_layers(probe), strict=True):
         module.running_mean, module.running_var = seen[probed]
         module.track_running_stats = True
 
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether a model holds a batch-norm layer, so that the batch-norm mode changes its Hessian."""
-    return bool(_batch_norms(model))
+    return bool(batch_norm_layers(model))

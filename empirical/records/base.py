@@ -24,15 +24,16 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
 
 from theory.judge.evidence import Evidence, may_be_nan, plain, run_id
+from theory.judge.reading import is_array, is_mapping, is_sequence
 from theory.model.setting import Setting
 
-_Class = TypeVar("_Class", bound=type)
+_Part = TypeVar("_Part")
 
 __all__ = ["APART", "IDENTITY", "WHOLE", "Axes", "Part", "Record", "axes", "part"]
 
@@ -66,7 +67,7 @@ APART = _Mark("axes are counted within this part")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False)
-def part(cls: _Class) -> _Class:
+def part(cls: type[_Part]) -> type[_Part]:
     """Decorator of parts and records: a frozen keyword dataclass, compared and hashed by identity."""
     return dataclass(frozen=True, kw_only=True, eq=False)(cls)
 
@@ -98,7 +99,7 @@ class Record(Part):
     experiment: ClassVar[str]
 
     seed: int
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     @functools.cached_property
     def run_id(self) -> str:
@@ -239,7 +240,7 @@ def _check(value: Any, field: _Field, where: str) -> None:
 
 def _check_array(value: Any, hint: Any, named: Axes, where: str) -> None:
     kind = np.dtype(typing.get_args(typing.get_args(hint)[1])[0]).kind
-    if not isinstance(value, np.ndarray):
+    if not is_array(value):
         raise ValueError(f"{where} must be an array; got {type(value).__name__}.")
     if value.dtype.kind not in _ARRAY_KINDS[kind]:
         raise ValueError(f"{where} must hold numbers of kind {kind!r}; got {value.dtype}.")
@@ -261,7 +262,7 @@ def _check_type(value: Any, hint: Any, where: str) -> None:
     elif origin is tuple:
         _check_tuple(value, arguments, where)
     elif isinstance(origin, type) and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        if not is_mapping(value) or not all(isinstance(key, str) for key in cast("Mapping[object, Any]", value)):
             raise ValueError(f"{where} must be a mapping of names; got {type(value).__name__}.")
         for key, item in value.items():
             _check(item, _taken_apart(key, arguments[1]), f"{where}[{key!r}]")
@@ -282,10 +283,11 @@ def _check_scalar(value: Any, hint: type, where: str) -> None:
 def _check_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> None:
     if not isinstance(value, tuple):
         raise ValueError(f"{where} must be a sequence; got {type(value).__name__}.")
-    each = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-    if len(each) != len(value):
-        raise ValueError(f"{where} must have {len(each)} entries; got {len(value)}.")
-    for index, (item, hint) in enumerate(zip(value, each, strict=True)):
+    items = cast("tuple[Any, ...]", value)
+    each = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else list(arguments)
+    if len(each) != len(items):
+        raise ValueError(f"{where} must have {len(each)} entries; got {len(items)}.")
+    for index, (item, hint) in enumerate(zip(items, each, strict=True)):
         _check(item, _taken_apart(str(index), hint), f"{where}[{index}]")
 
 
@@ -345,9 +347,9 @@ def _plain(value: Any, prefix: str, arrays: dict[str, NDArray[Any]]) -> Any:
         return kept
     if isinstance(value, Setting):
         return value.to_dict()
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return {key: _plain(item, f"{prefix}{key}.", arrays) for key, item in value.items()}
-    if isinstance(value, tuple):
+    if is_sequence(value):
         return [_plain(item, f"{prefix}{index}.", arrays) for index, item in enumerate(value)]
     return plain(value)
 
@@ -396,13 +398,13 @@ def _rich(value: Any, field: _Field, root: str, path: str, arrays: dict[str, NDA
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
     if isinstance(hint, type) and issubclass(hint, Setting):
-        if not isinstance(value, Mapping):
+        if not is_mapping(value):
             raise ValueError(f"{where} must be an object with fields; got {type(value).__name__}.")
         try:
             return hint.from_dict(value)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-    if origin is tuple and isinstance(value, (list, tuple)):
+    if origin is tuple and is_sequence(value):
         each = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(each) != len(value):
             raise ValueError(f"{where} must have {len(each)} entries; got {len(value)}.")
@@ -410,7 +412,7 @@ def _rich(value: Any, field: _Field, root: str, path: str, arrays: dict[str, NDA
             _rich(item, _taken_apart(str(index), inner), root, f"{path}.{index}", arrays)
             for index, (item, inner) in enumerate(zip(value, each, strict=True))
         )
-    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping) and is_mapping(value):
         return {
             key: _rich(item, _taken_apart(key, arguments[1]), root, f"{path}.{key}", arrays)
             for key, item in value.items()
@@ -419,7 +421,7 @@ def _rich(value: Any, field: _Field, root: str, path: str, arrays: dict[str, NDA
 
 
 def _same_names(values: Any, wanted: Iterable[str], where: str) -> None:
-    if not isinstance(values, Mapping):
+    if not is_mapping(values):
         raise ValueError(f"{where} must be an object with fields; got {type(values).__name__}.")
     wanted = set(wanted)
     missing, unknown = sorted(wanted - set(values)), sorted(set(values) - wanted)

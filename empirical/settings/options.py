@@ -45,7 +45,7 @@ class Part:
     path: str
     kind: type[Setting]
     prefix: str = ""
-    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     fixed: tuple[str, ...] = ()
 
 

@@ -179,7 +179,7 @@ def checkpoint_plan(epochs: int, milestones: Sequence[float]) -> tuple[int, ...]
     around the middle of the stage before it.
 
     The one at the milestone itself is the state in which the learning rate drops: branches start there. The middles are
-    where claims pretend that it dropped: a decoy that is seen less often than the claim could not be refuted.
+    where claims place placebo decays: a decoy that is seen less often than the claim could not be refuted.
     """
     plan = {round(tenth * epochs / 10) for tenth in range(11)}
     for begin, milestone in zip((0, *milestones), milestones, strict=False):
@@ -224,19 +224,11 @@ def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None 
     if epochs < 1:
         raise ValueError(f"`--epochs` must be >= 1; got {epochs}.")
     schedule = _schedule(base, epochs, changes["schedule"])
-    attack = PGD(
-        **(
-            {"epsilon": base.epsilon, "step_size": base.step_size, "steps": base.steps, "batch_norm": "train"}
-            | changes["method.attack"]
-        )
-    )
-    judge = PGD(
-        **(
-            {"step_size": attack.step_size, "steps": base.evaluation_steps}
-            | changes["evaluation.attack"]
-            | {"epsilon": attack.epsilon, "norm": attack.norm}
-        )
-    )
+    own = {"epsilon": base.epsilon, "step_size": base.step_size, "steps": base.steps, "batch_norm": "train"}
+    attack = PGD(**_merged(own, changes["method.attack"]))
+    own = {"step_size": attack.step_size, "steps": base.evaluation_steps}
+    ball = {"epsilon": attack.epsilon, "norm": attack.norm}
+    judge = PGD(**_merged(own, changes["evaluation.attack"], ball))
     evaluation: dict[str, Any] = {
         "every": base.evaluation_every,
         "batch_size": base.evaluation_batch_size,
@@ -268,6 +260,11 @@ def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None 
     )
 
 
+def _merged(*fields: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields; of a field that is given more than once, the last value."""
+    return {name: value for part in fields for name, value in part.items()}
+
+
 def _other_data(base: Preset, changes: Mapping[str, Any]) -> dict[str, Any]:
     if changes.get("name", base.data.name) == base.data.name:
         return {}
@@ -296,7 +293,7 @@ def _schedule(base: Preset, epochs: int, changes: Mapping[str, Any]) -> Learning
 
 def _method(name: str, attack: PGD, base: Preset, changes: Mapping[str, Mapping[str, Any]]) -> Method:
     own, awp = changes["method"], changes["method.awp"]
-    own = {"loss": base.loss} | dict(own)
+    own = _merged({"loss": base.loss}, own)
     if name == "standard":
         return Method(objective="standard", **own)
     if name.startswith("trades"):
@@ -305,9 +302,9 @@ def _method(name: str, attack: PGD, base: Preset, changes: Mapping[str, Mapping[
         changed = {key: value for key, value in changes["method.attack"].items() if key in bundle}
         weights = None
         if name == "trades-awp":
-            weights = AWP(**({"gamma": 0.005, "warmup_epochs": min(10, base.epochs // 20)} | dict(awp)))
+            weights = AWP(**_merged({"gamma": 0.005, "warmup_epochs": min(10, base.epochs // 20)}, awp))
         return Method(objective="trades", attack=dataclasses.replace(attack, **(bundle | changed)), awp=weights, **own)
     weights = None
     if name == "awp":
-        weights = AWP(**({"gamma": base.awp_gamma, "warmup_epochs": base.awp_warmup} | dict(awp)))
+        weights = AWP(**_merged({"gamma": base.awp_gamma, "warmup_epochs": base.awp_warmup}, awp))
     return Method(objective="at", attack=attack, awp=weights, **own)

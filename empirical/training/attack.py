@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,10 @@ from torch.nn import functional
 
 from empirical.settings.attack import PGD
 
-__all__ = ["batch_norm_layers", "draw_starts", "forward", "frozen", "pgd", "pgd_from"]
+__all__ = ["BatchNormLayer", "batch_norm_layers", "draw_starts", "forward", "frozen", "pgd", "pgd_from"]
+
+#: PyTorch has no public name for what they share.
+BatchNormLayer: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 def forward(model: nn.Module, x: Tensor, autocast: torch.dtype | None = None) -> Tensor:
@@ -170,9 +174,9 @@ def _image_norms(images: Tensor) -> Tensor:
     return images.flatten(1).norm(dim=1).view(-1, *(1 for _ in images.shape[1:]))
 
 
-def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
+def batch_norm_layers(model: nn.Module) -> list[BatchNormLayer]:
     """The batch-normalisation layers, whose running statistics a forward in train mode moves."""
-    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return [module for module in model.modules() if isinstance(module, BatchNormLayer)]
 
 
 @contextlib.contextmanager

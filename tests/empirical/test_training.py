@@ -1008,7 +1008,7 @@ def test_overrides_move_decays_with_the_epochs_and_change_data_sets_whole():
     other = make_training("cifar10", "at", {"dataset": "cifar100"})
     assert other.network.num_classes == 100 and other.data.augmentation == "zero-crop-flip-rotate"
     assert checkpoint_plan(10, (5,)) == tuple(range(11))
-    plan = set(checkpoint_plan(120, (48, 84)))  # as dense where a decay is pretended as where one happens
+    plan = set(checkpoint_plan(120, (48, 84)))  # as dense around a placebo decay as around a real one
     assert all({c - 2, c - 1, c, c + 1, c + 2, c + 5} <= plan for c in (24, 48, 66, 84))
     for bad in ({"preset": "imagenet", "method": "at"}, {"preset": "smoke", "method": "free"}):
         with pytest.raises(ValueError, match="must be one of"):

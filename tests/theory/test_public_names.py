@@ -25,7 +25,7 @@ def test_every_public_name_is_found_at_home():
         "gaussian_regression_law ridge_regression_law shuffled_regression_law",
         "Adam RMSprop adaptive_covariance frozen_adaptive_covariance preconditioned_covariance ParameterGroups",
         "gaussian_kl binary_kl kl_inverse pac_bayes_terms pac_bayes_bound pac_bayes_path variance_elasticities",
-        "attribution commutativity commutativity_price correlation_price largest_stable_learning_rate Status",
+        "attribution commutativity commutativity_price total_correlation largest_stable_learning_rate Status",
     ],
 )
 def test_what_a_theorist_needs_is_importable_from_theory(names):

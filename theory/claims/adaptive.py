@@ -280,7 +280,7 @@ def _maps(evidence: Evidence) -> tuple[HeatMap, ...]:
     worst: dict[tuple[int, float, float], float] = {}
     for index, run in enumerate(runs):
         assert isinstance(run.optimizer, Adam)
-        law = np.diag(adaptive_covariance(run.problem, run.optimizer).covariance)
+        law = np.diag(adaptive_covariance(run.problem, run.optimizer).require())
         ratio = evidence.arrays[f"square_{index}"][0].mean(axis=0) / law
         condition = round(float(np.linalg.cond(run.problem.dense_hessian())))
         worst[run.problem.dimension, condition, run.optimizer.beta2] = float(np.max(np.abs(np.log(ratio))))
@@ -359,7 +359,7 @@ def _scheduled(run: AdaptiveRun, rates: NDArray[np.float64]) -> NDArray[np.float
     problem, sgd = preconditioned_problem(run.problem, run.optimizer, scale)
     empty = np.zeros((run.problem.dimension, run.problem.dimension))
     path = propagate(problem, sgd, Schedule.table(rates), run.record_times, initial=empty)
-    return np.einsum("kii->ki", path.value) * scale
+    return np.einsum("kii->ki", path.require()) * scale
 
 
 def _adam_path(run: AdaptiveRun) -> NDArray[np.float64]:

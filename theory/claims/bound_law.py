@@ -124,7 +124,7 @@ def law_of(simulation: Simulation) -> Law:
         places = mean_path(problem, segment.optimizer, mean, steps)
         for k in wanted:
             means.append(places[steps.index(k), :m])
-            covariances.append(moved.value[steps.index(k)])
+            covariances.append(moved.require()[steps.index(k)])
         state, mean, first = moved.state()[-1], places[-1], last
     return Law(np.array(means), np.array(covariances))
 
@@ -192,7 +192,7 @@ def _without_correlations(simulation: Simulation) -> Parts:
     """The commuting bound: directions counted as if independent."""
     law = law_of(simulation)
     prices = [
-        pac_bayes_terms(simulation.problem, covariance, prior_variance=DECOMPOSITION_PRIOR).correlation_price
+        pac_bayes_terms(simulation.problem, covariance, prior_variance=DECOMPOSITION_PRIOR).total_correlation
         for covariance in law.covariances
     ]
     exact = decomposition(simulation)
@@ -409,7 +409,7 @@ def _decomposition_tables(simulation: Simulation, predicted: Parts, rows: list[t
             title="The bound's terms, direction by direction, at the last step",
             columns=("λ", "σ²", "λσ²", "−ln σ²", "σ²/σ_P²", "λ m²", "(m−m_P)²/σ_P²"),
             rows=directions,
-            caption=f"σ_P² = {DECOMPOSITION_PRIOR}; correlations add {terms.correlation_price:.4g} nats to the KL.",
+            caption=f"σ_P² = {DECOMPOSITION_PRIOR}; correlations add {terms.total_correlation:.4g} nats to the KL.",
         ),
         Table(
             title="Risk and divergence, predicted and simulated",
@@ -752,7 +752,7 @@ def _decay_maps() -> tuple[HeatMap, ...]:
         after = decayed(decay)
         steps = [0, 2, 5, 10, 20, 40, 80, 160, 400, 10**6]
         moved = transient_covariance(first, BEFORE, after, steps, problem_after=second)
-        sigma = np.einsum("kii->ki", moved.value)
+        sigma = np.einsum("kii->ki", moved.require())
         sigma = np.vstack([sigma[:1], sigma])  # the last law of the old landscape comes first
         curvature = np.vstack([first.hessian[None], np.tile(second.hessian, (len(steps), 1))])
         risk = np.minimum(0.5 * np.sum(curvature * sigma, axis=1), 1.0)

@@ -23,7 +23,7 @@ from theory.closed_form.alignment import (
     commutativity,
     commutativity_from_gradients,
     commutativity_price,
-    correlation_price,
+    total_correlation,
 )
 from theory.closed_form.divergence import binary_kl, gaussian_kl, kl_inverse
 from theory.closed_form.interpolation import interpolated_variance
@@ -430,7 +430,7 @@ def _posteriors(setting: Posteriors, optimizer: MomentumSGD) -> Answers:
         "kl": path.kl,
         "means": path.means,
         "variances": path.variances,
-        "correlations": path.correlation_price,
+        "correlations": path.total_correlation,
         "kl, full prior": ask(prior=setting.prior).kl,
         "curvature times variance": np.array([one.curvature_times_variance for one in terms]),
         "negative log variance": np.array([one.negative_log_variance for one in terms]),
@@ -535,7 +535,7 @@ def _prices(setting: Prices, optimizer: MomentumSGD) -> Answers:
         "price": np.array([commutativity_price(setting.problem, optimizer).nats]),
         "crowded, to the letter": np.array([tight.strict_nats]),
         "crowded, one eigenspace": np.array([tight.nats]),
-        "correlations of C": np.array([correlation_price(setting.crowded.noise_cov)]),
+        "correlations of C": np.array([total_correlation(setting.crowded.noise_cov)]),
     }
 
 
@@ -552,7 +552,7 @@ def _noise_for_weights(setting: Prices, optimizer: MomentumSGD) -> Answers:
     """Correlations of the noise for those of the weights."""
     del optimizer
     _, basis = np.linalg.eigh(setting.problem.dense_hessian())
-    return {"price": np.array([correlation_price(basis.T @ setting.problem.dense_noise_cov() @ basis)])}
+    return {"price": np.array([total_correlation(basis.T @ setting.problem.dense_noise_cov() @ basis)])}
 
 
 def _half_lost(setting: Prices, optimizer: MomentumSGD) -> Answers:

@@ -51,6 +51,7 @@ from theory.oracle.dense import (
     solved,
     stable_limit,
 )
+from theory.oracle.real_batches import batch_noise, law_of_batches, sandwich
 from theory.oracle.transition import transition
 from theory.oracle.update import momentum_update
 
@@ -396,36 +397,8 @@ class Misspecified(Setting):
         return x, y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
 
 
-def _batch_noise(x: NDArray, residuals: NDArray, law: NDArray, size: int) -> NDArray:
-    """Covariance of a batch's gradient around weights of covariance `law`: every row's own curvature counts."""
-    hessian = x.T @ x / len(x)
-    strength = residuals**2 + np.einsum("ni,ij,nj->n", x, law, x)
-    return ((x * strength[:, None]).T @ x / len(x) - hessian @ law @ hessian) / size
-
-
-def _law_of_batches(x: NDArray, residuals: NDArray, size: int, matrix: NDArray) -> NDArray:
-    """Second moments of w ← w − P g_B(w), iterated until they stay."""
-    hessian = x.T @ x / len(x)
-    keep = np.eye(len(hessian)) - matrix @ hessian
-    law = np.zeros_like(hessian)
-    for _ in range(100_000):
-        again = keep @ law @ keep.T + matrix @ _batch_noise(x, residuals, law, size) @ matrix.T
-        if np.abs(again - law).max() <= 1e-15 * np.abs(again).max() or not np.isfinite(again).all():
-            break
-        law = again
-    return again
-
-
-def _sandwich(x: NDArray, residuals: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """H, the mean outer product V of the rows' gradients, and H⁻¹VH⁻¹/N."""
-    hessian = x.T @ x / len(x)
-    outer = (x * (residuals**2)[:, None]).T @ x / len(x)
-    inverse = np.linalg.inv(hessian)
-    return hessian, outer, inverse @ outer @ inverse / len(x)
-
-
 def _sandwich_target(setting: Misspecified) -> Answers:
-    target = _sandwich(*setting.data())[2]
+    target = sandwich(*setting.data())[2]
     return {f"batches of {size}": target for size in setting.batch_sizes}
 
 
@@ -437,12 +410,12 @@ def _met_by(rule: Rule) -> Callable[[Misspecified], Answers]:
 
     def answers(setting: Misspecified) -> Answers:
         x, residuals = setting.data()
-        hessian, outer, target = _sandwich(x, residuals)
+        hessian, outer, target = sandwich(x, residuals)
         laws = {}
         for size in setting.batch_sizes:
-            noise = _batch_noise(x, residuals, target, size)
+            noise = batch_noise(x, residuals, target, size)
             matrix = rule(hessian, outer, noise, target, size)
-            laws[f"batches of {size}"] = _law_of_batches(x, residuals, size, matrix)
+            laws[f"batches of {size}"] = law_of_batches(x, residuals, size, matrix)
         return laws
 
     return answers

@@ -141,8 +141,8 @@ LawPredictor = Callable[[GaussianRegression | RidgeRegression, MomentumSGD], NDA
 
 def _exact_law(problem: GaussianRegression | RidgeRegression, optimizer: MomentumSGD) -> NDArray[np.float64]:
     if isinstance(problem, GaussianRegression):
-        return gaussian_regression_law(problem, optimizer).covariance
-    return ridge_regression_law(problem, optimizer).covariance
+        return gaussian_regression_law(problem, optimizer).require()
+    return ridge_regression_law(problem, optimizer).require()
 
 
 def _constant_law(problem: GaussianRegression | RidgeRegression, optimizer: MomentumSGD) -> NDArray[np.float64]:
@@ -277,7 +277,7 @@ def _compare_kurtosis(evidence: Mapping[str, Evidence], predict: KurtosisPredict
         if run.problem.batch_size < 2:
             continue  # at batch size 1 the eighth moment, which the test's error needs, may not exist
         excess = predict(run.problem, run.optimizer)
-        variance = np.diag(gaussian_regression_law(run.problem, run.optimizer).covariance)
+        variance = np.diag(gaussian_regression_law(run.problem, run.optimizer).require())
         fourth = item.arrays[f"fourth_{index}"][0]
         parts.append(mean_tests(fourth, (3.0 + excess) * variance**2))
         measured = fourth.mean(axis=0) / item.arrays[f"square_{index}"][0].mean(axis=0) ** 2 - 3.0

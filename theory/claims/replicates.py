@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from theory.judge.claim import MISS, TEST_ALPHA, Comparison
+from theory.judge.claim import TEST_ALPHA, Comparison
 from theory.judge.results import Result
 from theory.judge.statistics import normal_quantile
 
@@ -128,8 +128,3 @@ def variance_replicates(square: NDArray[np.float64], mean: NDArray[np.float64]) 
     The square of a mean of R·T values is off by its own variance, 1/R of what is measured: below every margin here.
     """
     return square - mean.mean(axis=0) ** 2
-
-
-def smallest_detected(tests: MeanTests) -> float:
-    """Relative error that the weakest test finds with a miss chance of `MISS`."""
-    return float((normal_quantile(TEST_ALPHA) + normal_quantile(2 * MISS)) * tests.error.max())

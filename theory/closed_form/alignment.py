@@ -89,11 +89,6 @@ class CommutativityPrice:
         """nats/m."""
         return self.nats / len(self.curvatures)
 
-    @property
-    def largest_correlation(self) -> float:
-        """Largest |R_ij|, i ≠ j."""
-        return float(np.abs(self.correlation - np.eye(len(self.correlation))).max())
-
 
 def commutativity_price(
     problem: Quadratic, optimizer: MomentumSGD, *, degeneracy: float = NEARLY_DEGENERATE
@@ -138,8 +133,8 @@ def commutativity_price(
     predicted = stationary_variance(nearest, optimizer)
     correlation = _correlation(covariance)
     return CommutativityPrice(
-        nats=correlation_price(covariance),
-        strict_nats=correlation_price(strict),
+        nats=total_correlation(covariance),
+        strict_nats=total_correlation(strict),
         correlation=correlation,
         curvatures=turned.curvatures,
         basis=turn if frame.basis is None else frame.basis @ turn,
@@ -147,18 +142,20 @@ def commutativity_price(
     )
 
 
-def correlation_price(covariance: ArrayLike) -> float:
-    """−½ ln det R, R the correlation matrix of `covariance` ``(m, m)``, without cancellation near R = I.
+def total_correlation(covariance: ArrayLike) -> float:
+    """Total correlation of a Gaussian (Watanabe 1960): −½ ln det R, R the correlations of `covariance` ``(m, m)``.
+
+    In nats, without cancellation near R = I.
 
     Raises:
         ValueError: if the covariance is not positive definite.
     """
     covariance = np.asarray(covariance, dtype=np.float64)
-    _positive_definite(np.diag(covariance), "correlation_price(covariance=...)")
+    _positive_definite(np.diag(covariance), "total_correlation(covariance=...)")
     excess = np.linalg.eigvalsh(_correlation(covariance) - np.eye(len(covariance)))
     if excess[0] <= -1.0 + len(covariance) * np.finfo(np.float64).eps:
         raise ValueError(
-            "`correlation_price(covariance=...)` must be positive definite; "
+            "`total_correlation(covariance=...)` must be positive definite; "
             f"got a smallest eigenvalue of the correlation matrix of {1 + excess[0]:.3g}."
         )
     return 0.5 * float(np.sum(log_excess(excess)))
@@ -255,13 +252,6 @@ class Measure:
     def beyond_null(self) -> bool:
         """Whether the value lies outside the null's quantiles."""
         return not self.null_low <= self.value <= self.null_high
-
-    @property
-    def share_of_commuting(self) -> float | None:
-        """(value − null mean)/(commuting − null mean): 0 as random, 1 commuting; None where that has no meaning."""
-        if self.commuting_value is None or self.commuting_value == self.null_mean:
-            return None
-        return (self.value - self.null_mean) / (self.commuting_value - self.null_mean)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import blas
+from scipy.linalg.blas import dsyr2k, dtrmm  # pyright: ignore[reportAttributeAccessIssue]  (made at import)
 
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
@@ -94,11 +94,11 @@ def congruence(basis: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArr
     half = np.array(matrix)
     half[np.diag_indices_from(half)] *= 0.5
     if basis.flags.f_contiguous:
-        moved = blas.dtrmm(1.0, half.T, basis, side=1, lower=0, trans_a=1)
-        result = blas.dsyr2k(1.0, basis, moved, lower=1)
+        moved = dtrmm(1.0, half.T, basis, side=1, lower=0, trans_a=1)
+        result = dsyr2k(1.0, basis, moved, lower=1)
     else:  # the same of Bᵀ, which BLAS then takes as it lies
-        moved = blas.dtrmm(1.0, half.T, basis.T, side=0, lower=0)
-        result = blas.dsyr2k(1.0, basis.T, moved, lower=1, trans=1)
+        moved = dtrmm(1.0, half.T, basis.T, side=0, lower=0)
+        result = dsyr2k(1.0, basis.T, moved, lower=1, trans=1)
     for start in range(0, len(result), _MIRRORED):
         stop = start + _MIRRORED
         result[start:stop, stop:] = result[stop:, start:stop].T
@@ -222,7 +222,7 @@ def _pulled(problem: Quadratic, hessian: NDArray[np.float64]) -> NDArray[np.floa
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(problem.hessian == hessian, 1.0, problem.hessian / hessian) * problem.optimum
     try:
-        return np.linalg.solve(hessian, problem.hessian @ problem.optimum)
+        return np.asarray(np.linalg.solve(hessian, problem.hessian @ problem.optimum), dtype=np.float64)
     except np.linalg.LinAlgError:
         return np.full(len(hessian), np.nan)
 

@@ -93,7 +93,7 @@ def interpolation_error(
     """
     problem = Quadratic(np.asarray(rates, dtype=np.float64), np.ones(len(rates)))
     before, after = MomentumSGD(1.0 / ratio, momentum), MomentumSGD(1.0, momentum)
-    exact = np.einsum("kii->ki", transient_covariance(problem, before, after, steps).value)
+    exact = np.einsum("kii->ki", transient_covariance(problem, before, after, steps).require())
     return interpolated_variance(problem, before, after, steps, reading) / exact - 1.0
 
 

@@ -38,7 +38,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
-from theory.closed_form.alignment import correlation_price
+from theory.closed_form.alignment import total_correlation
 from theory.closed_form.divergence import (
     binary_kl,
     gaussian_kl,
@@ -264,7 +264,7 @@ class PacBayesTerms:
         prior_variance: σ_P², a number or shape ``(m,)``; v, a number, where there is a `full_prior`.
         mean: posterior mean minus the optimum, shape ``(m,)``, or None for 0.
         prior_mean: prior mean minus the optimum, shape ``(m,)``, or None for 0.
-        correlation_price: −½ ln det R ≥ 0, nats: what the off-diagonal entries add to the KL (S3).
+        total_correlation: −½ ln det R ≥ 0, nats: what the off-diagonal entries add to the KL (S3).
         residual_risk: r₀, the loss at the optimum.
         full_prior: the prior's covariance at work, where it is not diagonal here; None else.
     """
@@ -274,7 +274,7 @@ class PacBayesTerms:
     prior_variance: float | NDArray[np.float64]
     mean: NDArray[np.float64] | None = None
     prior_mean: NDArray[np.float64] | None = None
-    correlation_price: float = 0.0
+    total_correlation: float = 0.0
     residual_risk: float = 0.0
     full_prior: FullPrior | None = None
 
@@ -317,7 +317,7 @@ class PacBayesTerms:
     def kl_diagonal(self) -> float:
         """KL as if the directions were independent: the price of the correlations left out."""
         if self.full_prior is not None:
-            return self.kl - self.correlation_price
+            return self.kl - self.total_correlation
         return gaussian_kl(self.variances, self.prior_variance, mean=self.mean, prior_mean=self.prior_mean)
 
     @property
@@ -328,7 +328,7 @@ class PacBayesTerms:
             scale = float(self.prior_variance)
             spread = float(np.sum(full.variance_ratio) + np.sum(full.mean_shift))
             return full.kl + 0.5 * ((1.0 / scale - 1.0) * spread + len(self.variances) * math.log(scale))
-        return self.kl_diagonal + self.correlation_price
+        return self.kl_diagonal + self.total_correlation
 
 
 def pac_bayes_terms(
@@ -403,7 +403,7 @@ def pac_bayes_terms(
                 places = {name: None if place is None else place @ basis for name, place in places.items()}
         variances = np.diag(spread).copy()
         _check_variances(variances, where)
-        price = correlation_price(spread)
+        price = total_correlation(spread)
     else:
         variances = spread
         _check_variances(variances, where)
@@ -418,7 +418,7 @@ def pac_bayes_terms(
         prior_variance=float(prior) if prior.ndim == 0 else prior,
         mean=places["mean"],
         prior_mean=places["prior_mean"],
-        correlation_price=price,
+        total_correlation=price,
         residual_risk=float(residual_risk),
         full_prior=full,
     )
@@ -718,7 +718,7 @@ class PacBayesPath:
         kl: (B2), shape ``(K,)``, or ``(K, J)`` for a grid of J priors.
         variances: σ² in the eigenbasis of H after the change, shape ``(K, m)``.
         means: posterior mean in the problem's coordinates, shape ``(K, m)``.
-        correlation_price: −½ ln det R at each step, shape ``(K,)``.
+        total_correlation: −½ ln det R at each step, shape ``(K,)``.
     """
 
     steps: NDArray[np.int64]
@@ -726,7 +726,7 @@ class PacBayesPath:
     kl: NDArray[np.float64]
     variances: NDArray[np.float64]
     means: NDArray[np.float64]
-    correlation_price: NDArray[np.float64]
+    total_correlation: NDArray[np.float64]
 
 
 def pac_bayes_path(
@@ -768,12 +768,13 @@ def pac_bayes_path(
             at one point, step 0) has no divergence.
     """
     changed = problem if problem_after is None else problem_after
-    scales, shape = (1.0,), prior
     if isinstance(prior, PriorGrid):
         scales, shape = prior.variances, 1.0 if prior.covariance is None else prior.covariance
     elif np.ndim(prior) == 0:
         _positive(float(np.asarray(prior)), "pac_bayes_path(prior=...)")
         scales, shape = (float(np.asarray(prior)),), 1.0
+    else:
+        scales, shape = (1.0,), prior
     moved = transient_covariance(
         problem, before, after, steps, initial, problem_after=problem_after, undampened_first_step=undampened_first_step
     )
@@ -798,7 +799,7 @@ def pac_bayes_path(
         kl=divergences if isinstance(prior, PriorGrid) else divergences[:, 0],
         variances=np.array([row.variances for row in rows]),
         means=means,
-        correlation_price=np.array([row.correlation_price for row in rows]),
+        total_correlation=np.array([row.total_correlation for row in rows]),
     )
 
 

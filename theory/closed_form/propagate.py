@@ -139,7 +139,8 @@ def propagate(
     momenta = _settings(momentum, length, "momentum", optimizer.momentum)
     if undampened_first_step:
         at_rest = initial is not None and np.shape(initial) == (problem.dimension,) * 2
-        checked_first_step(True, optimizer, at_rest and np.shape(initial_mean) in ((), (problem.dimension,)), where)
+        mean_at_rest = initial_mean is None or np.shape(initial_mean) in ((), (problem.dimension,))
+        checked_first_step(True, optimizer, at_rest and mean_at_rest, where)
     kept = np.where(momenta > 0, 1.0 - optimizer.dampening, 1.0)
     kept[:1] = 1.0 if undampened_first_step else kept[:1]
     path = _Path(

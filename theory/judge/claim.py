@@ -254,7 +254,7 @@ class Claim(Generic[Seen, Rule]):
                 f"registered {self.num_tests}, made {comparison.num_tests}."
             )
         outcome = self._outcome(comparison)
-        decoys = []
+        decoys: list[DecoyVerdict] = []
         notes = [comparison.not_applicable or comparison.note]
         if outcome is not Outcome.NOT_APPLICABLE:
             for name, decoy in self.decoys.items():

@@ -104,7 +104,7 @@ class Difference:
             return "added"
         if self.after is None:
             return "no longer judged"
-        found = []
+        found: list[str] = []
         if self.before.outcome is not self.after.outcome:
             found.append(f"{self.before.outcome} → {self.after.outcome}")
         for name, before, after in self.decoys:

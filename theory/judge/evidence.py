@@ -24,13 +24,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from theory.judge.files import atomic_write
-from theory.judge.reading import entry, read_archive, read_json
+from theory.judge.reading import entry, is_array, is_mapping, is_sequence, read_archive, read_json
 
 SCHEMA_VERSION = 2
 _PACKAGES = ("numpy", "scipy", "numba", "control", "slycot", "scikit-learn", "torch", "torchvision")
@@ -54,8 +54,8 @@ class Evidence:
     setting: Mapping[str, Any]
     seed: int
     measured: Mapping[str, Any]
-    arrays: Mapping[str, NDArray] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict[str, NDArray[Any]])
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
     nan: frozenset[str] = frozenset()
 
     @property
@@ -112,8 +112,8 @@ class Evidence:
         path = Path(path)
         where = f"`Evidence.read(path={str(path)!r})`"
         record = read_json(path, where)
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA_VERSION:
-            found = record.get("schema") if isinstance(record, dict) else type(record).__name__
+        if not is_mapping(record) or record.get("schema") != SCHEMA_VERSION:
+            found = record.get("schema") if is_mapping(record) else type(record).__name__
             raise ValueError(f"{where} must have schema {SCHEMA_VERSION}; got {found!r}.")
         unknown = sorted(set(record) - {"schema", *_FIELDS})
         if unknown:
@@ -151,7 +151,7 @@ def may_be_nan(arrays: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name for name, array in found.items() if array.dtype.kind == "f" and np.isnan(array).any())
 
 
-def _storable(array: NDArray, name: str, nan: bool) -> NDArray:
+def _storable(array: NDArray[Any], name: str, nan: bool) -> NDArray[Any]:
     """`array` in little-endian order, if it is fit to be evidence."""
     if array.dtype.kind not in "biuf":
         raise ValueError(f"evidence holds arrays of real numbers; {name!r} has dtype {array.dtype}.")
@@ -161,7 +161,7 @@ def _storable(array: NDArray, name: str, nan: bool) -> NDArray:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
 
 
-def _unfit(array: NDArray, nan: bool) -> str:
+def _unfit(array: NDArray[Any], nan: bool) -> str:
     if array.dtype.kind != "f":
         return ""
     infinite, missing = int(np.isinf(array).sum()), int(np.isnan(array).sum())
@@ -170,20 +170,20 @@ def _unfit(array: NDArray, nan: bool) -> str:
     return f"{missing} NaN" if missing and not nan else ""
 
 
-def _describe(array: NDArray, nan: bool) -> dict[str, Any]:
+def _describe(array: NDArray[Any], nan: bool) -> dict[str, Any]:
     """What the JSON says of an array that is stored beside it."""
     return {"dtype": array.dtype.str, "shape": list(array.shape), "nan": nan, "sha256": _digest(array)}
 
 
-def _digest(array: NDArray) -> str:
+def _digest(array: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data if array.size else b"").hexdigest()
 
 
-def _read_arrays(path: Path, described: Mapping[str, Any], where: str) -> dict[str, NDArray]:
+def _read_arrays(path: Path, described: Mapping[str, Any], where: str) -> dict[str, NDArray[Any]]:
     """The arrays beside a record, held against what it says of them."""
     for name, said in described.items():
         what = f"{where}, array {name!r},"
-        if not isinstance(said, dict):
+        if not is_mapping(said):
             raise ValueError(f"{what} must be described by an object; got {type(said).__name__}.")
         for item, kind in (("dtype", str), ("shape", list), ("nan", bool), ("sha256", str)):
             entry(said, item, kind, what)
@@ -233,13 +233,13 @@ def plain(value: Any) -> Any:
         ValueError: if a number is not finite.
         TypeError: if a value has no JSON form.
     """
-    if isinstance(value, np.ndarray):
+    if is_array(value):
         return plain(value.tolist())
     if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, Mapping):
+        return plain(cast(Any, value).item())
+    if is_mapping(value):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if is_sequence(value):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"evidence holds finite numbers only; got {value}.")

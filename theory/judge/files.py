@@ -16,7 +16,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 try:
@@ -120,7 +120,7 @@ def require_regular(path: Path, where: str) -> int:
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path) -> Generator[None, None, None]:
     """Be the one writer of `folder`, which exists, while the block runs; what a killed writer left in it goes.
 
     Raises:
@@ -157,7 +157,7 @@ def remove_stale_lock(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def results_folder(out: Path) -> Iterator[None]:
+def results_folder(out: Path) -> Generator[None, None, None]:
     """Make `out` a results folder, if it can be one, and be its one writer while the block runs.
 
     Raises:

@@ -29,6 +29,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from theory.judge.files import atomic_write, require_regular
+from theory.judge.reading import is_mapping, is_sequence
 from theory.judge.verdict import Outcome, Verdict
 
 __all__ = ["Check", "GateReport", "Quantity", "Result", "Thresholds", "decide", "read_gate", "read_thresholds"]
@@ -67,8 +68,8 @@ class Thresholds:
     """
 
     require: tuple[str, ...] = ()
-    maximum: Mapping[str, float] = field(default_factory=dict)
-    minimum: Mapping[str, float] = field(default_factory=dict)
+    maximum: Mapping[str, float] = field(default_factory=dict[str, float])
+    minimum: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:
         for kind in ("maximum", "minimum"):
@@ -259,7 +260,7 @@ def read_gate(
             string is no demand.
     """
     spec = spec or {}
-    table: dict = {}
+    table: Mapping[str, Any] = {}
     if pyproject is not None:
         where = f"`read_thresholds(pyproject={str(pyproject)!r})`"
         path = Path(pyproject)
@@ -274,9 +275,10 @@ def read_gate(
             raise ValueError(f"{where} must be TOML; {error}.") from None
         table = content
         for name in ("tool", "spikeshrink", "gate"):
-            table = table.get(name, {})
-            if not isinstance(table, dict):
-                raise ValueError(f"{where} must hold a table tool.spikeshrink.gate; {name!r} is {table!r:.40}.")
+            inner = table.get(name, {})
+            if not is_mapping(inner):
+                raise ValueError(f"{where} must hold a table tool.spikeshrink.gate; {name!r} is {inner!r:.40}.")
+            table = inner
         unknown = sorted(set(table) - {"require", "max", "min", *spec})
         if unknown:
             others = f" (and {', '.join(spec)})" if spec else ""
@@ -289,9 +291,9 @@ def read_gate(
             if value is not None and (not fits or (isinstance(value, bool) and kind is not bool)):
                 raise ValueError(f"{where} must hold a {kind.__name__} under {name}; got {value!r:.60}.")
         required = table.get("require", [])
-        if not (isinstance(required, list) and all(isinstance(name, str) for name in required)):
+        if not (is_sequence(required) and all(isinstance(name, str) for name in required)):
             raise ValueError(f"{where} must hold a list `require` of claim ids and comparisons; got {required!r:.60}.")
-        if not all(isinstance(table.get(kind, {}), dict) for kind in ("max", "min")):
+        if not all(is_mapping(table.get(kind, {})) for kind in ("max", "min")):
             raise ValueError(f"{where} must hold tables `max` and `min`.")
     claims: list[str] = []
     limits: dict[str, dict[str, float]] = {"max": dict(table.get("max", {})), "min": dict(table.get("min", {}))}

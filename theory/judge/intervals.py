@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
 __all__ = ["Contrast", "combined", "from_influences", "mean_of", "of_magnitude", "rank_correlation_interval"]
 
@@ -32,7 +33,7 @@ class Contrast:
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """Two-sided Student interval at level 1 − α."""
-        reach = float(stats.t.ppf(1 - alpha / 2, self.degrees)) * self.standard_error
+        reach = float(cast(Any, stats).t.ppf(1 - alpha / 2, self.degrees)) * self.standard_error
         return self.estimate - reach, self.estimate + reach
 
     def scaled(self, unit: float) -> Contrast:

@@ -11,9 +11,9 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,7 +141,7 @@ def _array(stream: IO[bytes], size: int, where: str) -> NDArray[Any]:
 
 
 @contextlib.contextmanager
-def _one_line_errors(where: str) -> Iterator[None]:
+def _one_line_errors(where: str) -> Generator[None, None, None]:
     """What the libraries raise on damaged files, as one line that says where."""
     damage = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
     try:
@@ -152,6 +152,21 @@ def _one_line_errors(where: str) -> Iterator[None]:
         if str(error).startswith(where):
             raise
         raise ValueError(f"{where} must be a whole .npy or .npz file; {_one_line(error)}.") from None
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether it is a mapping; what was read from JSON has strings for keys."""
+    return isinstance(value, Mapping)
+
+
+def is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether it is a list or a tuple."""
+    return isinstance(value, (list, tuple))
+
+
+def is_array(value: object) -> TypeGuard[NDArray[Any]]:
+    """Whether it is a NumPy array, of whatever type."""
+    return isinstance(value, np.ndarray)
 
 
 def entry(record: Mapping[str, Any], name: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.judge.reading import is_sequence
+
 Numbers: TypeAlias = Sequence[float] | NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
 
 
@@ -336,12 +338,15 @@ def read_result(fields: Mapping[str, Any]) -> Result:
 
 
 def _read_curve(item: Mapping[str, Any]) -> Curve:
-    return Curve(**{**item, "role": Role(item["role"]), "band": None if item["band"] is None else Band(item["band"])})
+    return Curve(**_with_role_and_band(item))
 
 
 def _read_estimate(item: Mapping[str, Any]) -> Estimate:
-    role, band = Role(item["role"]), None if item["band"] is None else Band(item["band"])
-    return Estimate(**{**item, "role": role, "band": band})
+    return Estimate(**_with_role_and_band(item))
+
+
+def _with_role_and_band(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {**item, "role": Role(item["role"]), "band": None if item["band"] is None else Band(item["band"])}
 
 
 def _read_panel(item: Mapping[str, Any]) -> Chart:
@@ -360,7 +365,7 @@ def _each(read: Callable[[Any], Any]) -> Callable[[Sequence[Any]], tuple[Any, ..
 
 
 def _read_rows(value: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(tuple(row) if isinstance(row, list) else row for row in value)
+    return tuple(tuple(row) if is_sequence(row) else row for row in value)
 
 
 def _read_axis(item: Mapping[str, Any]) -> Axis:

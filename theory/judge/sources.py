@@ -18,7 +18,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 #: The package that every experiment may measure with.
 OURS = "theory"
@@ -45,7 +45,8 @@ def measuring_code(run: Callable[..., Any]) -> str:
 def _functions(run: Any) -> Iterator[Any]:
     """The functions that a callable is made of: itself, what a partial holds, what a closure holds."""
     if isinstance(run, functools.partial):
-        for part in (run.func, *run.args, *run.keywords.values()):
+        held = cast("functools.partial[Any]", run)
+        for part in (held.func, *held.args, *held.keywords.values()):
             if callable(part):
                 yield from _functions(part)
         return
@@ -53,7 +54,7 @@ def _functions(run: Any) -> Iterator[Any]:
     if inspect.ismethod(run):
         run = run.__func__
     if not (inspect.isfunction(run) or inspect.isclass(run)):
-        run = type(run)
+        run = cast(Any, type(run))
     yield run
     for cell in getattr(run, "__closure__", None) or ():
         if callable(cell.cell_contents):

@@ -13,10 +13,12 @@ Peeking   `confidence_sequence` holds at all sample sizes at once (Ville 1939; g
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, special, stats  # pyright: ignore[reportMissingTypeStubs]
 
 
 def variance_p_value(ratio: ArrayLike, degrees: ArrayLike) -> NDArray[np.float64]:
@@ -44,7 +46,9 @@ def normal_p_value(z: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(special.erfc(np.abs(np.asarray(z, dtype=np.float64)) / math.sqrt(2.0)))
 
 
-def variance_interval(ratio: ArrayLike, degrees: ArrayLike, alpha: float) -> tuple[NDArray, NDArray]:
+def variance_interval(
+    ratio: ArrayLike, degrees: ArrayLike, alpha: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Interval at level 1 − α for V/V_predicted, given measured/predicted and ν: χ² inverted."""
     ratio, half = np.asarray(ratio, dtype=np.float64), 0.5 * np.asarray(degrees, dtype=np.float64)
     low = ratio * half / special.gammainccinv(half, 0.5 * alpha)
@@ -86,8 +90,11 @@ def required_degrees(detects: float, alpha: float, miss: float) -> float:
 
     guess = 2 * ((normal_quantile(alpha) - special.ndtri(miss)) / math.log1p(detects)) ** 2
     centre = math.log(max(guess, 4.0))
-    root = optimize.brentq(shortfall, centre - 2.5, centre + 2.5, xtol=1e-12)
-    return math.exp(root)  # pyright: ignore[reportArgumentType]
+    return math.exp(_root(shortfall, centre - 2.5, centre + 2.5, xtol=1e-12))
+
+
+def _root(function: Callable[[float], float], low: float, high: float, *, xtol: float) -> float:
+    return float(cast(Any, optimize).brentq(function, low, high, xtol=xtol))  # SciPy has no types
 
 
 def pooled_moment_variance(lagged: NDArray[np.float64], num_times: int, replicas: int) -> NDArray[np.float64]:
@@ -176,7 +183,7 @@ def confidence_sequence(sum_of_squares: float, count: float, alpha: float, mixtu
     bottom = math.log(sum_of_squares / count)  # E_n is smallest where S/θ = n
     if excess(bottom) >= 0:
         return math.exp(bottom), math.exp(bottom)
-    ends = []
+    ends: list[float] = []
     for direction in (-1.0, 1.0):
         reach = 1e-3
         while excess(bottom + direction * reach) < 0 and reach < 600:
@@ -185,8 +192,7 @@ def confidence_sequence(sum_of_squares: float, count: float, alpha: float, mixtu
             ends.append(math.inf if direction > 0 else 0.0)
             continue
         a, b = sorted((bottom, bottom + direction * reach))
-        root = optimize.brentq(excess, a, b, xtol=1e-14)
-        ends.append(math.exp(root))  # pyright: ignore[reportArgumentType]
+        ends.append(math.exp(_root(excess, a, b, xtol=1e-14)))
     return ends[0], ends[1]
 
 
@@ -194,14 +200,16 @@ def binomial_interval(successes: int, trials: int, alpha: float = 0.05) -> tuple
     """Clopper–Pearson interval at level 1 − α for a rate (Clopper and Pearson 1934)."""
     if not (trials >= 1 and 0 <= successes <= trials):
         raise ValueError(f"`binomial_interval` needs 0 <= successes <= trials, trials >= 1; got {successes}, {trials}.")
-    low = 0.0 if successes == 0 else float(stats.beta.ppf(alpha / 2, successes, trials - successes + 1))
-    high = 1.0 if successes == trials else float(stats.beta.ppf(1 - alpha / 2, successes + 1, trials - successes))
+    quantile = cast(Any, stats).beta.ppf
+    low = 0.0 if successes == 0 else float(quantile(alpha / 2, successes, trials - successes + 1))
+    high = 1.0 if successes == trials else float(quantile(1 - alpha / 2, successes + 1, trials - successes))
     return low, high
 
 
 def uniformity_p_value(p_values: ArrayLike) -> float:
     """Kolmogorov–Smirnov p-value of the hypothesis that `p_values` are uniform on (0, 1)."""
-    return float(stats.kstest(np.asarray(p_values, dtype=np.float64), "uniform").pvalue)
+    values = np.asarray(p_values, dtype=np.float64)
+    return float(cast(Any, stats).kstest(values, "uniform").pvalue)
 
 
 def pooled_moment_covariance(

@@ -17,7 +17,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.fft import next_fast_len
+from scipy.fft import next_fast_len  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 #: Length of a run, in correlation times, below which its own estimate of them is not to be trusted.
 SHORTEST_RUN = 50.0
@@ -119,7 +119,9 @@ def trajectory_covariance(weights: ArrayLike, center: ArrayLike | None = None) -
     )
 
 
-def _lagged(spectrum: NDArray, length: int, window: int | None = None, both: bool = False) -> NDArray[np.float64]:
+def _lagged(
+    spectrum: NDArray[np.complex128], length: int, window: int | None = None, both: bool = False
+) -> NDArray[np.float64]:
     """Correlations at lags 0 … from a spectrum, unbiased for a known mean; with `both`, also at negative lags."""
     circular: NDArray[np.float64] = np.fft.irfft(spectrum, n=next_fast_len(2 * length, True), axis=0)
     keep = length if window is None else window + 1
@@ -137,7 +139,7 @@ def _correlation_times(own: NDArray[np.float64]) -> tuple[NDArray[np.float64], i
     length, m = own.shape
     times = np.empty(m)
     widest = 0
-    longest = length // 2
+    longest = int(length) // 2
     lags = np.arange(1, longest + 1)
     for i in range(m):
         running = 1.0 + 2.0 * np.cumsum(own[1 : longest + 1, i] ** 2)

@@ -14,7 +14,7 @@ from typing import Any
 
 from theory.judge.evidence import plain, read_evidence
 from theory.judge.files import atomic_write
-from theory.judge.reading import entry, read_json
+from theory.judge.reading import entry, is_mapping, is_sequence, read_json
 from theory.judge.results import Result, read_result
 
 #: Of ``verdicts.json``; a file of another schema is not read.
@@ -152,10 +152,7 @@ class Verdict:
             _check_fields(fields, _VERDICT_FIELDS)
             for item in fields["decoy"]:
                 _check_fields(item, _DECOY_FIELDS)
-            decoys = tuple(
-                DecoyVerdict(**{**item, "outcome": Outcome(item["outcome"]), "interval": tuple(item["interval"])})
-                for item in fields.pop("decoy")
-            )
+            decoys = tuple(_read_decoy(item) for item in fields.pop("decoy"))
             results = tuple(read_result(item) for item in fields.pop("results"))
             fields["about"] = _read_about(fields["about"])
             fields.update(
@@ -199,13 +196,18 @@ _ABOUT_FIELDS: Mapping[str, tuple[type, ...]] = {
 }
 
 
+def _read_decoy(item: Mapping[str, Any]) -> DecoyVerdict:
+    fields: dict[str, Any] = {**item, "outcome": Outcome(item["outcome"]), "interval": tuple(item["interval"])}
+    return DecoyVerdict(**fields)
+
+
 def _read_about(fields: Mapping[str, Any] | None) -> About | None:
     if fields is None:
         return None
     for name, kind in _ABOUT_FIELDS.items():
         entry(fields, name, kind, "what a verdict is about")
-    lists = {name: tuple(fields[name]) for name in ("runs", "methods", "seeds")}
-    return About(**{**fields, **lists})
+    made: dict[str, Any] = {**fields, **{name: tuple(fields[name]) for name in ("runs", "methods", "seeds")}}
+    return About(**made)
 
 
 def _check_fields(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> None:
@@ -248,8 +250,8 @@ def read_verdicts(path: Path) -> tuple[Verdict, ...]:
     record = read_json(path, f"`read_verdicts(path={str(path)!r})`")
     if isinstance(record, list):
         raise ValueError(f"{path} is of an older schema, 1; this is schema {SCHEMA}: judge its evidence again.")
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("verdicts"), list):
-        found = record.get("schema") if isinstance(record, dict) else type(record).__name__
+    if not is_mapping(record) or record.get("schema") != SCHEMA or not is_sequence(record.get("verdicts")):
+        found = record.get("schema") if is_mapping(record) else type(record).__name__
         raise ValueError(f"`read_verdicts(path=...)` must hold verdicts of schema {SCHEMA}; got {found!r} in {path}.")
     try:
         return tuple(Verdict.from_dict(item) for item in record["verdicts"])

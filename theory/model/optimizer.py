@@ -41,7 +41,7 @@ class ParameterGroups(Setting):
     decay_factors: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        lengths = set()
+        lengths: set[int] = set()
         for name, rule in (("rate_factors", "> 0"), ("decay_factors", ">= 0")):
             given = getattr(self, name)
             if given is None:
@@ -122,7 +122,7 @@ class MomentumSGD(Setting):
             raise ValueError(f"`MomentumSGD(weight_decay=...)` must be >= 0 and finite; got {self.weight_decay}.")
         if self.form not in ("pytorch", "position"):
             raise ValueError(f"`MomentumSGD(form=...)` must be 'pytorch' or 'position'; got {self.form!r}.")
-        if not isinstance(self.nesterov, bool):
+        if type(self.nesterov) is not bool:
             raise ValueError(f"`MomentumSGD(nesterov=...)` must be True or False; got {self.nesterov!r}.")
         if not 0 <= self.discount <= 1:
             raise ValueError(f"`MomentumSGD(discount=...)` must be in [0, 1]; got {self.discount}.")

@@ -16,7 +16,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.model.setting import Setting, keyword_setting
+from theory.model.setting import Setting, is_integer, keyword_setting
 
 
 class Sampling(StrEnum):
@@ -215,7 +215,7 @@ def _frozen(values: NDArray[np.float64], owner: str, name: str) -> NDArray[np.fl
 
 
 def _check_batch_size(batch_size: int, owner: str) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+    if not is_integer(batch_size) or batch_size < 1:
         raise ValueError(f"`{owner}(batch_size=...)` must be an integer >= 1; got {batch_size!r}.")
 
 

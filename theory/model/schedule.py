@@ -18,11 +18,12 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from theory.model.setting import Setting, setting
+from theory.model.setting import Setting, is_integer, setting
 
 #: Longest path that is written out, in iterations.
 MAX_STEPS = 10**8
@@ -57,7 +58,7 @@ class Schedule(Setting):
         Raises:
             ValueError: if `steps` is not an integer in [1, 10⁸] or beyond a table's end.
         """
-        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or not 1 <= steps <= MAX_STEPS:
+        if not is_integer(steps) or not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"`Schedule.rates(steps=...)` must be an integer in [1, {MAX_STEPS}]; got {steps!r}.")
         ticks = -(-int(steps) // self.hold)
         return np.repeat(np.asarray(self._path(ticks), dtype=np.float64), self.hold)[: int(steps)]
@@ -158,7 +159,7 @@ class StepSchedule(Schedule):
         _check_rates(self, "rate", "factor")
         _check_counts(self, "hold")
         for milestone in self.milestones:
-            if isinstance(milestone, bool) or not isinstance(milestone, (int, np.integer)) or milestone < 0:
+            if not is_integer(milestone) or milestone < 0:
                 raise ValueError(f"`StepSchedule(milestones=...)` must be integers >= 0; got {milestone!r}.")
         if any(b <= a for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
             raise ValueError(f"`StepSchedule(milestones=...)` must rise; got {self.milestones}.")
@@ -261,7 +262,7 @@ class OneCycleSchedule(Schedule):
     end: float
     steps: int
     rising: float = 0.3
-    linear: bool = False
+    linear: bool = False  # pyright: ignore[reportIncompatibleMethodOverride]  (a field, where the base has a maker)
     hold: int = 1
 
     def __post_init__(self) -> None:
@@ -300,7 +301,7 @@ class OneCycleSchedule(Schedule):
 class TableSchedule(Schedule):
     """One rate an iteration, shape ``(n,)``."""
 
-    table: NDArray[np.float64]
+    table: NDArray[np.float64]  # pyright: ignore[reportIncompatibleMethodOverride]  (a field; the base has a maker)
     hold: int = 1
 
     def __post_init__(self) -> None:
@@ -329,7 +330,7 @@ class TableSchedule(Schedule):
         return self.table[:ticks]
 
 
-def _half_cosine(rate: float, end: float, done: NDArray[np.float64]) -> NDArray[np.float64]:
+def _half_cosine(rate: float, end: float, done: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     # cos²(x/2) instead of (1 + cos x)/2: no cancellation as the rate runs out.
     return np.where(done < 1.0, end + (rate - end) * np.cos(0.5 * math.pi * done) ** 2, end)
 
@@ -350,7 +351,7 @@ def _check_rates(schedule: Schedule, *names: str, zero: bool = False) -> None:
 def _check_counts(schedule: Schedule, *names: str) -> None:
     for name in names:
         value = getattr(schedule, name)
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        if not is_integer(value) or value < 1:
             raise ValueError(f"`{type(schedule).__name__}({name}=...)` must be an integer >= 1; got {value!r}.")
         object.__setattr__(schedule, name, int(value))
 
@@ -371,7 +372,7 @@ def _read_rates(path: Path, column: str | None) -> NDArray[np.float64]:
     if found is None or not header[found]:
         asked = f"a column {column!r}" if column is not None else f"a column named one of {RATE_COLUMNS}"
         raise ValueError(f"{where} must have {asked}; got {header}.")
-    rates = []
+    rates: list[float] = []
     for line, row in enumerate(rows[1:], start=2):
         if not row or not any(cell.strip() for cell in row):
             continue  # a blank line, often the last

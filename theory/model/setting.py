@@ -12,10 +12,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Mapping
-from typing import Any, Self, dataclass_transform
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypeGuard, TypeVar, cast, dataclass_transform
 
 import numpy as np
+from numpy.typing import NDArray
+
+_Setting = TypeVar("_Setting")
 
 
 class Setting:
@@ -54,7 +57,7 @@ class Setting:
 
     def __eq__(self, other: object) -> bool:
         """Equal type and equal fields, arrays compared bit for bit."""
-        return type(self) is type(other) and self.to_dict() == other.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
+        return isinstance(other, Setting) and type(self) is type(other) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
         """Hash of the type and the field names' plain values."""
@@ -88,20 +91,37 @@ def require_type(value: object, kind: type | tuple[type, ...], where: str, hint:
         raise TypeError(f"`{where}` must be {names}{advice}; got {type(value).__name__}.")
 
 
+def is_integer(value: object) -> bool:
+    """Whether it is a whole number of Python's or NumPy's; true and false are none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_array(value: object) -> TypeGuard[NDArray[Any]]:
+    return isinstance(value, np.ndarray)
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
+
+
+def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, (list, tuple))
+
+
 def _is_nothing(value: Any) -> bool:
-    return value is None or (isinstance(value, np.ndarray) and not value.any())
+    return value is None or (_is_array(value) and not value.any())
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Setting):
         return value.to_dict()
-    if isinstance(value, np.ndarray):
+    if _is_array(value):
         return {"array": value.tolist()}
     if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, (list, tuple)):
+        return cast(Any, value).item()
+    if _is_sequence(value):
         return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
+    if _is_mapping(value):
         return {str(key): _plain(item) for key, item in value.items()}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -121,7 +141,7 @@ def _settings_in(hint: Any) -> tuple[type[Setting], ...]:
 
 
 def _read(plain: Any, kinds: tuple[type[Any], ...], where: str) -> Any:
-    name = plain.get("type") if isinstance(plain, Mapping) else None
+    name = plain.get("type") if _is_mapping(plain) else None
     waiting = list(kinds)
     while waiting:
         kind = waiting.pop(0)
@@ -133,24 +153,24 @@ def _read(plain: Any, kinds: tuple[type[Any], ...], where: str) -> Any:
 
 
 def _rich(value: Any, hint: Any, where: str) -> Any:
-    if isinstance(value, Mapping):
+    if _is_mapping(value):
         if "type" in value:
             return _read(value, _settings_in(hint), where)
         if set(value) == {"array"}:
             return np.asarray(value["array"], dtype=np.float64)
         return {key: _rich(item, hint, where) for key, item in value.items()}
-    if isinstance(value, list):
+    if _is_sequence(value):
         return tuple(_rich(item, hint, where) for item in value)
     return value
 
 
 @dataclass_transform(frozen_default=True)
-def setting(cls: type) -> type:
+def setting(cls: type[_Setting]) -> type[_Setting]:
     """Decorator for subclasses of `Setting`: a frozen dataclass that keeps `Setting`'s equality and hash."""
     return dataclasses.dataclass(frozen=True, eq=False)(cls)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-def keyword_setting(cls: type) -> type:
+def keyword_setting(cls: type[_Setting]) -> type[_Setting]:
     """As `setting`, with fields given by keyword only."""
     return dataclasses.dataclass(frozen=True, eq=False, kw_only=True)(cls)

@@ -25,7 +25,7 @@ EXACT = {
     "commutativity_from_gradients": "commutativity-measures",
     "commutativity_price": "price-exact",
     "correlated_transient": "memory-exact",
-    "correlation_price": "price-exact",
+    "total_correlation": "price-exact",
     "damped_newton_covariance": "second-order-laws",
     "ema_covariance": "exponential-average",
     "epoch_shuffling_factor": "shuffled-exact",

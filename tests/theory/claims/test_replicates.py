@@ -8,11 +8,10 @@ from theory.claims.replicates import (
     identity_comparison,
     mean_p_values,
     mean_tests,
-    smallest_detected,
     variance_replicates,
 )
-from theory.judge.claim import TEST_ALPHA, Outcome, classify, decide_identity
-from theory.judge.statistics import uniformity_p_value
+from theory.judge.claim import MISS, TEST_ALPHA, Outcome, classify, decide_identity
+from theory.judge.statistics import normal_quantile, uniformity_p_value
 
 
 def test_p_values_are_uniform_on_averages_as_skewed_as_ours():
@@ -44,7 +43,7 @@ def test_a_wrong_prediction_is_refuted_and_a_right_one_supported():
     right = identity_comparison(tests)
     assert decide_identity(right, 0.15) is Outcome.SUPPORTED
     assert right.reached == pytest.approx(4000 * 20, rel=0.1)
-    error = smallest_detected(tests)
+    error = (normal_quantile(TEST_ALPHA) + normal_quantile(2 * MISS)) * tests.error.max()  # missed with chance MISS
     wrong = identity_comparison(mean_tests(draws, np.array([1.0, 1.0, 1 / (1 + error)])))
     assert decide_identity(wrong, 0.15) is Outcome.REFUTED
     assert decide_identity(identity_comparison(mean_tests(draws[:300], np.ones(3))), 0.15) is Outcome.INCONCLUSIVE

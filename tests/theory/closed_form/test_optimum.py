@@ -211,9 +211,9 @@ def test_a_general_gaussian_prior_enters_every_term():
         assert terms.expected_risk == pytest.approx(risk, rel=1e-12)
         # Term by term: what depends on the prior adds up to the divergence.
         inside = terms.variance_ratio.sum() + terms.mean_shift.sum() + terms.negative_log_variance.sum()
-        total = 0.5 * (inside - 3 + np.linalg.slogdet(full)[1]) + terms.correlation_price
+        total = 0.5 * (inside - 3 + np.linalg.slogdet(full)[1]) + terms.total_correlation
         assert total == pytest.approx(expected, rel=1e-11)
-        assert terms.kl_diagonal + terms.correlation_price == pytest.approx(expected, rel=1e-11)
+        assert terms.kl_diagonal + terms.total_correlation == pytest.approx(expected, rel=1e-11)
     origin = pac_bayes_terms(problem, covariance, prior_variance=prior, mean=mean)
     assert origin.kl == pytest.approx(dense_kl(covariance, prior, mean, np.zeros(3)), rel=1e-11)
     # Over time, and over a grid of scales.

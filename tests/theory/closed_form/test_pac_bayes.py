@@ -65,10 +65,10 @@ def test_terms_add_up_to_the_risk_and_the_divergence_of_the_definition(seed):
     risk = 0.25 + 0.5 * np.trace(hessian @ covariance) + 0.5 * mean @ hessian @ mean
     assert terms.expected_risk == pytest.approx(risk, rel=1e-11)  # eigenbasis of cond ≤ 60
     assert terms.kl == pytest.approx(gaussian_kl(covariance, 0.3, mean=mean, prior_mean=prior_mean), rel=1e-11)
-    assert terms.correlation_price > 0
+    assert terms.total_correlation > 0
     assert 0.5 * np.sum(terms.curvature_times_variance + terms.mean_curvature) + 0.25 == pytest.approx(risk, rel=1e-11)
     parts = terms.variance_ratio - 1 + terms.negative_log_variance + math.log(0.3) + terms.mean_shift
-    assert 0.5 * np.sum(parts) + terms.correlation_price == pytest.approx(terms.kl, rel=1e-11)
+    assert 0.5 * np.sum(parts) + terms.total_correlation == pytest.approx(terms.kl, rel=1e-11)
 
 
 def test_terms_of_spectra_equal_those_of_the_same_matrices():
