@@ -147,6 +147,6 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Break the code on purpose, one place at a time; every mutant must turn the tests red."""
+    """Break the code on purpose, one place at a time; every mutant must turn tests red, and claims on formulas too."""
     session.install(THEORY, *group("tests"))
     session.run("python", "tests/mutants.py", *session.posargs)

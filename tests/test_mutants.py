@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,3 +33,54 @@ def test_every_mutant_changes_something_else():
 def test_the_tests_that_must_notice_exist():
     for path in {path for mutant in mutants.MUTANTS for path in mutant.tests.split()}:
         assert (mutants.ROOT / path).is_file(), path
+
+
+#: Formulas whose mutants no exact claim judges yet: the tests alone must see them.
+UNJUDGED = {"outside"}
+
+
+def test_every_formula_with_mutants_is_judged_by_exact_claims():
+    from theory.claims import CLAIMS
+    from theory.judge.verdict import Kind
+
+    judged = {claim.name for claim in CLAIMS if claim.kind is Kind.IDENTITY and claim.detects is None}
+    for mutant in FORMULAS:
+        names = set(mutants.claims_on(mutant).split(",")) - {""}
+        assert names <= judged
+        assert bool(names) != (Path(mutant.file).stem in UNJUDGED), mutant.file
+    assert mutants.claims_on(mutants.Mutant("theory/judge/stationary.py", "", "", "")) == ""
+
+
+@pytest.mark.parametrize(
+    ("codes", "status", "said"),
+    [
+        ({"pytest": 1, "broken": 1}, 0, "tests killed, claims killed"),
+        ({"pytest": 1, "broken": 3}, 0, "tests killed, claims killed"),
+        ({"pytest": 1, "broken": 0}, 1, "tests killed, claims survived"),
+        ({"pytest": 0, "broken": 1}, 1, "tests survived, claims killed"),
+        ({"pytest": 2, "broken": 1}, 2, "tests not run"),
+        ({"pytest": 1, "sound": 1, "broken": 1}, 2, "claims not run"),
+    ],
+)
+def test_both_must_see_a_mutant_of_a_formula(codes, status, said, monkeypatch, capsys):
+    mutant = next(one for one in FORMULAS if mutants.claims_on(one))
+
+    def ended(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
+        broken = mutant.old not in (copy / mutant.file).read_text(encoding="utf-8")
+        key = "pytest" if command[0] == "pytest" else "broken" if broken else "sound"
+        return subprocess.CompletedProcess(command, codes.get(key, 0), stdout="", stderr="")
+
+    def one_file(folder: str) -> Path:
+        target = Path(folder) / mutant.file
+        target.parent.mkdir(parents=True)
+        shutil.copy(mutants.ROOT / mutant.file, target)
+        return Path(folder)
+
+    mutants.support.cache_clear()
+    monkeypatch.setattr(mutants, "ended", ended)
+    monkeypatch.setattr(mutants, "scratch_copy", one_file)
+    monkeypatch.setattr(mutants, "MUTANTS", (mutant,))
+    monkeypatch.setattr(sys, "argv", ["mutants.py", "--jobs", "1"])
+    assert mutants.main() == status
+    assert said in capsys.readouterr().out
+    mutants.support.cache_clear()
