@@ -306,7 +306,7 @@ def support(claims: str) -> str:
     """Nothing if the claims hold of the sources as they are, else what was said: then no mutant is seen by them."""
     with tempfile.TemporaryDirectory() as folder:
         done = verified(scratch_copy(folder), claims)
-    return "" if done.returncode == 0 else (done.stdout + done.stderr)[-300:]
+    return "" if done.returncode == 0 else f"the sources as they are end in {done.returncode}: {done.stderr[-300:]}"
 
 
 def seen(mutant: Mutant, by: str = "both") -> tuple[dict[str, str], float]:
