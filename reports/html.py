@@ -330,7 +330,8 @@ def grid(
     for place, row in enumerate(rows):
         first = f'<th scope="row"{number[0]}>{row[0]}</th>'
         rest = "".join(
-            f"<td{how}{name}>{value}</td>" for value, how, name in zip(row[1:], number[1:], told[1:], strict=True)
+            f"<td{how}{name}{_bare(value) if name else ''}>{value}</td>"
+            for value, how, name in zip(row[1:], number[1:], told[1:], strict=True)
         )
         body.append(f"<tr{' class=faint' if place < len(faint) and faint[place] else ''}>{first}{rest}</tr>")
     named = f"<caption>{caption}</caption>" if caption else ""
@@ -342,6 +343,11 @@ def grid(
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name[:80])}"><table{look}{aria}>{named}'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def _bare(value: str) -> str:
+    """Marks a cell that says nothing: a card leaves it out."""
+    return " data-bare" if value in ("", DASH) else ""
 
 
 def _cell(value: Any) -> str:

@@ -30,6 +30,8 @@ MOST = 15_000_000
 MOST_REPORT = 300_000
 #: Entries from which on an array is rounded, and the significant bits that it keeps.
 CROWD, BITS = 2_000, 12
+#: Square matrices from which on they are one a sample; the price of non-commutation is held to 1e-9 on 181 of them.
+SAMPLES = 256
 
 
 def publish(results: Path, published: Path, name: str, *, verdicts_only: bool = False) -> Path:
@@ -103,8 +105,8 @@ def size(path: Path) -> int:
 
 
 def _is_crowd(array: NDArray) -> bool:
-    # A square matrix is a moment or a basis; hundreds of them, one a sample, are replicates.
-    square = array.ndim > 1 and array.shape[-1] == array.shape[-2] and (array.ndim == 2 or len(array) < 100)
+    # A square matrix is a moment or a basis; `SAMPLES` of them, one a sample, are replicates.
+    square = array.ndim > 1 and array.shape[-1] == array.shape[-2] and (array.ndim == 2 or len(array) < SAMPLES)
     return array.dtype == np.float64 and array.size >= CROWD and not square
 
 

@@ -22,7 +22,7 @@ def test_replicates_are_rounded_by_at_most_half_a_bit_and_moments_keep_every_dig
     rng = np.random.default_rng(0)
     crowd = np.exp(rng.normal(size=(3, 1000)) * 8)
     crowd[0, 0] = np.nan
-    arrays = {"square": crowd, "short": crowd[1, :50], "moments": rng.normal(size=(40, 8, 8))}
+    arrays = {"square": crowd, "short": crowd[1, :50], "moments": rng.normal(size=(181, 8, 8))}
     before = dataclasses.replace(run("some"), arrays=arrays, nan=frozenset({"square"}))
     after = publish.compact(before)
     assert after.run_id == before.run_id
@@ -33,6 +33,10 @@ def test_replicates_are_rounded_by_at_most_half_a_bit_and_moments_keep_every_dig
     for name in ("short", "moments"):
         assert np.array_equal(after.arrays[name], arrays[name])
     assert after.provenance["significant_bits"] == {"square": publish.BITS}
+    sampled = dataclasses.replace(
+        before, arrays={"curvatures": rng.normal(size=(publish.SAMPLES, 8, 8))}, nan=frozenset()
+    )
+    assert publish.compact(sampled).arrays["curvatures"].dtype == np.float32
     with pytest.raises(ValueError, match="must fit single precision; its largest entry is 1e\\+50"):
         publish.compact(dataclasses.replace(before, arrays={"square": np.full((2, 2000), 1e50)}, nan=frozenset()))
 
