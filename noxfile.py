@@ -84,6 +84,22 @@ def empirical(session: nox.Session) -> None:
 
 
 @nox.session
+def controls(session: nox.Session) -> None:
+    """Positive controls: convex models on which the laws must hold (exit 0), and must fail once sabotaged (exit 1)."""
+    session.install(EVERYTHING)
+    words = [
+        "spikeshrink",
+        "empirical",
+        "controls",
+        "--out",
+        str(LOCAL / "controls"),
+        *(session.posargs or ["--smoke"]),
+    ]
+    session.run(*words)
+    session.run(*words, "--sabotage", "noise", success_codes=[1])
+
+
+@nox.session
 def gate(session: nox.Session) -> None:
     """A run's assumptions as an exit status: a results folder or a checkpoint; thresholds stand in pyproject.toml."""
     session.install(EVERYTHING)

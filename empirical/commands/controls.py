@@ -2,7 +2,7 @@
 
 The convex models of `empirical.settings.controls` go through the pipeline that judges networks: train, branch, measure,
 judge. Their runs stand under OUT/controls, their evidence under OUT/evidence beside that of networks. Resumable. Exit
-status: 0 every control came out as declared, 1 one did not, 2 wrong usage or unusable data.
+status: 0 every control came out as declared, 1 one did not, 2 wrong usage or unusable data, 3 one is undecided.
 """
 
 from __future__ import annotations
@@ -97,9 +97,11 @@ def report(out: str | Path, sabotage: str = "none") -> int:
             f"{verdict.outcome.value:14s}{verdict.claim} · {verdict.subject}: {verdict.note}; "
             f"sabotage refuted {caught} of {len(verdict.decoys)}"
         )
-    failed = [verdict for verdict in verdicts if verdict.outcome.value != "supported"]
-    print(f"controls: {len(verdicts) - len(failed)} of {len(verdicts)} verdicts as declared")
-    return 1 if failed else 0
+    outcomes = [verdict.outcome.value for verdict in verdicts]
+    print(f"controls: {outcomes.count('supported')} of {len(verdicts)} verdicts as declared")
+    if "refuted" in outcomes:
+        return 1
+    return 0 if set(outcomes) == {"supported"} else 3
 
 
 def judged(records: Sequence[Record], sabotage: str = "none") -> list[Verdict]:
