@@ -232,7 +232,7 @@ class Ladder:
             "(P1)": Spread.predicted(additive_variances(item), keep, replicas),
             "(P2)": Spread.predicted(minibatch_variances(item), keep, replicas),
             "linearised": Spread.of(rungs.linearised, keep),
-            "inputs fixed": Spread.of(rungs.fixed_inputs, keep),
+            "inputs fixed": Spread.of(item.positions if rungs.fixed_inputs is None else rungs.fixed_inputs, keep),
             "network": Spread.of(item.positions, keep),
         }
 

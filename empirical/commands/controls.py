@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 NAME = "controls"
 DESCRIPTION = "Trains, measures and judges the positive controls; each of their laws is also judged sabotaged."
-#: Ten directions and 512 replicas fix the geometric mean of the variances to two percent. Three relaxation times
+#: Ten directions and 768 replicas fix the geometric mean of the variances to 1.6 percent. Three relaxation times
 #: 1/(1 − √μ) before the drop; records at steps 19, 38, 57, 70, 83, 96 fall on all phases of an epoch of ten batches.
 FULL = Measuring(
     measurement=Measurement(eigenpairs=10, smallest=0),
     checkpoints=0,
     expansions=False,
-    replicas=512,
+    replicas=768,
     ensemble_steps=57,
     ensemble_after=39,
     ensemble_records=3,

@@ -130,7 +130,7 @@ def measure_ensemble(
     rates = np.concatenate([np.full(setting.before, old), np.full(setting.after, old * setting.factor)])
     record = sorted(
         {
-            *(step for step in (1, 2, 4) if step < setting.before),  # while memory and batches can be told apart
+            *(step for step in (1, 4) if step < setting.before),  # while memory and batches can be told apart
             *_spaced(setting.before, setting.records),
             *(setting.before + s for s in _spaced(setting.after, setting.records)),
         }
@@ -161,9 +161,9 @@ def measure_ensemble(
     )
     rungs = None
     if wants_rungs:
-        simpler: dict[Dynamics, NDArray[np.float64]] = {}
-        for dynamics in ("linearised", "fixed inputs"):
-            simpler[dynamics] = branch(
+
+        def simpler(dynamics: Dynamics) -> NDArray[np.float64]:
+            return branch(
                 checkpoint,
                 data,
                 basis,
@@ -174,10 +174,11 @@ def measure_ensemble(
                 dynamics=dynamics,
                 inputs=landscape.inputs,
             ).weights
+
         rungs = Rungs(
             law=_sample_law(checkpoint, landscape, basis, measurement),
-            linearised=simpler["linearised"],
-            fixed_inputs=simpler["fixed inputs"],
+            linearised=simpler("linearised"),
+            fixed_inputs=simpler("fixed inputs") if checkpoint.setting.method.attack else None,
             places=_places(checkpoint, data, measurement, landscape, basis, {s: seen[s][0] for s in moments}),
         )
     return Ensemble(

@@ -116,13 +116,14 @@ class Rungs(Part):
     Args:
         law: of every sample.
         linearised: Uᵀ(w − w_checkpoint) under g_B(w₀) + H_B δ.
-        fixed_inputs: of the network at the inputs that were adversarial at the checkpoint.
+        fixed_inputs: of the network at the inputs that were adversarial at the checkpoint; None: there is no attack, and
+            the network itself is that.
         places: how far λ and γ have moved where the replicas are.
     """
 
     law: SampleLaw
     linearised: Annotated[NDArray[np.float64], axes("records", "replicas", "directions")]
-    fixed_inputs: Annotated[NDArray[np.float64], axes("records", "replicas", "directions")]
+    fixed_inputs: Annotated[NDArray[np.float64], axes("records", "replicas", "directions")] | None
     places: Places
 
 

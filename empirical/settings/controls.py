@@ -84,7 +84,7 @@ CONTROLS: tuple[Control, ...] = (
     *_both_orders("control-ridge", 0.02, 1e-2),
     *_both_orders("control-ridge", 0.1, 2e-3),
     *_both_orders("control-softmax", 0.02, 1e-2),
-    *_both_orders("control-adversarial", 0.02, 1e-2, epsilon=0.01),
+    *_both_orders("control-adversarial", 0.02, 1e-2, epsilon=0.005),
     *(
         Control(preset="control-softmax", learning_rate=0.1, weight_decay=2e-3, order=order, breaks=("quadratic loss",))
         for order in ORDERS

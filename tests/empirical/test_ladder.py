@@ -191,6 +191,13 @@ def test_a_path_that_the_law_does_not_foresee_is_refuted():
     assert verdict.outcome.value == "refuted" and verdict.estimate == pytest.approx(-0.9, abs=0.05)
 
 
+def test_without_an_attack_the_network_is_its_own_run_at_fixed_inputs():
+    item = made("held", fixed=1.3)
+    rungs = dataclasses.replace(item.rungs, fixed_inputs=None)
+    found = ladder.Ladder.of(dataclasses.replace(item, rungs=rungs)).rungs
+    assert np.allclose(found["fixed inputs"].estimate, 0) and np.allclose(found["quadratic loss"].estimate, np.log(1.3))
+
+
 def test_controls_are_known_by_their_setting_and_nothing_else_is_one():
     assert [control_of(control.training()) for control in CONTROLS] == list(CONTROLS)
     assert control_of(NETWORK) is None
