@@ -116,7 +116,7 @@ class Rungs(Part):
     Args:
         law: of every sample.
         linearised: Uᵀ(w − w_checkpoint) under g_B(w₀) + H_B δ.
-        fixed_inputs: of the network at the inputs that were adversarial at the checkpoint; None: there is no attack, and
+        fixed_inputs: of the network at the inputs that were adversarial at the checkpoint; None: no attack, and so
             the network itself is that.
         places: how far λ and γ have moved where the replicas are.
     """
