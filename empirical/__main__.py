@@ -40,6 +40,11 @@ COMMANDS = (
     ),
     Command(name="verify", help="judge the evidence in a folder", module="empirical.commands.verify"),
     Command(
+        name="rejudge",
+        help="judge a folder's recorded evidence with today's claims; exit 1 if a verdict differs",
+        module="empirical.commands.rejudge",
+    ),
+    Command(
         name="import",
         help="training logs (text, CSV/TSV, JSON lines, TensorBoard) as evidence",
         module="empirical.commands.importing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class MissingMatplotlibError(RuntimeError):
 def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tuple[Path, ...]:
     """Render ``index.html`` and ``report.md`` from the verdicts and the evidence in `folder`, beside them.
 
-    Everything is rendered before anything is written.
+    The folder is held from reading to writing, and everything is rendered before anything is written.
 
     Args:
         folder: results; the report is written there.
@@ -41,6 +42,11 @@ def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tup
         ValueError: if the results are missing or damaged (`read_results`), or another process writes to the folder.
         OSError: if a file cannot be written.
     """
+    with hold(folder) if folder.is_dir() else contextlib.nullcontext():  # where there is none, reading says so
+        return _build(folder, page=page, figure_files=figure_files)
+
+
+def _build(folder: Path, *, page: bool, figure_files: bool) -> tuple[Path, ...]:
     results = read_results(folder)
     files: dict[Path, str] = {}
     shown: dict[str, list[tuple[str, str]]] | None = None
@@ -62,12 +68,11 @@ def build(folder: Path, *, page: bool = True, figure_files: bool = False) -> tup
             if numbers := drawn_numbers(part):
                 files[folder / "data" / f"{part.anchor}.csv"] = numbers
     files[folder / "report.md"] = markdown.render(results, shown)
-    with hold(folder):
-        for made in ("figures", "data"):
-            remove_partials(folder / made)
-        for path, content in files.items():
-            path.parent.mkdir(exist_ok=True)
-            atomic_write(path, content.encode(), overwrite=True)
+    for made in ("figures", "data"):
+        remove_partials(folder / made)
+    for path, content in files.items():
+        path.parent.mkdir(exist_ok=True)
+        atomic_write(path, content.encode(), overwrite=True)
     return tuple(files)
 
 
@@ -79,6 +84,11 @@ def build_index(folder: Path) -> Path:
         ValueError: if no subfolder holds verdicts, or some are damaged.
         OSError: if the file cannot be written.
     """
+    with hold(folder) if folder.is_dir() else contextlib.nullcontext():
+        return _build_index(folder)
+
+
+def _build_index(folder: Path) -> Path:
     found = published_verdicts(folder)
     _need_matplotlib()
     from reports.front import front_page
@@ -88,8 +98,7 @@ def build_index(folder: Path) -> Path:
     )
     path = folder / "index.html"
     text = front_page(found, older)
-    with hold(folder):
-        atomic_write(path, text.encode(), overwrite=True)
+    atomic_write(path, text.encode(), overwrite=True)
     return path
 
 

@@ -1,47 +1,26 @@
 """``python -m theory rejudge FOLDER``: recorded evidence judged with today's claims, against its stored verdicts.
 
-Nothing is measured and nothing is written. Evidence measured by other code than today's is judged all the same, and
-counted: what is asked is whether today's claims say of it what was said then.
-Exit status: 0 if every verdict comes out as stored, 1 if one differs or cannot be judged any more.
+Evidence measured by other code than today's is judged all the same, and counted: what is asked is whether today's
+claims say of it what was said then. See `theory.judge.rejudging` for what is printed and the exit status.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from theory.arguments import add_register_option
+from theory.judge import rejudging
 from theory.judge.claim import Claim
-from theory.judge.differences import Difference, compare, markdown, text
-from theory.judge.evidence import Evidence, read_evidence
+from theory.judge.differences import compare
+from theory.judge.evidence import Evidence
+from theory.judge.rejudging import Rejudged, stored_in
 from theory.judge.sources import measuring_code
-from theory.judge.verdict import Verdict, read_verdicts
+from theory.judge.verdict import Verdict
 from theory.register import Register, register
 from theory.verification import one_blas_thread
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rejudged:
-    """What became of stored verdicts.
-
-    Args:
-        differences: stored against today's.
-        unjudged: claims that cannot be judged today, with the reason.
-        other_code: run-ids of evidence measured by other code than today's.
-    """
-
-    differences: tuple[Difference, ...]
-    unjudged: Mapping[str, str]
-    other_code: tuple[str, ...]
-
-    @property
-    def same(self) -> bool:
-        """Whether every stored verdict came out again."""
-        return not any(item.change.is_difference for item in self.differences)
 
 
 def rejudge(folder: Path, known: Register) -> Rejudged:
@@ -50,16 +29,12 @@ def rejudge(folder: Path, known: Register) -> Rejudged:
     Raises:
         ValueError: if the folder's verdicts or evidence cannot be read, or evidence that a verdict names is gone.
     """
-    stored = read_verdicts(folder / "verdicts.json")
-    evidence = {item.run_id: item for item in read_evidence(folder)}
+    stored, evidence = stored_in(folder)
     claims = {claim.name: claim for claim in known.claims}
     today: list[Verdict] = []
     unjudged: dict[str, str] = {}
     with one_blas_thread():
         for verdict in stored:
-            lost = [name for name in verdict.evidence if name not in evidence]
-            if lost:
-                raise ValueError(f"the verdict on {verdict.claim!r} rests on the runs {lost}, which {folder} lacks.")
             seen = [evidence[name] for name in verdict.evidence]
             try:
                 today.append(_judged(verdict, claims.get(verdict.claim), seen))
@@ -102,25 +77,10 @@ def _judged(verdict: Verdict, claim: Claim | None, seen: Sequence[Evidence]) -> 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Fill the command's parser."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="results folder with verdicts.json and evidence/")
-    parser.add_argument("--all", action="store_true", help="show what is the same as well")
+    rejudging.add_options(parser)
     add_register_option(parser)
-    shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--json", action="store_true", help="print JSON")
-    shape.add_argument("--markdown", action="store_true", help="print Markdown, for a pull request")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Rejudge and print; see the module for the exit status."""
-    found = rejudge(options.folder, register(options.register))
-    if options.json:
-        rows = [item.to_dict() for item in found.differences]
-        told = {"same": found.same, "other_code": found.other_code, "unjudged": found.unjudged, "verdicts": rows}
-        print(json.dumps(told, indent=1, allow_nan=False, ensure_ascii=False))
-        return 0 if found.same else 1
-    print((markdown if options.markdown else text)(found.differences, everything=options.all))
-    for name, reason in found.unjudged.items():
-        print(f"{name} cannot be judged today: {reason}")
-    if found.other_code:
-        print(f"{len(found.other_code)} of the runs behind these verdicts were measured by other code than today's.")
-    return 0 if found.same else 1
+    """Rejudge and print; see `theory.judge.rejudging` for the exit status."""
+    return rejudging.show(rejudge(options.folder, register(options.register)), options)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from empirical.commands import measure, train
-from empirical.commands.options import add_run_options, device_name, whole
+from empirical.commands.options import add_run_options, device_name, require_seed, whole
 from empirical.settings.controls import CONTROLS, SABOTAGES, SMOKE, Control
 from empirical.settings.measuring import Measurement, Measuring
 
@@ -64,6 +64,7 @@ def prepare(args: argparse.Namespace, controls: Sequence[Control] = CONTROLS) ->
 
     runs = str(Path(args.out) / "controls")
     try:
+        require_seed(args.seed)
         device = device_name(args.device)
     except ValueError as error:
         print(f"controls: {error}", file=sys.stderr)

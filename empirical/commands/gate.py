@@ -298,14 +298,19 @@ def _load(model: Any, path: str) -> None:
 
 
 def _from_folder(path: Path) -> tuple[list[Verdict], list[Quantity]]:
-    from empirical.records import Expansion, Spectrum, read_records
-    from theory.judge.verdict import read_verdicts
+    from empirical.records import read_records, records_among
+    from theory.judge.verdict import read_judged
 
-    verdicts = list(read_verdicts(path / "verdicts.json")) if (path / "verdicts.json").exists() else []
-    records = read_records(path, (Spectrum, Expansion)) if (path / "evidence").is_dir() else ()
+    verdicts: Sequence[Verdict] = ()
+    records: Sequence[Record] = ()
+    if (path / "verdicts.json").exists():
+        verdicts, evidence = read_judged(path)
+        records = records_among(evidence.values())
+    elif (path / "evidence").is_dir():
+        records = read_records(path)
     if not verdicts and not records:
         raise ValueError(f"`gate` finds neither verdicts.json nor measured checkpoints in {str(path)!r}.")
-    return verdicts, _quantities(records)
+    return list(verdicts), _quantities(records)
 
 
 def _quantities(records: Sequence[Record]) -> list[Quantity]:

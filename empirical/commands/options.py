@@ -237,8 +237,7 @@ def preset_and_methods(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
     """
     if not 1 <= args.seeds <= MOST_SEEDS:
         raise ValueError(f"`--seeds` must be in [1, {MOST_SEEDS:,}]; got {args.seeds}.")
-    if not 0 <= args.seed < LARGEST_SEED:
-        raise ValueError(f"`--seed` must be in [0, 2^63); got {args.seed}.")
+    require_seed(args.seed)
     preset = args.preset
     if preset is None:
         if args.dataset in PRESETS:
@@ -246,6 +245,16 @@ def preset_and_methods(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
         else:
             preset = GPU_PRESET if device_name(args.device) != "cpu" else CPU_PRESET
     return preset, tuple(dict.fromkeys(args.method or PRESETS[preset].methods))
+
+
+def require_seed(seed: int) -> None:
+    """Refuse a root seed that a checkpoint cannot keep.
+
+    Raises:
+        ValueError: if it is negative or takes more than 63 bits.
+    """
+    if not 0 <= seed < LARGEST_SEED:
+        raise ValueError(f"`--seed` must be in [0, 2^63); got {seed}.")
 
 
 def device_name(asked: str) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "Trajectory",
     "read_records",
     "record_of",
+    "records_among",
 ]
 
 #: Experiment to the type of its records.
@@ -65,4 +66,13 @@ def read_records(out: str | Path, kinds: Iterable[type[Record]] | None = None) -
         ValueError: if the folder holds no evidence, or a file cannot be believed.
     """
     wanted = EXPERIMENTS if kinds is None else {kind.experiment for kind in kinds}
-    return tuple(record_of(item) for item in read_evidence(out, wanted))
+    return records_among(read_evidence(out, wanted))
+
+
+def records_among(evidence: Iterable[Evidence]) -> tuple[Record, ...]:
+    """The records of training runs among evidence of any experiment.
+
+    Raises:
+        ValueError: as `record_of`.
+    """
+    return tuple(record_of(item) for item in evidence if item.experiment in EXPERIMENTS)

@@ -2,6 +2,7 @@
 
     python -m tests.faults --out reports/published/faults
     python -m tests.faults --out reports/published/faults --part inputs     # the other part stays as it was
+    python -m tests.faults --out reports/published/faults --kill measure    # as do the other commands that are killed
 Everything drawn comes from one seed. Exit status 0 if no fault was found, 1 otherwise.
 """
 
@@ -235,6 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("reports/local/faults"), help="folder of the table")
     parser.add_argument("--part", choices=("kills", "inputs"), help="make one part alone (default: both)")
+    names = [scenario.name for scenario in scenarios.scenarios()]
+    parser.add_argument("--kill", action="append", choices=names, default=[], help="kill these commands alone")
     parser.add_argument("--every", type=int, default=1, help="take every N-th input and kill point")
     parser.add_argument("--processes", type=int, default=12, help="inputs that are tried in processes of their own")
     options = parser.parse_args(arguments)
@@ -250,9 +253,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         if options.part != "inputs":
-            outcomes = killed(work, thin=options.every, note=note)
-            _write(options.out / "kills.json", {"scenarios": [asdict(one) for one in outcomes]})
-        if options.part != "kills":
+            kept = _killed_before(options.out / "kills.json") if options.kill else {}
+            for name in options.kill or names:
+                (outcome,) = killed(work, thin=options.every, only=(name,), note=note)
+                kept[name] = asdict(outcome)  # stored as it comes: a run that is stopped goes on with --kill
+                _write(options.out / "kills.json", {"scenarios": [kept[name] for name in names if name in kept]})
+        if options.part != "kills" and not options.kill:
             answers = hostile(work, every=options.every, note=note)
             processes = sampled_in_processes(work, options.processes)
             _write(options.out / "inputs.json", inputs_record(answers, processes, flipped(work, 60)))
@@ -265,6 +271,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options.out / "faults.md").write_text(text, encoding="utf-8")
     print(text)
     return int(any(value for name, value in counts.items() if name not in COUNTS))
+
+
+def _killed_before(path: Path) -> dict[str, Any]:
+    stored = json.loads(path.read_text(encoding="utf-8"))["scenarios"] if path.exists() else []
+    return {one["scenario"]: one for one in stored}
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:

@@ -228,6 +228,18 @@ def words_of_training() -> Iterator[Case]:
         yield Case(
             name=f"run/--stages={stages!r}", words=("empirical", "run", *TINY, f"--stages={stages}", "--out", "OUT")
         )
+    for option, values in {
+        "--seed": ("-1", "abc", "1.5", LONG + "x", ""),
+        "--sabotage": ("", "yes", "NOISE"),
+        "--jobs": ("-1", "x"),
+        "--threads": ("-2", "x"),
+        "--device": ("gpu", "cuda:99"),
+    }.items():
+        for value in values:
+            yield Case(
+                name=f"controls/{option}={value[:20]!r}",
+                words=("empirical", "controls", "--smoke", "--quiet", f"{option}={value}", "--out", "OUT"),
+            )
     for text in ("--k 0", "--k", "--no-such", "'", "--replicas -1", "--window 10", "--out elsewhere", "--dtype half"):
         yield Case(
             name=f"run/--measure-options={text!r}",
@@ -277,6 +289,10 @@ def _as_dangling(place: Path) -> None:
     (place / "OUT").symlink_to("nowhere/at/all")
 
 
+#: What `theory attribute` reads.
+STATE = {"learning_rate": 0.1, "momentum": 0.9, "curvatures": [1.0, 0.3], "noise_variances": [0.2, 0.1]}
+
+
 def places(run: Path, log: str) -> Iterator[Case]:
     """Results folders that cannot be, for every command that has one."""
     words = {
@@ -284,19 +300,25 @@ def places(run: Path, log: str) -> Iterator[Case]:
         "run": ("empirical", "run", *TINY, "--out"),
         "sweep": ("empirical", "sweep", *TINY, "--grid=epsilon=0.1", "--out"),
         "measure": ("empirical", "measure", "IN/run", "--k", "2", "--probes", "2", "--quiet", "--jobs", "1", "--out"),
+        "controls": ("empirical", "controls", "--smoke", "--quiet", "--jobs", "1", "--out"),
         "import": ("empirical", "import", "IN/at.log", "--out"),
         "verify": ("empirical", "verify"),
+        "rejudge": ("empirical", "rejudge"),
+        "validate": ("empirical", "validate"),
         "gate": ("empirical", "gate"),
         "reports build": ("reports", "build"),
         "reports index": ("reports", "index"),
         "reports compare": ("reports", "compare", "IN/run"),
         "theory verify": ("theory", "verify", "--claims", "impulse-response", "--out"),
+        "theory rejudge": ("theory", "rejudge"),
+        "theory attribute": ("theory", "attribute", "IN/state.json"),
     }
 
     def filled(prepare: Callable[[Path], None]) -> Callable[[Path], None]:
         def prepared(place: Path) -> None:
             shutil.copytree(run, place / "IN" / "run")
             (place / "IN" / "at.log").write_text(log)
+            (place / "IN" / "state.json").write_text(json.dumps(STATE))
             prepare(place)
 
         return prepared
@@ -515,7 +537,14 @@ WRONG: tuple[Any, ...] = (..., None, "text", -1, [], {}, [[1, "a"]], True, 1e308
 
 def evidence(results: Path, rng: np.random.Generator, count: int) -> Iterator[Case]:
     """A folder of evidence with one file damaged, to every command that reads it."""
-    readers = {"verify": ("empirical", "verify", "OUT", "--quiet"), "build": ("reports", "build", "OUT", "--markdown")}
+    readers = {
+        "verify": ("empirical", "verify", "OUT"),
+        "build": ("reports", "build", "OUT", "--markdown"),
+        "gate": ("empirical", "gate", "OUT", "--require", "decay-dip"),
+        "rejudge": ("empirical", "rejudge", "OUT"),
+    }
+    # What only a typed record says: fields that no other reader knows.
+    typed = ("verify", "gate", "rejudge")
     files = sorted(path.relative_to(results) for path in (results / "evidence").glob("*/*.json"))
     top = ("schema", "run_id", "experiment", "seed", "setting", "measured", "arrays", "provenance")
 
@@ -527,10 +556,10 @@ def evidence(results: Path, rng: np.random.Generator, count: int) -> Iterator[Ca
         return Case(name=f"{reader}/{file.parent.name}: {what}", words=readers[reader], prepare=prepare, keeps=True)
 
     for number in range(count):
-        reader = list(readers)[number % 2]
+        reader = list(readers)[number % len(readers)]
         file = files[int(rng.integers(len(files)))]
         record = json.loads((results / file).read_text())
-        field = top[number // 2 % len(top)]
+        field = top[number // len(readers) % len(top)]
         wrong = WRONG[int(rng.integers(len(WRONG)))]
         if _harmless(record, field, wrong):
             wrong = ...
@@ -553,6 +582,37 @@ def evidence(results: Path, rng: np.random.Generator, count: int) -> Iterator[Ca
         }
         for what, content in contents.items():
             yield case(reader, file, what, lambda path, content=content: path.write_bytes(content))
+        for what, spoil in {
+            "arrays that it does not name": lambda path: path.write_text(
+                json.dumps(json.loads(path.read_text()) | {"arrays": {}})
+            ),
+            "arrays that are gone": lambda path: path.with_suffix(".npz").unlink(),
+            "arrays of another run": lambda path: np.savez(path.with_suffix(".npz"), other=np.ones(3)),
+            "a link to itself": lambda path: (path.unlink(), path.symlink_to(path.name)),
+        }.items():
+            yield case(reader, file, what, spoil)
+    record = json.loads((results / files[0]).read_text())
+    inside = [way for way in paths_of(record["measured"]) if way and not set(way[:-1]) & set(OPEN)]
+    for number in range(count):
+        reader = typed[number % len(typed)]
+        way = inside[int(rng.integers(len(inside)))]
+        value = record["measured"]
+        for key in way:
+            value = value[key]
+        others = (7, "x", [7], {"x": 7}) if isinstance(value, (dict, list)) else ([7], {"x": 7}, {})
+        choices = [wrong for wrong in others if type(wrong) is not type(value)]
+        if not isinstance(way[-1], int):  # one entry less of a list is no fault
+            choices.append(...)
+        wrong = choices[int(rng.integers(len(choices)))]
+
+        def spoil(path: Path, way: tuple[Any, ...] = way, wrong: Any = wrong) -> None:
+            path.write_text(json.dumps(replaced(record, ("measured", *way), wrong)))
+
+        yield case(reader, files[0], f"`{'.'.join(map(str, way))}` {'lost' if wrong is ... else repr(wrong)}", spoil)
+
+
+#: Fields of a record that are mappings of any names.
+OPEN = ("arguments", "inferred")
 
 
 def _harmless(record: Any, field: str, wrong: Any) -> bool:
@@ -565,6 +625,7 @@ def verdicts(results: Path, rng: np.random.Generator, count: int) -> Iterator[Ca
     readers = {
         "build": ("reports", "build", "OUT", "--markdown"),
         "compare": ("reports", "compare", "OUT", "OUT"),
+        "rejudge": ("empirical", "rejudge", "OUT"),
         "index": ("reports", "index", "IN/all"),
         "gate": ("empirical", "gate", "OUT", "--require", "decay-dip"),
         "theory gate": ("theory", "gate", "OUT", "--require", "decay-dip"),
@@ -759,6 +820,24 @@ def theory(rng: np.random.Generator) -> Iterator[Case]:
                     ),
                     prepare=prepare,
                 )
+    for number in range(40):
+        field = list(STATE)[number % len(STATE)]
+        wrong = (..., None, "text", -1, [], {}, [[1, "a"]], True, [1.0], 1e308)[int(rng.integers(10))]
+        if field == "momentum" and wrong is ...:
+            wrong = 1.0
+        if field == "learning_rate" and wrong == 1e308:
+            wrong = "9" * 50
+
+        def prepare(place: Path, field: str = field, wrong: Any = wrong) -> None:
+            (place / "IN" / "a.json").write_text(json.dumps(STATE))
+            (place / "IN" / "b.json").write_text(json.dumps(replaced(STATE, (field,), wrong)))
+
+        files = ("IN/a.json", "IN/b.json") if number % 2 else ("IN/b.json", "IN/a.json")
+        yield Case(
+            name=f"theory attribute/`{field}` {'lost' if wrong is ... else repr(wrong)[:20]}",
+            words=("theory", "attribute", *files),
+            prepare=prepare,
+        )
     for words in (("--claims", "none"), ("--claims", ""), ("--seed", "-1"), ("--seed", "x"), ("--budget", "huge")):
         yield Case(name=f"theory verify/{'='.join(words)}", words=("theory", "verify", *words, "--out", "OUT"))
     for words in (

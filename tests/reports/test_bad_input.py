@@ -8,6 +8,7 @@ import pytest
 
 from reports.__main__ import main
 from tests.reports.samples import theory_results
+from theory.judge.files import hold
 
 pytest.importorskip("matplotlib", reason="the page is drawn with matplotlib: install the extra `report`")
 
@@ -132,6 +133,22 @@ def test_a_read_only_folder_is_refused(tmp_path, capsys):
         tmp_path.chmod(0o755)
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize("command", ["build", "index"])
+def test_a_folder_that_is_being_written_is_neither_read_nor_written(tmp_path, capsys, command):
+    """Verdicts and evidence that another process replaces meanwhile would be of two runs."""
+    out = tmp_path / "out"
+    out.mkdir()
+    theory_results(out)
+    folder = out if command == "build" else tmp_path
+    before = sorted(tmp_path.rglob("*"))
+    with hold(folder):
+        (out / "verdicts.json").rename(out / "elsewhere")  # the lock comes before the first look
+        assert main([command, str(folder)]) == 2
+        (out / "elsewhere").rename(out / "verdicts.json")
+    assert f"is being written by process {os.getpid()}" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_disk_that_fills_up_leaves_the_old_report_whole(tmp_path, capsys, monkeypatch):

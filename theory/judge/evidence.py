@@ -98,6 +98,8 @@ class Evidence:
             save(buffer, **arrays)  # pyright: ignore[reportArgumentType]
             # Arrays without their JSON are the debris of a killed run: they may be replaced.
             atomic_write(path.with_suffix(".npz"), buffer.getvalue(), overwrite=True)
+        else:
+            path.with_suffix(".npz").unlink(missing_ok=True)
         atomic_write(path, (text + "\n").encode(), overwrite=False)
         return path
 
@@ -187,7 +189,7 @@ def _read_arrays(path: Path, described: Mapping[str, Any], where: str) -> dict[s
             raise ValueError(f"{what} must be described by an object; got {type(said).__name__}.")
         for item, kind in (("dtype", str), ("shape", list), ("nan", bool), ("sha256", str)):
             entry(said, item, kind, what)
-    if not described:
+    if not described and not os.path.lexists(path):
         return {}
     arrays = read_archive(path, f"{where}, arrays beside it in {path.name},")
     if set(arrays) != set(described):

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from theory.judge.evidence import plain, read_evidence
+from theory.judge.evidence import Evidence, plain, read_evidence
 from theory.judge.files import atomic_write
 from theory.judge.reading import entry, is_mapping, is_sequence, read_json
 from theory.judge.results import Result, read_result
@@ -188,6 +188,12 @@ _VERDICT_FIELDS: Mapping[str, tuple[type, ...]] = {
     "num_tests": (int,),
     "about": (dict, type(None)),
 }
+#: What numbers a test can give.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("alpha", "power", "p_value"), (0.0, 1.0)),
+    **dict.fromkeys(("reached", "required"), (0.0, math.inf)),
+    "num_tests": (0, math.inf),
+}
 _ABOUT_FIELDS: Mapping[str, tuple[type, ...]] = {
     "name": _TEXT,
     **dict.fromkeys(("runs", "methods", "seeds"), (list, tuple)),
@@ -213,7 +219,10 @@ def _read_about(fields: Mapping[str, Any] | None) -> About | None:
 def _check_fields(fields: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> None:
     """Every field is there, of its type; lists hold what they should."""
     for name, kind in kinds.items():
-        entry(fields, name, kind, "a verdict")
+        value = entry(fields, name, kind, "a verdict")
+        low, high = _RANGES.get(name, (-math.inf, math.inf))
+        if value is not None and name in _RANGES and not low <= value <= high:
+            raise ValueError(f"a verdict, field {name!r}, must lie in [{low:g}, {high:g}]; got {value:g}.")
     low_high = fields["interval"]
     ends = [end for end in low_high if end is None or (isinstance(end, (int, float)) and not isinstance(end, bool))]
     if len(low_high) != 2 or len(ends) != 2:
@@ -260,7 +269,12 @@ def read_verdicts(path: Path) -> tuple[Verdict, ...]:
 
 
 def read_folder(folder: Path) -> tuple[Verdict, ...]:
-    """The verdicts of a results folder, if all evidence that it holds is whole; a folder may hold verdicts alone.
+    """The verdicts of a results folder, if they can be believed: `read_judged` without the evidence."""
+    return read_judged(folder)[0]
+
+
+def read_judged(folder: Path) -> tuple[tuple[Verdict, ...], dict[str, Evidence]]:
+    """The verdicts of a results folder and the evidence recorded there, by run-id; a folder may hold verdicts alone.
 
     Raises:
         ValueError: if ``verdicts.json`` or a file of evidence cannot be believed, or a run that a verdict rests on is
@@ -268,13 +282,14 @@ def read_folder(folder: Path) -> tuple[Verdict, ...]:
     """
     folder = Path(folder)
     verdicts = read_verdicts(folder / "verdicts.json")
-    if (folder / "evidence").is_dir():
-        held = {evidence.run_id for evidence in read_evidence(folder)}
-        for verdict in verdicts:
-            lost = [name for name in verdict.evidence if name not in held]
-            if lost:
-                raise ValueError(f"the verdict on {verdict.claim!r} rests on the runs {lost}, which {folder} lacks.")
-    return verdicts
+    if not (folder / "evidence").is_dir():
+        return verdicts, {}
+    evidence = {item.run_id: item for item in read_evidence(folder)}
+    for verdict in verdicts:
+        lost = [name for name in verdict.evidence if name not in evidence]
+        if lost:
+            raise ValueError(f"the verdict on {verdict.claim!r} rests on the runs {lost}, which {folder} lacks.")
+    return verdicts, evidence
 
 
 def exit_status(verdicts: Iterable[Verdict]) -> int:

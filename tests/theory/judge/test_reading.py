@@ -129,6 +129,7 @@ DAMAGES = {
     "experiment is null": edit(lambda record: record.update(experiment=None)),
     "an unknown field": edit(lambda record: record.update(extra=1)),
     "arrays are a list": edit(lambda record: record.update(arrays=sorted(record["arrays"]))),
+    "arrays beside it that it does not name": edit(lambda record: record.update(arrays={})),
     "an array undescribed": edit(lambda record: record["arrays"].update({first(record["arrays"]): None})),
     "an array without a digest": edit(lambda record: record["arrays"][first(record["arrays"])].pop("sha256")),
     "an array too many in the record": edit(
@@ -205,6 +206,8 @@ VERDICTS = {
     "an interval of three": edit(lambda record: record["verdicts"][0].update(interval=[1, 2, 3])),
     "an interval of text": edit(lambda record: record["verdicts"][0].update(interval=["a", "b"])),
     "decoys are an object": edit(lambda record: record["verdicts"][0].update(decoy={})),
+    "a level of 3.5": edit(lambda record: record["verdicts"][0].update(alpha=3.5)),
+    "a p-value below 0": edit(lambda record: record["verdicts"][0].update(p_value=-0.1)),
     "a decoy of null": edit(lambda record: record["verdicts"][0].update(decoy=[None])),
     "evidence of numbers": edit(lambda record: record["verdicts"][0].update(evidence=[1])),
     "an unknown field": edit(lambda record: record["verdicts"][0].update(extra=1)),
