@@ -4,9 +4,12 @@ An instrument that only ever refutes proves nothing about what it refutes. Each 
 order of sampling, with the rungs of the ladder (`RUNGS`) on which it is *declared beforehand* to leave the theory:
 none for those that must hold. A network's verdict counts once the controls in its folder came out as declared.
 
-Declared from runs with seeds 0 and 1, to be judged on others: at η = .1 the network of softmax regression spread 1.2 to
-1.6 times as far as its own linearised dynamics, under shuffling and with replacement; under an attack of radius .05 the
-curvature with the attack run again is 1.2 to 1.6 times that at fixed inputs, although the model is linear.
+Declared from runs with seeds 0 to 2, to be judged on others. Two limits: at η = .1 softmax regression under shuffling
+spreads 1.2 to 1.3 times as far as its own linearised dynamics; under an attack of radius .05 the curvature with the
+attack run again is 1.2 to 1.6 times that at fixed inputs, although the model is linear.
+No controls: softmax regression and its attacked form *with replacement*. Their checkpoint is a draw far from the
+optimum, and how much of the loss's third order the replicas then meet depends on the draw: over three seeds the network
+stood at .91 to 1.16 times the law at η = .02, at 1.3 times and more at η = .1.
 """
 
 from __future__ import annotations
@@ -71,23 +74,16 @@ class Control:
         return make_training(self.preset, method, own | changes)
 
 
-def _both_orders(
-    preset: PresetName, learning_rate: float, weight_decay: float, epsilon: float | None = None
-) -> tuple[Control, ...]:
-    return tuple(
-        Control(preset=preset, learning_rate=learning_rate, weight_decay=weight_decay, order=order, epsilon=epsilon)
-        for order in ORDERS
-    )
-
-
 CONTROLS: tuple[Control, ...] = (
-    *_both_orders("control-ridge", 0.02, 1e-2),
-    *_both_orders("control-ridge", 0.1, 2e-3),
-    *_both_orders("control-softmax", 0.02, 1e-2),
-    *_both_orders("control-adversarial", 0.02, 1e-2, epsilon=0.005),
     *(
-        Control(preset="control-softmax", learning_rate=0.1, weight_decay=2e-3, order=order, breaks=("quadratic loss",))
+        Control(preset="control-ridge", learning_rate=rate, weight_decay=decay, order=order)
+        for rate, decay in ((0.02, 1e-2), (0.1, 2e-3))
         for order in ORDERS
+    ),
+    Control(preset="control-softmax", learning_rate=0.02, weight_decay=1e-2, order="shuffle"),
+    Control(preset="control-adversarial", learning_rate=0.02, weight_decay=1e-2, order="shuffle", epsilon=0.005),
+    Control(
+        preset="control-softmax", learning_rate=0.1, weight_decay=2e-3, order="shuffle", breaks=("quadratic loss",)
     ),
     Control(
         preset="control-adversarial",
@@ -99,8 +95,8 @@ CONTROLS: tuple[Control, ...] = (
     ),
 )
 
-#: A quadratic, a convex loss whose inputs move with the weights, and the declared limit.
-SMOKE: tuple[Control, ...] = (CONTROLS[2], CONTROLS[6], CONTROLS[8])
+#: A quadratic at the preset's rate, a convex loss, and the limit whose inputs move with the weights.
+SMOKE: tuple[Control, ...] = (CONTROLS[2], CONTROLS[4], CONTROLS[7])
 
 
 def control_of(training: Training) -> Control | None:

@@ -95,7 +95,7 @@ def drawn(training, *, network=1.0, fixed=1.0, linearised=1.0, path=0.0, seed=0,
     )
 
 
-HELD, LIMIT, NETWORK = CONTROLS[2], CONTROLS[8], make_training("digits-cpu", "at")
+HELD, LIMIT, NETWORK = CONTROLS[2], CONTROLS[6], make_training("digits-cpu", "at")
 
 
 @functools.cache
