@@ -19,7 +19,7 @@ from enum import StrEnum
 from reports.formatting import DASH, percent
 from reports.outline import boundary, standing
 from reports.quantities import REVERSED, Unit, belongs, held_against, quantity_of, said, value_of
-from theory.judge.terminal import outcome_of
+from theory.judge.terminal import case_of, outcome_of
 from theory.judge.verdict import Kind, Outcome, Verdict
 
 
@@ -228,7 +228,7 @@ def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> 
                 bounded = True
             if (statement.limits or {}).get(verdict.claim) and verdict.outcome is Outcome.SUPPORTED:
                 limits.append((statement.limits or {})[verdict.claim])
-            if verdict.boundary or not _judges(statement, verdict):
+            if verdict.boundary or not _judges(statement, verdict) or (verdict.about and verdict.about.pooled):
                 continue
             if belongs(verdict.claim, "ladder") and verdict.claim != "ladder":
                 if verdict.outcome is Outcome.REFUTED:
@@ -237,7 +237,7 @@ def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> 
                     )
                 continue
             places[folder, verdict.claim] = None
-            case = f"{folder}: {verdict.about.name}" if verdict.about is not None else folder
+            case = f"{folder}: {case_of(verdict)}" if verdict.about is not None else folder
             by_claim.setdefault(verdict.claim, {}).setdefault(case, []).append(verdict)
     judged = {claim: cases for claim, cases in by_claim.items() if any(map(_applies, cases.values()))}
     if not judged:

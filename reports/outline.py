@@ -18,6 +18,7 @@ from reports.recipes.words import axis_names
 from reports.source import Results
 from theory.judge.evidence import Evidence
 from theory.judge.results import Chart, SmallMultiples, Table
+from theory.judge.terminal import is_finding, tally
 from theory.judge.verdict import Kind, Outcome, Verdict
 
 QUESTION = (
@@ -186,11 +187,14 @@ def matrices(parts: Sequence[Section]) -> tuple[Matrix, ...]:
 def summary(parts: Sequence[Section]) -> str:
     """One sentence: how many claims came out how, and how many decoys the evidence refuted."""
     verdicts = [verdict for part in parts for verdict in part.verdicts]
-    tally = Counter(verdict.outcome for verdict in verdicts if not boundary(verdict))
-    found = [f"{tally[outcome]} {outcome.value}" for outcome in Outcome if tally[outcome]]
+    counted = tally(verdict for verdict in verdicts if not boundary(verdict))
+    found = [f"{counted[outcome]} {outcome.value}" for outcome in Outcome if counted[outcome]]
     edges = sum(bool(boundary(verdict)) for verdict in verdicts)
     found.extend([f"{edges} boundar{'y' if edges == 1 else 'ies'} confirmed"] if edges else [])
-    decoys = [decoy for verdict in verdicts for decoy in verdict.decoys]
+    if found and any(verdict.about for verdict in verdicts):
+        found[-1] += " (a claim on a run counts once, whatever its decays)"
+    # A decoy that a refuted hypothesis's evidence does not refute makes that hypothesis no stronger.
+    decoys = [decoy for verdict in verdicts if not is_finding(verdict) for decoy in verdict.decoys]
     refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in decoys)
     claims = f"{len(parts)} claim{'s' if len(parts) != 1 else ''}"
     judged = f"{claims} in {len(verdicts)} verdicts" if len(verdicts) != len(parts) else claims
@@ -415,22 +419,22 @@ def _row(part: Section, verdict: Verdict) -> Row:
 
 
 def _counted(part: Section) -> Row:
-    tally = Counter(verdict.outcome for verdict in part.verdicts)
+    found = tally(part.verdicts)
     decoys: dict[str, Counter[Outcome]] = {}
     for verdict in part.verdicts:
         for decoy in verdict.decoys:
             decoys.setdefault(decoy.name, Counter())[decoy.outcome] += 1
     listed = []
-    for name, found in decoys.items():
-        total = sum(found.values())
-        same = next(iter(found)) if len(found) == 1 else None
-        listed.append((name, same, f"refuted in {found[Outcome.REFUTED]} of {total}"))
+    for name, judged in decoys.items():
+        total = sum(judged.values())
+        same = next(iter(judged)) if len(judged) == 1 else None
+        listed.append((name, same, f"refuted in {judged[Outcome.REFUTED]} of {total}"))
     return Row(
         claim=part.claim,
         anchor=part.anchor,
-        subject=f"{len(part.verdicts)} subjects",
+        subject=f"{found.total()} runs or pairs" if found else f"{len(part.verdicts)} subjects",
         kind=part.first.kind,
-        outcomes=tuple((outcome, tally[outcome]) for outcome in Outcome if tally[outcome]),
+        outcomes=tuple((outcome, many) for outcome, many in found.items()),
         estimate=DASH,
         interval="",
         tolerance=_common([tolerance(verdict) for verdict in part.verdicts]) or DASH,

@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from empirical.records import LoggedRun, Record, TrainingRun
+from empirical.records.run import Measured
+from empirical.settings import Training
+from empirical.settings.controls import control_of
 from theory.judge.claim import Claim, Rule, Seen, digests
 from theory.judge.front import EXTRAS
 from theory.judge.verdict import About, Outcome, Verdict
@@ -64,11 +67,26 @@ class EmpiricalClaim(Generic[Seen, Rule]):
     claim: Claim[Seen, Rule]
     subjects: Selected[Seen]
 
+    def subjects_in(self, records: Sequence[Record]) -> Iterable[Subject[Seen]]:
+        """The subjects in a folder: of a claim about networks never a control, which proves the instrument alone."""
+        if CONTROL_TAG not in self.claim.tags:
+            records = [item for item in records if not _of_a_control(item)]
+        return self.subjects(records)
+
     def judge(self, subject: Subject[Seen]) -> Verdict:
         """The verdict on one subject."""
         verdict = self.claim.judge_on(subject.seen, subject.records)
         note = f"{subject.scope}: {verdict.note}" if verdict.note else subject.scope
         return dataclasses.replace(verdict, about=subject.about, note=note)
+
+
+def _of_a_control(item: Record) -> bool:
+    return isinstance(item, (Measured, TrainingRun)) and _is_control(item.training)
+
+
+@functools.cache
+def _is_control(training: Training) -> bool:
+    return control_of(training) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

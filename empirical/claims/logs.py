@@ -6,7 +6,7 @@ Effect    A contrast of window means in units of σ, the curve's epoch-to-epoch 
           a plot of epochs. Gaps between methods are in nats, margin 0.1.
 Scope     One run: *this run only*. A method needs at least `ORDERS` different data orders, since runs that share their
           order share most of their fluctuations (successive differences correlate at 0.84–0.92); the interval is then
-          Student's over the orders.
+          that of a random-effects meta-analysis over the orders.
 Preregistration  Windows, margin and decoys follow the training protocol of Rice et al. and the noise floors of public
           runs. They were fixed with the eleven published logs at hand, so for those logs the verdicts are descriptions;
           for any other run they are predictions. Changed after verdicts were seen: the decoy of `awp-tightens-bound`
@@ -33,7 +33,7 @@ from empirical.logs.evidence import log_of, protocol
 from empirical.records import BoundOverTraining, LoggedRun, Record
 from empirical.records.log import Log
 from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Compare, Comparison, NotApplicableError, Rule, Seen, Selector
-from theory.judge.intervals import Contrast, mean_of, rank_correlation_interval
+from theory.judge.intervals import Contrast, of_interval, random_effects, rank_correlation_interval
 from theory.judge.verdict import About, Kind
 
 #: What an effect must exceed, in σ of the epoch noise.
@@ -76,12 +76,12 @@ def _claim(
     return EmpiricalClaim(claim=claim, subjects=subjects)
 
 
-def _over_orders(runs: Sequence[Run], estimates: Sequence[float]) -> Comparison:
-    """Mean effect over data orders with Student's interval; runs that share their order count once, as their mean."""
-    orders: dict[str, list[float]] = {}
-    for run, estimate in zip(runs, estimates, strict=True):
+def _over_orders(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> Comparison:
+    """Mean effect over data orders, a random-effects meta-analysis; runs that share their order count once."""
+    orders: dict[str, list[Contrast]] = {}
+    for run, (estimate, interval) in zip(runs, outcomes, strict=True):
         if run.data_order is not None:
-            orders.setdefault(run.data_order, []).append(estimate)
+            orders.setdefault(run.data_order, []).append(of_interval(estimate, interval, HYPOTHESIS_ALPHA))
     if len(orders) < ORDERS:
         known = f"{len(orders)} ({', '.join(sorted(orders))})" if orders else "none"
         unknown = sum(run.data_order is None for run in runs)
@@ -89,7 +89,16 @@ def _over_orders(runs: Sequence[Run], estimates: Sequence[float]) -> Comparison:
         raise NotApplicableError(
             f"a statement about the method needs {ORDERS} data orders; the {len(runs)} runs here have {known}{more}"
         )
-    found = mean_of([float(np.mean(items)) for items in orders.values()])
+    # What runs of one order have in common does not average out: their errors are averaged, not divided by √ of them.
+    found = random_effects(
+        [
+            Contrast(
+                estimate=float(np.mean([item.estimate for item in items])),
+                standard_error=float(np.mean([item.standard_error for item in items])),
+            )
+            for items in orders.values()
+        ]
+    )
     return Comparison(
         estimate=found.estimate,
         interval=found.interval(HYPOTHESIS_ALPHA),
@@ -122,7 +131,7 @@ Patterns = Selector[[Run], Pattern]
 def _compare_overfitting(seen: Sequence[Record], select: Patterns) -> Comparison:
     runs = [run_of(item) for item in seen]
     if len(runs) > 1:
-        return _over_orders(runs, [_overfitting_effect(run, select(run))[0][0] for run in runs])
+        return _over_orders(runs, [_overfitting_effect(run, select(run))[0] for run in runs])
     (run,) = runs
     # Nobody sees what a decoy would show.
     shown = results.run_results(run) if select is effects.overfitting_pattern else ()
@@ -170,6 +179,7 @@ def _about_group(
     name: str, members: Sequence[_Logged], *, decay: int | None = None, against: str | None = None
 ) -> About:
     return About(
+        pooled=True,
         name=f"{name} (method)",
         runs=tuple(item.log.label for item in members),
         methods=tuple(item.log.method for item in members),
@@ -275,7 +285,7 @@ def _compare_dip(seen: _AtDecay, select: Starts) -> Comparison:
     runs = [run_of(item) for item in seen.runs]
     found = [_dip_effect(run, seen.decay, select) for run in runs]
     if len(found) > 1:
-        return _over_orders(runs, [outcome[0] for outcome, _ in found])
+        return _over_orders(runs, [outcome for outcome, _ in found])
     ((estimate, interval), note), run = found[0], runs[0]
     shown = (results.around_decay(run, seen.decay),) if select is effects.at_the_decay else ()
     return Comparison(estimate=estimate, interval=interval, note=note, results=shown)
@@ -420,7 +430,8 @@ def _compare_gap(seen: Sequence[_Pair], select: Window) -> Comparison:
         first, second = run_of(pair.at.record), run_of(pair.awp.record)
         found.append((first, second, *effects.gap_difference(first, second, (select(first), select(second)))))
     if len(found) > 1:
-        return _over_orders([first for first, *_ in found], [item.estimate for _, _, item, _ in found])
+        effects_found = [(item.estimate, item.interval(HYPOTHESIS_ALPHA)) for _, _, item, _ in found]
+        return _over_orders([first for first, *_ in found], effects_found)
     first, second, item, how = found[0]
     a, b = select(first)
     gap = float(np.mean(first.test[a:b] - first.train[a:b]))

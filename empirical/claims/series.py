@@ -4,8 +4,8 @@ what the claims of `spectra` and `posterior` share.
 Two uncertainties of a contrast are kept apart. *data*: every checkpoint is measured on the same samples, each sample
 has an influence on ln λ and ln γ, and the influences are differenced before their spread is taken, so that what is
 common to both windows cancels. *checkpoint*: the weights fluctuate from one checkpoint to the next; its variance is
-pooled over windows. The interval uses their sum with Student's t. Several runs of one method are compared by their own
-spread (Student over runs), which contains both and the data order as well.
+pooled over windows. The interval uses their sum with Student's t. What several runs of one method say is put together
+by a random-effects meta-analysis over seeds: they share data and split, so nothing is said of other data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from empirical.records import Record, Spectrum
 from empirical.records.run import AtCheckpoint
 from theory.closed_form.pac_bayes import variance_elasticities
 from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Compare, NotApplicableError, Rule, Seen
-from theory.judge.intervals import Contrast, combined, mean_of
+from theory.judge.intervals import Contrast, combined, mean_of, random_effects
 from theory.judge.results import Axis, Band, Curve, Role, Sample, TimeCourse
 from theory.judge.verdict import About, Kind
 from theory.model.quadratic import Quadratic
@@ -253,16 +253,27 @@ def tracks(records: Sequence[Record]) -> list[Track]:
 
 
 def by_method(found: Sequence[Track]) -> list[tuple[str, list[Track]]]:
-    """Tracks that differ in the seed alone, under the name of their data set and method."""
+    """Tracks that differ in the seed alone, under the name of their data set, method and batch-norm mode."""
     groups: dict[Any, list[Track]] = {}
     for track in found:
         groups.setdefault((track.first.training, track.mode), []).append(track)
-    return [(f"{members[0].first.dataset} {members[0].method}", members) for members in groups.values()]
+    return [(f"{members[0].first.dataset} {members[0].method}{_mode(members)}", members) for members in groups.values()]
 
 
-def about(name: str, members: Sequence[Track], *, decay: int | None = None) -> About:
+def _mode(members: Sequence[Track]) -> str:
+    return f" {members[0].mode} mode" if members[0].first.has_batch_norm else ""
+
+
+def pooled_scope(statements: int) -> str:
+    """What a verdict over runs may be said of, and how many like it are made at the same level."""
+    alone = "" if statements < 2 else f", one of {statements} such statements, each at its own level"
+    return f"the method, over seeds on one data set and split{alone}"
+
+
+def about(name: str, members: Sequence[Track], *, decay: int | None = None, pooled: bool = False) -> About:
     """What a verdict on these tracks is about; `decay` counts from 0."""
     return About(
+        pooled=pooled,
         name=name,
         runs=tuple(track.first.run for track in members),
         methods=tuple(track.method for track in members),
@@ -289,14 +300,14 @@ def each_track(records: Sequence[Record]) -> Iterable[Subject[Tracks]]:
     found = tracks(records)
     for track in found:
         yield Subject(about=about(track.label, (track,)), seen=(track,), records=track.items)
-    for name, members in by_method(found):
-        if len(members) > 1:
-            yield Subject(
-                about=about(f"{name} (method)", members),
-                seen=tuple(members),
-                records=records_of(members),
-                scope="the method",
-            )
+    groups = [(name, members) for name, members in by_method(found) if len(members) > 1]
+    for name, members in groups:
+        yield Subject(
+            about=about(f"{name} (method)", members, pooled=True),
+            seen=tuple(members),
+            records=records_of(members),
+            scope=pooled_scope(len(groups)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,15 +328,19 @@ def each_decay(records: Sequence[Record]) -> Iterable[Subject[AtDecay]]:
                 seen=AtDecay(decay=decay, tracks=(track,)),
                 records=track.items,
             )
-    for name, members in by_method(found):
-        if len(members) > 1:
-            for decay in range(min(len(track.decays) for track in members)):
-                yield Subject(
-                    about=about(f"{name} (method)", members, decay=decay),
-                    seen=AtDecay(decay=decay, tracks=tuple(members)),
-                    records=records_of(members),
-                    scope="the method",
-                )
+    groups = [
+        (name, members, decay)
+        for name, members in by_method(found)
+        if len(members) > 1
+        for decay in range(len(members[0].decays))
+    ]
+    for name, members, decay in groups:
+        yield Subject(
+            about=about(f"{name} (method)", members, decay=decay, pooled=True),
+            seen=AtDecay(decay=decay, tracks=tuple(members)),
+            records=records_of(members),
+            scope=pooled_scope(len(groups)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,26 +352,31 @@ class Pair:
 
 
 def each_pair(records: Sequence[Record]) -> Iterable[Subject[Sequence[Pair]]]:
-    """Runs with and without AWP that share protocol, seed and batch-norm mode; and all such pairs together."""
+    """Runs with and without AWP that share protocol, seed and batch-norm mode; and pairs that differ in the seed alone.
+
+    A pair measured in two batch-norm modes is one pair seen twice: the modes are pooled apart.
+    """
     found = tracks(records)
-    pairs: list[Pair] = []
+    pools: dict[Any, list[Pair]] = {}
     for track in (track for track in found if track.method == "at"):
         for other in (other for other in found if other.method == "awp"):
             if _shared(track) == _shared(other):
-                pairs.append(Pair(at=track, awp=other))
+                pair = Pair(at=track, awp=other)
+                pools.setdefault((track.first.training, other.first.training, track.mode), []).append(pair)
                 yield Subject(
                     about=about(f"{track.label} | {other.label}", (track, other)),
-                    seen=(pairs[-1],),
+                    seen=(pair,),
                     records=records_of((track, other)),
                     scope="this pair only",
                 )
-    if len(pairs) > 1:
+    several = [pairs for pairs in pools.values() if len(pairs) > 1]
+    for pairs in several:
         members = [track for pair in pairs for track in (pair.at, pair.awp)]
         yield Subject(
-            about=about(f"{members[0].first.dataset} at | awp (method)", members),
+            about=about(f"{members[0].first.dataset} at | awp{_mode(members)} (method)", members, pooled=True),
             seen=tuple(pairs),
             records=records_of(members),
-            scope="the method",
+            scope=pooled_scope(len(several)),
         )
 
 
@@ -365,12 +385,14 @@ def _shared(track: Track) -> tuple[str, str, str]:
     return first.training.protocol(first.seed), track.mode, first.data_digest
 
 
-def over_runs(estimates: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """Mean over runs with Student's interval over runs."""
-    if len(estimates) < RUNS:
-        raise NotApplicableError(f"a statement about the method needs {RUNS} runs; here are {len(estimates)}")
-    found = mean_of(estimates)
-    return found.estimate, found.interval(HYPOTHESIS_ALPHA)
+def over_runs(found: Sequence[Contrast], sign: float = 1.0) -> tuple[float, tuple[float, float]]:
+    """Mean over seeds, a random-effects meta-analysis of what each run says with its own error, times `sign`."""
+    if len(found) < RUNS:
+        raise NotApplicableError(f"a statement about the method needs {RUNS} runs; here are {len(found)}")
+    known = all(run.standard_error > 0 for run in found)
+    mean = random_effects(found) if known else mean_of([run.estimate for run in found])
+    mean = mean.of(sign)
+    return mean.estimate, mean.interval(HYPOTHESIS_ALPHA)
 
 
 # --- what the claims hand over ----------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ from empirical.records import Expansion, Spectrum
 from empirical.records.dynamics import Study
 from theory.closed_form.attribution import attribution
 from theory.judge.claim import HYPOTHESIS_ALPHA, Compare, Comparison, NotApplicableError, Selector
-from theory.judge.intervals import Contrast, from_influences, of_magnitude
+from theory.judge.intervals import Contrast, from_influences, of_interval, of_magnitude
 from theory.judge.results import (
     Axis,
     Band,
@@ -94,7 +94,7 @@ def _change(
             scatter = [decay_windows(track, index) for index in range(len(track.decays))]
             changes.append(change_between(track, select(track, seen.decay), statistic, influence, scatter))
         if len(found) > 1:
-            estimate, interval = over_runs([sign * change.estimate for change in changes])
+            estimate, interval = over_runs([change.contrast for change in changes], sign)
             return Comparison(
                 estimate=estimate, interval=interval, note=f"mean over {len(found)} runs, in ln", results=shown(found)
             )
@@ -318,7 +318,9 @@ def _commuting(track: Track, select: Cosines) -> tuple[float, float, float]:
 def _compare_commutativity(seen: Tracks, select: Cosines) -> Comparison:
     results = [_commuting(track, select) for track in seen]
     if len(seen) > 1:
-        estimate, interval = over_runs([value for value, _, _ in results])
+        estimate, interval = over_runs(
+            [of_interval(value, (low, high), HYPOTHESIS_ALPHA) for value, low, high in results]
+        )
         return Comparison(estimate=estimate, interval=interval, note=f"mean slack over {len(seen)} runs")
     (value, low, high), track = results[0], seen[0]
     prices = _prices(track)
@@ -428,7 +430,7 @@ def _slopes(track: Track, order: Order) -> Contrast:
 def _compare_alignment(seen: Tracks, select: Order) -> Comparison:
     slopes = [_slopes(track, select) for track in seen]
     if len(seen) > 1:
-        estimate, interval = over_runs([slope.estimate for slope in slopes])
+        estimate, interval = over_runs(slopes)
         return Comparison(estimate=estimate, interval=interval, note=f"mean over {len(seen)} runs")
     slope, last = slopes[0], seen[0].items[-1]
     found = last.alignment
@@ -640,7 +642,7 @@ def _paired_methods(
             _learned(track)
         differences = [difference(*select(pair)) for pair in seen]
         if len(seen) > 1:
-            estimate, interval = over_runs([found.estimate for found in differences])
+            estimate, interval = over_runs(differences)
             return Comparison(estimate=estimate, interval=interval, note=f"mean over {len(seen)} pairs of runs")
         found, pair = differences[0], seen[0]
         return Comparison(

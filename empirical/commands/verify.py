@@ -108,7 +108,7 @@ def judge_all(register: Register, records: Sequence[Record]) -> tuple[Verdict, .
     """
     verdicts = []
     for entry in register.claims:
-        subjects = list(entry.subjects(records))
+        subjects = list(entry.subjects_in(records))
         times = Counter(str(subject.about) for subject in subjects)
         for subject in subjects:
             if times[str(subject.about)] > 1:

@@ -28,7 +28,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from theory.judge.evidence import Evidence
 from theory.judge.results import Result
-from theory.judge.statistics import miss_chance, required_degrees
+from theory.judge.statistics import miss_chance, normal_quantile, required_degrees
 from theory.judge.verdict import DecoyVerdict, Kind, Outcome, Standing, Verdict, finite
 
 #: Chance that any registered identity or approximation is refuted although all are true.
@@ -41,6 +41,8 @@ TEST_ALPHA = FAMILY_ALPHA / FAMILY_SIZE
 MISS = 1e-6
 #: Level of the intervals of hypotheses about the world, where families are small and evidence dear.
 HYPOTHESIS_ALPHA = 0.05
+#: Chance at which the power of a refuted hypothesis is stated.
+POWER = 0.9
 
 _Given = ParamSpec("_Given")
 _Found = TypeVar("_Found")
@@ -272,6 +274,9 @@ class Claim(Generic[Seen, Rule]):
             if escaped and outcome is Outcome.SUPPORTED:
                 outcome = Outcome.INCONCLUSIVE
                 notes.append(f"the evidence has no power against the decoy {', '.join(escaped)}")
+            elif escaped and outcome is Outcome.REFUTED and self.kind is Kind.HYPOTHESIS and self.margin is not None:
+                found = detectable(comparison.interval, self.margin)
+                notes.append(f"power: an effect of {found:.3g} would have been supported with chance {POWER:g}")
         return Verdict(
             claim=self.name,
             statement=self.statement,
@@ -366,6 +371,12 @@ def decide_hypothesis(interval: tuple[float, float], margin: float) -> Outcome:
     if low > margin:
         return Outcome.SUPPORTED
     return Outcome.REFUTED if high < margin else Outcome.INCONCLUSIVE
+
+
+def detectable(interval: tuple[float, float], margin: float) -> float:
+    """The effect that evidence with an interval of this width supports with chance `POWER`, to leading order."""
+    reach = (interval[1] - interval[0]) / 2
+    return margin + reach * (1 + normal_quantile(2 * (1 - POWER)) / normal_quantile(HYPOTHESIS_ALPHA))
 
 
 @functools.cache

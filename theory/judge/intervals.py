@@ -3,6 +3,9 @@ r"""Contrasts and their intervals: a number, its standard error, and the degrees
 Student   estimate ± t_ν SE; ν = ∞ is the normal law. Parts of an error that are independent add their variances, with
           Satterthwaite's degrees (Σ vᵢ)²/Σ(vᵢ²/νᵢ) (Satterthwaite 1946).
 Influence  of sample n on an estimate: Var ≈ Σ (IF_n − mean)²/(N (N − 1)), the infinitesimal jackknife.
+Meta      k runs with estimates yᵢ and standard errors sᵢ: y = Σ wᵢyᵢ/Σwᵢ, wᵢ = 1/(sᵢ² + τ²), τ² the moment estimate of
+          DerSimonian and Laird 1986; Var y = max(1, q)/Σwᵢ, q = Σ wᵢ(yᵢ − y)²/(k − 1), with t_{k−1}: Hartung and Knapp
+          2001, never narrower than the errors themselves imply (Röver, Knapp and Friede 2015).
 Ranks     Fisher's z of a rank correlation has the variance (1 + ρ²/2)/(n − 3) (Bonett and Wright 2000).
 """
 
@@ -17,7 +20,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats  # pyright: ignore[reportMissingTypeStubs]
 
-__all__ = ["Contrast", "combined", "from_influences", "mean_of", "of_magnitude", "rank_correlation_interval"]
+__all__ = [
+    "Contrast",
+    "combined",
+    "from_influences",
+    "mean_of",
+    "of_interval",
+    "of_magnitude",
+    "random_effects",
+    "rank_correlation_interval",
+]
 
 #: A correlation closer to ±1 than this has no Fisher z to speak of.
 LARGEST_CORRELATION = 0.999999
@@ -77,11 +89,39 @@ def mean_of(values: ArrayLike) -> Contrast:
     return from_influences(float(numbers.mean()), numbers)
 
 
+def random_effects(runs: Sequence[Contrast]) -> Contrast:
+    """The mean over a population of runs, of which these are some, each known with its own error.
+
+    Raises:
+        ValueError: if there are fewer than two runs, or an error is not positive.
+    """
+    values = np.array([run.estimate for run in runs])
+    variances = np.array([run.standard_error for run in runs]) ** 2
+    if len(runs) < 2:
+        raise ValueError(f"`random_effects(runs=...)` must hold at least 2 runs; got {len(runs)}.")
+    if not (variances > 0).all():
+        raise ValueError("`random_effects(runs=...)` must have positive standard errors; got 0.")
+    fixed = 1 / variances
+    scatter = float(fixed @ (values - fixed @ values / fixed.sum()) ** 2)
+    between = max(scatter - (len(runs) - 1), 0.0) / float(fixed.sum() - fixed @ fixed / fixed.sum())
+    weights = 1 / (variances + between)
+    mean = float(weights @ values / weights.sum())
+    spread = float(weights @ (values - mean) ** 2) / (len(runs) - 1)
+    error = math.sqrt(max(1.0, spread) / float(weights.sum()))
+    return Contrast(estimate=mean, standard_error=error, degrees=len(runs) - 1.0)
+
+
 def from_influences(estimate: float, influences: NDArray[np.float64]) -> Contrast:
     """An estimate with the error that the influence of each of N samples on it implies."""
     count = len(influences)
     error = float(np.std(influences, ddof=1)) / math.sqrt(count)
     return Contrast(estimate=estimate, standard_error=error, degrees=count - 1.0)
+
+
+def of_interval(estimate: float, interval: tuple[float, float], alpha: float) -> Contrast:
+    """The contrast whose normal interval at level 1 − α is as wide as this one."""
+    width = interval[1] - interval[0]
+    return Contrast(estimate=estimate, standard_error=width / (2 * float(stats.norm.ppf(1 - alpha / 2))))
 
 
 def of_magnitude(interval: tuple[float, float]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Verdicts on a terminal: a line a claim within 80 columns, what was refuted first, and a line of totals.
 
-Cases     A claim about networks is judged on many runs, pairs or groups. Each of them counts once, however many of its
-          decays or checkpoints were judged (`outcome_of`).
+Cases     A claim about networks is judged on many runs, pairs or groups. Each of them counts once (`tally`), however
+          many of its decays, checkpoints or modes were judged; what is pooled over runs is no further run.
 Color     Where the stream is a terminal, unless NO_COLOR is set (no-color.org) or TERM is dumb.
 """
 
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from theory.judge.verdict import Outcome, Verdict
+from theory.judge.verdict import Kind, Outcome, Verdict
 
 WIDTH = 80
 _RANK = {Outcome.REFUTED: 0, Outcome.INCONCLUSIVE: 1, Outcome.SUPPORTED: 2, Outcome.NOT_APPLICABLE: 4}
@@ -32,6 +32,23 @@ def outcome_of(verdicts: Iterable[Verdict]) -> Outcome:
     return found.pop() if len(found) == 1 else Outcome.INCONCLUSIVE
 
 
+def case_of(verdict: Verdict) -> str:
+    """What a verdict is about, whatever part or mode of it: a run, a pair of runs, or a group by its name."""
+    about = verdict.about
+    if about is None:
+        return ""
+    return " | ".join(about.runs) if 0 < len(about.runs) <= 2 and not about.pooled else about.name
+
+
+def tally(verdicts: Iterable[Verdict]) -> Counter[Outcome]:
+    """How many cases came out how, a case being a claim on a run or on a pair."""
+    cases: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.about is None or not verdict.about.pooled:
+            cases.setdefault((verdict.claim, case_of(verdict)), []).append(verdict)
+    return Counter(map(outcome_of, cases.values()))
+
+
 def verdict_table(verdicts: Sequence[Verdict], *, color: bool = False) -> str:
     """A head, a line a claim, and the totals."""
     claims: dict[str, list[Verdict]] = {}
@@ -48,16 +65,18 @@ def remarks(verdicts: Iterable[Verdict]) -> str:
     return "\n".join(filter(None, map(_remark, verdicts)))
 
 
+def is_finding(verdict: Verdict) -> bool:
+    """Whether a hypothesis was refuted: a decoy that its evidence leaves standing makes it no stronger."""
+    return verdict.kind is Kind.HYPOTHESIS and verdict.outcome is Outcome.REFUTED
+
+
 def wants_color(stream: TextIO) -> bool:
     """Whether a stream shows colors, and its reader has not declined them."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _row(members: Sequence[Verdict]) -> tuple[int, tuple[str, str, str, str]]:
-    cases: dict[str, list[Verdict]] = {}
-    for verdict in members:
-        cases.setdefault("" if verdict.about is None else verdict.about.name, []).append(verdict)
-    outcomes = Counter(map(outcome_of, cases.values()))
+    outcomes = tally(members) or Counter(outcome_of([verdict]) for verdict in members)
     first = members[0]
     star = "*" if any(verdict.verified is False for verdict in members) else ""
     if len(members) == 1:
@@ -88,16 +107,15 @@ def _short(value: float) -> str:
 def _totals(claims: dict[str, list[Verdict]]) -> str:
     verdicts = [verdict for members in claims.values() for verdict in members]
     edges = sum(bool(verdict.boundary) and verdict.outcome is Outcome.REFUTED for verdict in verdicts)
-    tally = Counter(
-        verdict.outcome for verdict in verdicts if not (verdict.boundary and verdict.outcome is Outcome.REFUTED)
-    )
-    found = [f"{tally[outcome]} {outcome.value}" for outcome in Outcome if tally[outcome]]
+    counts = tally(verdict for verdict in verdicts if not (verdict.boundary and verdict.outcome is Outcome.REFUTED))
+    found = [f"{counts[outcome]} {outcome.value}" for outcome in Outcome if counts[outcome]]
     found += [f"{edges} boundar{'y' if edges == 1 else 'ies'} confirmed"] if edges else []
-    decoys = [decoy for verdict in verdicts for decoy in verdict.decoys]
+    decoys = [decoy for verdict in verdicts if not is_finding(verdict) for decoy in verdict.decoys]
     refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in decoys)
     standing = Counter(verdict.standing.value for verdict in verdicts if verdict.outcome is not Outcome.NOT_APPLICABLE)
     lines = [
-        f"{len(claims)} claims, {len(verdicts)} verdicts: {', '.join(found)}",
+        f"{len(claims)} claims, {len(verdicts)} verdicts: {', '.join(found)}"
+        + (" (a claim on a run counts once)" if any(verdict.about for verdict in verdicts) else ""),
         f"{refuted} of {len(decoys)} decoys refuted; " + ", ".join(f"{many} {word}" for word, many in standing.items()),
     ]
     if any(verdict.verified is False for verdict in verdicts):

@@ -68,6 +68,7 @@ class About:
         decay: which decay of the learning rate, counted from 1; None: the whole run.
         epoch: completed epochs of the checkpoint it is about; None: the whole run.
         against: the run, or the method, that it is compared with; None: nothing.
+        pooled: whether it sums up runs, or pairs, that have verdicts of their own: it is no further run.
     """
 
     name: str
@@ -77,6 +78,7 @@ class About:
     decay: int | None = None
     epoch: int | None = None
     against: str | None = None
+    pooled: bool = False
 
     @property
     def part(self) -> str:
@@ -199,6 +201,7 @@ _ABOUT_FIELDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("runs", "methods", "seeds"), (list, tuple)),
     **dict.fromkeys(("decay", "epoch"), (int, type(None))),
     "against": (str, type(None)),
+    "pooled": (bool,),
 }
 
 
@@ -210,6 +213,7 @@ def _read_decoy(item: Mapping[str, Any]) -> DecoyVerdict:
 def _read_about(fields: Mapping[str, Any] | None) -> About | None:
     if fields is None:
         return None
+    fields = {"pooled": False, **fields}  # files written before the field was there
     for name, kind in _ABOUT_FIELDS.items():
         entry(fields, name, kind, "what a verdict is about")
     made: dict[str, Any] = {**fields, **{name: tuple(fields[name]) for name in ("runs", "methods", "seeds")}}

@@ -1,12 +1,16 @@
 """Claims about measured networks on evidence with a known truth: supported where built in, refuted where not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from empirical.claims import collect, posterior, regimes, spectra
+from empirical.settings.controls import CONTROLS
 from tests.empirical.record_making import EPOCHS, ensemble, expansion, spectrum
 from tests.empirical.record_making import spectra as run
 from theory.judge.results import Agreement, Table, TimeCourse
+from theory.judge.terminal import tally
 from theory.judge.verdict import Outcome
 
 CLAIMS = spectra.CLAIMS + posterior.CLAIMS + regimes.CLAIMS
@@ -94,6 +98,48 @@ def test_methods_are_compared_in_pairs_and_the_swap_is_refuted(name):
     assert verdict.decoys[0].outcome is Outcome.REFUTED
     (verdict,) = judge(name, pair(flatter=1 / 3))
     assert verdict.outcome is Outcome.REFUTED
+
+
+def two_modes(records):
+    """The same runs measured in two batch-norm modes."""
+    seen = []
+    for mode in ("eval", "frozen-batch"):
+        for item in records:
+            seen.append(
+                dataclasses.replace(
+                    item, has_batch_norm=True, measurement=dataclasses.replace(item.measurement, batch_norm=mode)
+                )
+            )
+    return seen
+
+
+def few_checkpoints(**changes):
+    return [spectrum(epoch, **changes) for epoch in (46, 47, 48, 49, 50, 53, 60, 72)]
+
+
+def test_pairs_measured_in_two_modes_are_pooled_apart():
+    lam = np.array([8.0, 6, 4, 3, 2, 1])
+    pairs = [
+        item
+        for seed in range(3)
+        for item in few_checkpoints(seed=seed) + few_checkpoints(seed=seed, method="awp", lam=lam / 3)
+    ]
+    verdicts = judge("awp-flattens", two_modes(pairs))
+    pooled = [verdict for verdict in verdicts if verdict.about.pooled]
+    assert [len(verdict.about.runs) for verdict in pooled] == [6, 6], "three pairs a mode, not six"
+    assert len({verdict.subject for verdict in verdicts}) == len(verdicts) == 8
+    assert "one of 2 such statements" in pooled[0].note
+    assert tally(verdicts).total() == 3
+
+
+def test_a_control_is_never_taken_for_a_network():
+    control = CONTROLS[0].training()
+    item = dataclasses.replace(spectrum(48), training=control)
+    entry = BY_NAME["alignment"]
+    assert list(entry.subjects_in([item])) == []
+    assert list(entry.subjects_in([spectrum(48)]))
+    longer = dataclasses.replace(item, training=dataclasses.replace(control, log_window=7))
+    assert list(entry.subjects_in([longer])), "only the declared controls are"
 
 
 def test_a_run_that_learned_nothing_is_not_called_flat():

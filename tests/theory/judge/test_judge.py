@@ -32,7 +32,8 @@ from theory.judge.evidence import Evidence, plain, read_evidence, run_id
 from theory.judge.files import atomic_write
 from theory.judge.results import Table
 from theory.judge.statistics import miss_chance
-from theory.judge.verdict import Kind, Outcome, Standing, exit_status, read_verdicts, write_verdicts
+from theory.judge.terminal import tally
+from theory.judge.verdict import About, Kind, Outcome, Standing, exit_status, read_verdicts, write_verdicts
 
 #: Degrees of freedom with which a test finds the 1 % that the claims below detect.
 ENOUGH = 1.01 * needed_degrees(0.01)
@@ -355,3 +356,44 @@ def test_a_claim_predicts_or_selects_and_never_both():
     for predict, select in ((None, None), (lambda: 0.5, lambda: 0.5)):
         with pytest.raises(ValueError, match="one of `predict` and `select`"):
             claim(predict=predict, select=select)
+
+
+def test_tallies_count_runs_and_never_their_decays_modes_or_pools():
+    base = claim().judge({"coin": evidence()})
+    no, idle = Outcome.REFUTED, Outcome.NOT_APPLICABLE
+
+    def of(name, outcome=Outcome.SUPPORTED, **fields):
+        return replace(base, outcome=outcome, about=About(name=name, runs=(name.split()[0],), **fields))
+
+    found = tally(
+        [
+            *(of("a", decay=decay) for decay in (1, 2)),
+            of("a eval mode", decay=1),
+            of("b", decay=1),
+            of("b", no, decay=2),
+            of("c", no, epoch=3),
+            of("c", idle, epoch=4),
+            of("d", idle),
+            of("a and b (method)", pooled=True),
+        ]
+    )
+    assert found == {outcome: 1 for outcome in Outcome}, "b's decays differ: undecided"
+    assert tally([base, replace(base, claim="another")]).total() == 2, "a claim that is judged once counts once"
+
+
+def test_a_refuted_hypothesis_whose_decoy_escapes_states_its_power_instead():
+    def by_effect(seen, effect):
+        return Comparison(estimate=effect, interval=(effect - 0.1, effect + 0.1))
+
+    def judged(effect, decoy):
+        made = claim(
+            Kind.HYPOTHESIS, by_effect, 1.0, detects=None, predict=None, select=effect, decoys={"wrong": decoy}
+        )
+        return made.judge({"coin": evidence()})
+
+    refuted = judged(0.5, 2.0)
+    assert refuted.outcome is Outcome.REFUTED
+    # z: 1.96 for the interval, 1.2816 for the power.
+    assert f"an effect of {1.0 + 0.1 * (1 + 1.281552 / 1.959964):.3g} would have been supported" in refuted.note
+    assert "power" not in judged(0.5, 0.0).note, "a decoy that is refuted needs no word"
+    assert judged(2.0, 2.0).outcome is Outcome.INCONCLUSIVE
