@@ -21,7 +21,7 @@ from empirical.settings.data import PUBLISHED
 from empirical.settings.measuring import Measuring
 from empirical.settings.method import METHODS
 from empirical.settings.options import MEASURING, Option, options_of
-from empirical.settings.presets import OVERRIDES, PRESETS, PresetName, make_training
+from empirical.settings.presets import OVERRIDES, PRESET_OF, PRESETS, PresetName, make_training
 from theory.model.setting import Setting
 
 __all__ = [
@@ -242,6 +242,8 @@ def preset_and_methods(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
     if preset is None:
         if args.dataset in PRESETS:
             preset = args.dataset
+        elif args.dataset in PRESET_OF:
+            preset = PRESET_OF[args.dataset]
         else:
             preset = GPU_PRESET if device_name(args.device) != "cpu" else CPU_PRESET
     return preset, tuple(dict.fromkeys(args.method or PRESETS[preset].methods))

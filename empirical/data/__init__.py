@@ -1,4 +1,4 @@
-"""Data: CIFAR-10, CIFAR-100, SVHN, scikit-learn's digits, and generated images, resident on the device as bytes."""
+"""Data: photographs, Fashion-MNIST, scikit-learn's digits, and generated images, resident on the device as bytes."""
 
 from empirical.data.augmentation import AugmentationDraw, augment, draw_augmentation
 from empirical.data.resident import Data, Split, epoch_order, load_data

@@ -1,4 +1,4 @@
-"""Where the images come from: scikit-learn's digits, a generator, and CIFAR-10, CIFAR-100 and SVHN through torchvision.
+"""Where the images come from: scikit-learn's digits, a generator, Fashion-MNIST's idx files, torchvision's archives.
 
 A source returns integers: pixel = value / scale, so that the whole set stays on the device as one byte a pixel (two
 where pooled sums need them) and nothing is rounded (digits have 17 grey levels, scale 16; photographs 256, scale 255).
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from empirical.data.idx import DEBIAN, FASHION_FILES, fashion_folder, read_idx
 from empirical.data.streams import derived_seed
 from empirical.settings.data import DATASETS, DataSetting
 
@@ -45,8 +46,9 @@ def load_raw(setting: DataSetting, *, root: str | Path = "data", download: bool 
 
     Args:
         setting: which one; subsets and label noise are not applied here.
-        root: folder of the downloaded archives; unused by digits and generated.
-        download: fetch what is missing (CIFAR-10, CIFAR-100, SVHN); archives are verified by checksum either way.
+        root: folder of the downloaded archives; unused by digits and generated. Fashion-MNIST is also found where
+            Debian's package has it.
+        download: fetch what is missing; archives of CIFAR-10, CIFAR-100 and SVHN are verified by checksum either way.
 
     Raises:
         DataError: if the archives are absent, damaged or of another data set, or the download fails.
@@ -55,6 +57,8 @@ def load_raw(setting: DataSetting, *, root: str | Path = "data", download: bool 
         raw = _digits(setting)
     elif setting.name == "generated":
         raw = _generated(setting)
+    elif setting.name == "fashion-mnist":
+        raw = _fashion(setting, Path(root), download)
     else:
         raw = _torchvision(setting, Path(root), download)
     return raw if setting.pool == 1 else _pooled(raw, setting.pool)
@@ -125,6 +129,38 @@ def _generated(setting: DataSetting) -> RawData:
     test = draw(setting.test_size or facts.test_size)
     train = draw(setting.num_train + setting.validation_size)
     return RawData(train=train, test=test, scale=255)
+
+
+def _fashion(setting: DataSetting, root: Path, download: bool) -> RawData:
+    """Fashion-MNIST from disk, or fetched into `root` by torchvision and read from there."""
+    where = f"`load_raw(name='fashion-mnist', root={str(root)!r})`"
+    folder = fashion_folder(root)
+    if folder is None and download:
+        try:
+            from torchvision import datasets
+
+            datasets.FashionMNIST(str(root), download=True)
+        except ImportError:
+            raise DataError(f"{where} needs torchvision to download; install the extra `empirical`.") from None
+        except (OSError, RuntimeError, ValueError, EOFError) as error:  # torchvision hides no network in RuntimeError
+            raise DataError(
+                f"{where} found no idx files and could not download them ({_first_line(error)}); with no network, put "
+                f"the four files there, or install Debian's `dataset-fashion-mnist`."
+            ) from None
+        folder = fashion_folder(root)
+    if folder is None:
+        raise DataError(
+            f"{where} must hold the four idx files of Fashion-MNIST (or {DEBIAN}, of Debian's `dataset-fashion-mnist`)."
+        )
+    parts = {}
+    for part, (images, labels) in FASHION_FILES.items():
+        try:
+            pixels, classes = read_idx(folder / images), read_idx(folder / labels)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{where}: {_first_line(error)}.") from None
+        parts[part] = Images(images=pixels[:, None], labels=classes.astype(np.int64))
+        _check(where, parts[part], getattr(DATASETS["fashion-mnist"], f"{part}_size"), setting)
+    return RawData(train=parts["train"], test=parts["test"], scale=255)
 
 
 def _torchvision(setting: DataSetting, root: Path, download: bool) -> RawData:

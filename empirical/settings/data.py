@@ -12,7 +12,7 @@ from theory.model.setting import Setting, keyword_setting
 
 __all__ = ["AUGMENTATIONS", "DATASETS", "PUBLISHED", "Augmentation", "DataSetting", "DatasetFacts", "DatasetName"]
 
-DatasetName = Literal["cifar10", "cifar100", "svhn", "digits", "generated"]
+DatasetName = Literal["cifar10", "cifar100", "svhn", "fashion-mnist", "digits", "generated"]
 Augmentation = Literal["none", "reflect-crop-flip", "zero-crop-flip", "zero-crop-flip-rotate"]
 AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 
@@ -34,6 +34,7 @@ class DatasetFacts:
 
 #: Augmentation and normalisation as trained by Rice, Wong & Kolter 2020 (their scripts for the three data sets).
 #: digits: 1,797 images without an official split; mean and deviation computed over all of them. generated: by design.
+#: fashion-mnist: computed over the 60,000 training images (Xiao, Rasul & Vollgraf, arXiv:1708.07747); not augmented.
 DATASETS: Mapping[DatasetName, DatasetFacts] = {
     "cifar10": DatasetFacts(
         title="CIFAR-10",
@@ -67,6 +68,16 @@ DATASETS: Mapping[DatasetName, DatasetFacts] = {
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         published=True,
+    ),
+    "fashion-mnist": DatasetFacts(
+        title="Fashion-MNIST",
+        num_classes=10,
+        image_shape=(1, 28, 28),
+        train_size=60_000,
+        test_size=10_000,
+        augmentation="none",
+        mean=(0.2860,),
+        std=(0.3530,),
     ),
     "digits": DatasetFacts(
         title="digits",

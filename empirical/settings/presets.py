@@ -5,7 +5,8 @@ cifar10, cifar100, svhn   200 epochs as published: optimizer, schedule, augmenta
                           2020. On SVHN learning rate 0.01 and steps of 1/255 (0.1 collapses, 2/255 masks gradients).
 cifar10-short             60 epochs, decays at 30 and 45.
 digits-cpu                real images on two cores in minutes; see below.
-smoke                     the same code paths in seconds; its numbers mean nothing.
+fashion-cpu               Fashion-MNIST averaged to 14×14, on a CPU; see below.
+smoke, fashion-smoke      the same code paths in seconds; its numbers mean nothing.
 control-…                 convex models on digits on which the laws must hold, so that a refutation on a network can be
                           believed: see `empirical.settings.controls`. 300 epochs at one rate are six times the slowest
                           mode's relaxation time (1 − μ)/(ηκ), κ the weight decay; then the rate drops.
@@ -24,6 +25,14 @@ normalization; ε from 0.1 to 0.25; learning rate 0.05 to 0.2; weight decay 5e-4
   0.955 to 1.041 (71.4 to 66.7 %); AWP seed 0 0.950 to 0.973 (70.7 to 69.8 %). AWP's settings were not searched.
 The test images were looked at, so the preset's test numbers are a demonstration. The 300 validation images
 played no part in the choice.
+
+fashion-cpu is to look like the public CIFAR logs: hardly any gap before the first decay, robust overfitting after it,
+no label noise. The search for that is not finished, and this preset has only the first half. Known of its net, rate and
+attack, from one seed at each of B = 32 and B = 128, with test robust loss in view and the decay after epoch 22:
+train/test robust loss .94 to 1.03 / 1.08 to 1.18 before the decay; a dip of the test loss there, 1.11 to 1.02; flat
+after it: the net cannot memorise under this attack at 3,000 images, so robust overfitting does not appear. Batch
+sharpness stood at .6 to .7 of the small-batch limit at B = 32 and .65 to 1.1 at B = 128. The step size, the splits and
+the number of epochs are chosen, not searched.
 """
 
 from __future__ import annotations
@@ -45,7 +54,7 @@ from empirical.settings.schedule import LearningRate
 from empirical.settings.training import Training
 from theory.model.optimizer import MomentumSGD
 
-__all__ = ["OVERRIDES", "PRESETS", "Preset", "PresetName", "checkpoint_plan", "make_training"]
+__all__ = ["OVERRIDES", "PRESETS", "PRESET_OF", "Preset", "PresetName", "checkpoint_plan", "make_training"]
 
 PresetName = Literal[
     "cifar10",
@@ -53,7 +62,9 @@ PresetName = Literal[
     "svhn",
     "cifar10-short",
     "digits-cpu",
+    "fashion-cpu",
     "smoke",
+    "fashion-smoke",
     "control-ridge",
     "control-softmax",
     "control-adversarial",
@@ -125,6 +136,13 @@ def _control(summary: str, **changes: Any) -> Preset:
     return Preset(**(fields | changes))
 
 
+def _fashion(**changes: Any) -> Preset:
+    return Preset(network="convnet", normalization="batch", epsilon=0.1, learning_rate=0.1, batch_size=32, **changes)
+
+
+#: Data set to the preset that it picks, where that has another name.
+PRESET_OF: Mapping[DatasetName, PresetName] = {"fashion-mnist": "fashion-cpu"}
+
 PRESETS: Mapping[PresetName, Preset] = {
     "cifar10": _photographs("cifar10"),
     "cifar100": _photographs("cifar100"),
@@ -146,6 +164,28 @@ PRESETS: Mapping[PresetName, Preset] = {
         decays=(0.4, 0.7),
         epochs=120,
         batch_size=32,
+    ),
+    "fashion-cpu": _fashion(
+        summary="Fashion-MNIST at 14×14, convolutional net, about ten seconds an epoch on a core",
+        data=DataSetting(name="fashion-mnist", train_size=3000, validation_size=1000, test_size=2000, pool=2),
+        widths=(48, 96, 128),
+        step_size=0.025,
+        steps=5,
+        evaluation_steps=10,
+        evaluation_every=2,
+        train_probe=1000,
+        decays=(0.5,),
+        epochs=44,
+    ),
+    "fashion-smoke": _fashion(
+        summary="Fashion-MNIST in seconds, to see that everything runs",
+        data=DataSetting(name="fashion-mnist", train_size=96, test_size=96, pool=2),
+        widths=(4, 8),
+        step_size=0.05,
+        steps=3,
+        evaluation_steps=3,
+        epochs=8,
+        log_window=5,
     ),
     "smoke": Preset(
         summary="digits in seconds, to see that everything runs",
