@@ -10,6 +10,7 @@ from typing import Any
 
 _HOME = {
     "AWP": "empirical.settings",
+    "AssumptionMonitor": "empirical.monitor",
     "PGD": "empirical.settings",
     "PreActResNet18": "empirical.network.preactresnet",
     "awp": "empirical.training.awp",
