@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import empirical.measure.assumptions  # noqa: F401 (pytester forgets imports of a run inside it; numpy loads once)
 from empirical.commands import gate
 from empirical.monitor import AssumptionMonitor
 from tests.empirical.measure.conftest import smooth_network, toy_data
