@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         what = measuring_of(args.measure_options)
+        if "train" in stages and torchrun_place()[1] == 1:
+            _require_runs_free(args)
     except ValueError as error:
         print(f"run: {error}", file=sys.stderr)
         return 2
@@ -56,6 +58,14 @@ def run(args: argparse.Namespace) -> int:
         if status and stage != "verify":
             return status
     return status
+
+
+def _require_runs_free(args: argparse.Namespace) -> None:
+    """Refuse what training would refuse before the controls, which take minutes, are trained and written."""
+    from empirical.training.run import run_folder
+
+    for job in train.planned(args):
+        run_folder(job.setting, job.seed, args.out).require_free()
 
 
 def _stage(stage: str, args: argparse.Namespace, what: Measuring) -> int:
