@@ -657,7 +657,10 @@ def _noncentrality(square: float, degrees: int, level: float) -> float:
         return float(stats.ncx2.cdf(square, degrees, centre)) - level
 
     top = square + 10 * math.sqrt(square + degrees) + 50
-    return float(brentq(excess, 1e-9, top)) if excess(top) < 0 < excess(1e-9) else top
+    if not excess(top) < 0 < excess(1e-9):
+        return top
+    root: Any = brentq(excess, 1e-9, top)
+    return float(root)
 
 
 MEAN_PATH = hypothesis(

@@ -162,7 +162,8 @@ def quiet(model: nn.Module | None = None) -> Iterator[None]:
             stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
             stack.enter_context(torch.enable_grad())
             if recurrent:
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False, allow_tf32=None))
+                flags: Any = torch.backends.mkldnn.flags  # its stub does not know that None leaves TF32 alone
+                stack.enter_context(flags(enabled=False, allow_tf32=None))
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield
     finally:
@@ -280,7 +281,7 @@ def subject(
     )
     landscape.home = landscape.weights
     _probe(landscape)
-    copied = landscape.model.model
+    copied = landscape.model.get_submodule("model")
     return Subject(
         landscape=landscape,
         batch_sizes=sizes,

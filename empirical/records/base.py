@@ -101,9 +101,13 @@ class Record(Part):
     seed: int
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
-    @functools.cached_property
+    @property
     def run_id(self) -> str:
         """The name of the evidence: digest of (experiment, setting, seed)."""
+        return self._run_id
+
+    @functools.cached_property
+    def _run_id(self) -> str:
         return run_id(self.experiment, self._setting(), self.seed)
 
     @classmethod

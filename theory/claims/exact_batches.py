@@ -102,7 +102,7 @@ def _epochs_oracle(setting: Epochs, optimizer: MomentumSGD) -> Answers:
     }
     if not optimizer.nesterov and not optimizer.dampening and not optimizer.weight_decay:
         noises = setting.noises[:, :1]
-        mode = Quadratic(np.array([setting.curvature]), np.array([np.mean(noises**2)]))
+        mode = Quadratic(np.array([setting.curvature]), np.array([float(np.mean(noises**2))]))
         found = np.array([law[0, 0] for law in _run_through(mode, optimizer, noises, 1.0)])
         step, inflow = transition(mode, optimizer, np.longdouble)
         white = settled(step, inflow @ mode.dense_noise_cov() @ inflow.T)[0, 0]

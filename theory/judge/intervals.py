@@ -121,7 +121,7 @@ def from_influences(estimate: float, influences: NDArray[np.float64]) -> Contras
 def of_interval(estimate: float, interval: tuple[float, float], alpha: float) -> Contrast:
     """The contrast whose normal interval at level 1 − α is as wide as this one."""
     width = interval[1] - interval[0]
-    return Contrast(estimate=estimate, standard_error=width / (2 * float(stats.norm.ppf(1 - alpha / 2))))
+    return Contrast(estimate=estimate, standard_error=width / (2 * float(cast(Any, stats).norm.ppf(1 - alpha / 2))))
 
 
 def of_magnitude(interval: tuple[float, float]) -> tuple[float, float]:
