@@ -225,7 +225,7 @@ MUTANTS = (
     Mutant("theory/judge/differences.py", "Outcome.INCONCLUSIVE: 2", "Outcome.INCONCLUSIVE: 4", COMPARE),
     Mutant("theory/judge/differences.py", "estimate > high + slack", "estimate > 9 * high + slack", COMPARE),
     Mutant("theory/register.py", "            check_register(claims, experiments)\n", "            pass\n", REGISTER),
-    Mutant("theory/rejudge.py", "return not any(item.change.is_difference", "return not any(item.change.is_regression", REJUDGE),
+    Mutant("theory/judge/rejudging.py", "return not any(item.change.is_difference", "return not any(item.change.is_regression", REJUDGE),
     # Looking after every batch.
     Mutant("theory/until_decided.py", "high < 1 + self.detects)).all()", "high < 1 + self.detects)).any()", SEQUENTIAL),
     Mutant("theory/until_decided.py", "((low > 1) | (high < 1)).any()", "((low > 1) | (high < 1)).all()", SEQUENTIAL),
