@@ -69,7 +69,7 @@ def verify(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([verdict.to_dict() for verdict in verdicts], indent=1, allow_nan=False, ensure_ascii=False))
     else:
-        if options.verbose:
+        if options.verbose or options.until_decided:  # that mode judges a part, and says which
             print(remarks(verdicts) + "\n")
         print(verdict_table(verdicts, color=wants_color(sys.stdout)))
         print(f"evidence and verdicts: {options.out}")

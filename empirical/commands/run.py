@@ -62,8 +62,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _require_runs_free(args: argparse.Namespace) -> None:
     """Refuse what training would refuse before the controls, which take minutes, are trained and written."""
+    from empirical.results import make_results_folder
     from empirical.training.run import run_folder
 
+    make_results_folder(args.out)
     for job in train.planned(args):
         run_folder(job.setting, job.seed, args.out).require_free()
 

@@ -135,6 +135,7 @@ def test_the_data_set_picks_its_preset_and_takes_its_shapes(monkeypatch):
 
     parser = argparse.ArgumentParser()
     options.add_training_options(parser)
+    options.add_run_options(parser)
     args = parser.parse_args(["--dataset", "fashion-mnist", "--device", "cpu"])
     assert options.preset_and_methods(args) == ("fashion-cpu", ("at", "awp"))
     run = make_training("fashion-cpu", "at")

@@ -1,6 +1,6 @@
 """The pytest plugin, the monitor of a training loop, and the examples as people copy them."""
 
-import importlib
+import importlib.metadata
 import runpy
 import shlex
 from pathlib import Path
@@ -16,11 +16,14 @@ from tests.empirical.measure.conftest import smooth_network, toy_data
 
 pytest_plugins = ["pytester"]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+#: Where the package is installed its entry point brings the plugin; in a bare checkout it is named.
+INSTALLED = any(point.value == "empirical.plugin" for point in importlib.metadata.entry_points(group="pytest11"))
+PLUGIN = () if INSTALLED else ("-p", "empirical.plugin")
 
 
 def test_the_example_of_a_test_file_passes_with_a_summary(pytester):
     pytester.makepyfile(test_assumptions=(EXAMPLES / "test_assumptions.py").read_text())
-    done = pytester.runpytest_inprocess("-p", "empirical.plugin", "-p", "no:cacheprovider", "--strict-markers")
+    done = pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider", "--strict-markers")
     done.assert_outcomes(passed=1)
     done.stdout.fnmatch_lines(["*= assumptions =*", "*test_noise_commutes  *"])
 
@@ -28,7 +31,7 @@ def test_the_example_of_a_test_file_passes_with_a_summary(pytester):
 def test_a_failing_assertion_prints_the_table(pytester):
     text = (EXAMPLES / "test_assumptions.py").read_text().replace("learning_rate=0.1", "learning_rate=100.0")
     pytester.makepyfile(test_broken=text)
-    done = pytester.runpytest_inprocess("-p", "empirical.plugin", "-p", "no:cacheprovider")
+    done = pytester.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider")
     done.assert_outcomes(failed=1)
     done.stdout.fnmatch_lines(["*assumptions: fail*", "*fail*stability*", "*test_noise_commutes  fail: *stability*"])
 

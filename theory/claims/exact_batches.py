@@ -19,7 +19,7 @@ from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.regression import Sampling
 from theory.model.setting import Setting, keyword_setting
-from theory.oracle.dense import settled
+from theory.oracle.dense import enumerated_sharpness, settled
 from theory.oracle.transition import transition
 from theory.oracle.update import momentum_update
 
@@ -189,20 +189,8 @@ SAMPLINGS = {"without replacement": Sampling.WITHOUT_REPLACEMENT, "with replacem
 
 def _sharpness_oracle(setting: Population) -> Answers:
     """Every batch that can be drawn, one after the other."""
-    count = len(setting.gradients)
-    answers = {}
-    for name, batches in (
-        ("without replacement", itertools.combinations(range(count), setting.batch_size)),
-        ("with replacement", itertools.product(range(count), repeat=setting.batch_size)),
-    ):
-        curved, square, drawn = np.longdouble(0), np.longdouble(0), 0
-        for batch in batches:
-            chosen = list(batch)
-            g = setting.gradients[chosen].astype(np.longdouble).mean(axis=0)
-            H = setting.curvatures[chosen].astype(np.longdouble).mean(axis=0)
-            curved, square, drawn = curved + g @ H @ g, square + g @ g, drawn + 1
-        answers[name] = np.array([curved / square, curved / drawn, square / drawn])
-    return answers
+    answers = enumerated_sharpness(setting.gradients, setting.curvatures, setting.batch_size)
+    return {name: np.array(values) for name, values in answers.items()}
 
 
 def _sharpness(setting: Population) -> Answers:

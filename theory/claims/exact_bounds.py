@@ -42,7 +42,7 @@ from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.setting import Setting, keyword_setting
 from theory.oracle import bounds
-from theory.oracle.dense import divergence, log_volume, mean_settled, settled
+from theory.oracle.dense import commutation_measures, divergence, log_volume, mean_settled, settled
 from theory.oracle.transition import transition
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -561,30 +561,7 @@ def _half_lost(setting: Prices, optimizer: MomentumSGD) -> Answers:
 
 # Measures ------------------------------------------------------------------------------------------------------------
 
-MEASURES = tuple(name for name in COMMUTING if name != "chi_deflated")
-
-
-def _measures_of(hessian: NDArray, noise: NDArray) -> dict[str, float]:
-    """Every measure from the matrices as its definition reads."""
-    norm = np.linalg.norm
-    values, basis = np.linalg.eigh(hessian)
-    commutator, product = hessian @ noise - noise @ hessian, hessian @ noise
-    inside = basis.T @ noise @ basis
-    gamma = np.diag(inside)
-    order = np.sort(values)[::-1]
-    top = 1 + int(np.argmax(order[:-1] / order[1:]))
-    ours, theirs = basis[:, -top:], np.linalg.eigh(noise)[1][:, -top:]
-    return {
-        "chi": float(np.trace(product @ product) / np.trace(product @ product.T)),
-        "omega": float(norm(product) / (norm(hessian) * norm(noise))),
-        "normalized_commutator": float(norm(commutator) / (2 * norm(hessian) * norm(noise))),
-        "commutator_ratio": float(norm(commutator) / (2 * norm(product))),
-        "frobenius_cosine": float(np.trace(product) / (norm(hessian) * norm(noise))),
-        "mean_direction_cosine": float(np.mean(gamma / norm(noise @ basis, axis=0))),
-        "subspace_overlap": float(norm(ours.T @ theirs) ** 2 / top),
-        "off_diagonal_mass": float(1 - np.sum(gamma**2) / norm(noise) ** 2),
-        "log_log_slope": float(np.polyfit(np.log(values), np.log(gamma), 1)[0]),
-    }
+MEASURES = tuple(measure for measure in COMMUTING if measure != "chi_deflated")
 
 
 def _measures_oracle(setting: Prices) -> Answers:
@@ -592,7 +569,7 @@ def _measures_oracle(setting: Prices) -> Answers:
     sampled = np.cov(setting.gradients, rowvar=False)
     answers = {}
     for where, cov in (("", noise), (", from gradients", sampled)):
-        for name, value in _measures_of(hessian, cov).items():
+        for name, value in commutation_measures(hessian, cov).items():
             answers[name + where] = np.array([value])
     return answers
 

@@ -6,8 +6,10 @@ and does nothing clever: sums are summed, fixed points are iterated.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,3 +143,45 @@ def divergence(covariance: NDArray, prior: NDArray, shift: NDArray | None = None
         place = np.asarray(shift, dtype=np.longdouble)
         total += place @ solved(wide, place[:, None])[:, 0]
     return 0.5 * total
+
+
+def commutation_measures(hessian: NDArray[Any], noise: NDArray[Any]) -> dict[str, float]:
+    """Every measure from the matrices as its definition reads."""
+    norm = np.linalg.norm
+    values, basis = np.linalg.eigh(hessian)
+    commutator, product = hessian @ noise - noise @ hessian, hessian @ noise
+    inside = basis.T @ noise @ basis
+    gamma = np.diag(inside)
+    order = np.sort(values)[::-1]
+    top = 1 + int(np.argmax(order[:-1] / order[1:]))
+    ours, theirs = basis[:, -top:], np.linalg.eigh(noise)[1][:, -top:]
+    return {
+        "chi": float(np.trace(product @ product) / np.trace(product @ product.T)),
+        "omega": float(norm(product) / (norm(hessian) * norm(noise))),
+        "normalized_commutator": float(norm(commutator) / (2 * norm(hessian) * norm(noise))),
+        "commutator_ratio": float(norm(commutator) / (2 * norm(product))),
+        "frobenius_cosine": float(np.trace(product) / (norm(hessian) * norm(noise))),
+        "mean_direction_cosine": float(np.mean(gamma / norm(noise @ basis, axis=0))),
+        "subspace_overlap": float(norm(ours.T @ theirs) ** 2 / top),
+        "off_diagonal_mass": float(1 - np.sum(gamma**2) / norm(noise) ** 2),
+        "log_log_slope": float(np.polyfit(np.log(values), np.log(gamma), 1)[0]),
+    }
+
+
+def enumerated_sharpness(
+    gradients: NDArray[Any], curvatures: NDArray[Any], batch_size: int
+) -> dict[str, tuple[float, float, float]]:
+    """Batch sharpness over every batch that can be drawn: the ratio, its numerator and its denominator."""
+    answers = {}
+    for name, batches in (
+        ("without replacement", itertools.combinations(range(len(gradients)), batch_size)),
+        ("with replacement", itertools.product(range(len(gradients)), repeat=batch_size)),
+    ):
+        curved, square, drawn = np.longdouble(0), np.longdouble(0), 0
+        for batch in batches:
+            chosen = list(batch)
+            g = gradients[chosen].astype(np.longdouble).mean(axis=0)
+            H = curvatures[chosen].astype(np.longdouble).mean(axis=0)
+            curved, square, drawn = curved + g @ H @ g, square + g @ g, drawn + 1
+        answers[name] = (curved / square, curved / drawn, square / drawn)
+    return answers
