@@ -130,7 +130,9 @@ def _provenance(results: Results) -> list[str]:
 
 
 def _setting(run: Evidence) -> str:
-    rows = [(_text(name), _text(value)) for name, value in setting_rows(run.setting)]
+    # What kind of object a value is stands in the evidence; here it would be every third row.
+    shown = ((name, value) for name, value in setting_rows(run.setting) if name.rpartition(".")[2] != "type")
+    rows = [(_text(name), _text(value)) for name, value in shown]
     title = f"Setting of {_text(run.experiment)}, run {run.run_id}"
     return f"<details><summary>{title}</summary>\n\n{_grid(('field', 'value'), rows, [False, False])}\n\n</details>"
 
