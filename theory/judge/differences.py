@@ -76,7 +76,7 @@ class Difference:
         (low, high), estimate = self.before.interval, self.after.estimate
         if estimate is None or self.before.estimate is None:
             return False
-        slack = ROUNDING * (self.before.tolerance or 0.0)
+        slack = ROUNDING * abs(self.before.tolerance or 0.0)
         return (low is not None and estimate < low - slack) or (high is not None and estimate > high + slack)
 
     @property

@@ -95,7 +95,7 @@ def dense_top(landscape, count, columns_at_once=64):
     size = len(hessian)
     symmetric = (0.5 * (hessian + hessian.T)).numpy()
     top = scipy.linalg.eigh(symmetric, eigvals_only=True, subset_by_index=(size - count, size - 1))
-    noise = torch.linalg.svdvals((gradients - gradients.mean(dim=0)) / len(gradients) ** 0.5)[:count] ** 2
+    noise = torch.linalg.svdvals((gradients - gradients.mean(dim=0)) / (len(gradients) - 1) ** 0.5)[:count] ** 2
     return top[::-1], noise.numpy()
 
 
