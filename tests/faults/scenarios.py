@@ -14,7 +14,7 @@ TRAINING = (
     "--evaluation-steps 1 --masking-probe 8 --normalization group --log-window 1 --ema 0.9 --quiet --jobs 1 --threads 1"
 ).split()
 MEASURING = (
-    "--k 2 --probes 2 --groups 0 --replicas 4 --ensemble-steps 2 --window 24 --samples 32 --evaluated 8 --checkpoints 3"
+    "--k 2 --probes 2 --groups 0 --replicas 4 --ensemble-steps 2 --ensemble-after 2 --window 24 --samples 32 --evaluated 8 --checkpoints 3"
 ).split()
 CLAIM = "impulse-response"
 
@@ -85,6 +85,8 @@ def scenarios() -> tuple[Scenario, ...]:
             name="run",
             run=empirical(
                 "run",
+                "--stages",
+                "train,measure,verify,report",  # the controls are eight runs of minutes
                 *TRAINING,
                 "--method",
                 "at",
