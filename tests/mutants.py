@@ -1,19 +1,28 @@
 """Break the code on purpose, one place at a time: every mutant must turn its tests red, and its claims too.
 
 Each mutant replaces one passage of a source file in a scratch copy and runs the tests that guard it, up to
-the first failure. A mutant of a formula also goes through ``python -m theory verify --claims`` with the exact claims on
-that formula (`CLAIMS_ON`), which must not end in 0; what is printed says which of the two saw it.
-The simulator's faults are listed in `simulator_mutants.py`.
+the first failure. What changes a public result also goes through ``python -m theory verify --claims`` with the exact
+claims on it (`Mutant.claims`, else `CLAIMS_ON` its file), which must not end in 0; what is printed says which of the two
+saw it. `Mutant.by` says where the tests alone are asked: the judge, the register, readers of files and settings compute
+no result of the theory. The simulator's faults are listed in `simulator_mutants.py`.
+With ``--record FILE`` every outcome is kept with its seconds, the commit and the environment, and what FILE already
+holds is not asked again; several processes may write to one file. `reports/published/mutants/outcomes.json` is such a
+file of the whole table, and `test_mutants.py` holds it against the table.
 Exit status: 0 if every mutant is seen by all that must see it, 1 if one is not, 2 if a passage no longer stands in the
 source, or tests or claims do not run.
-Usage: python tests/mutants.py [--only WORD] [--by tests|claims|both] [--jobs N]
+Usage: python tests/mutants.py [--only WORD] [--by tests|claims|both] [--jobs N] [--part I/N] [--record FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import functools
+import hashlib
+import importlib.metadata
+import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -22,20 +31,35 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from simulator_mutants import MUTANTS as SIMULATOR
+from simulator_mutants import PORTABLE
 
 ROOT = Path(__file__).resolve().parent.parent
+#: How it begins where neither tests nor claims could say anything.
+UNKNOWN = ("missing", "not run")
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One passage of `file` and what replaces it; `tests` must notice."""
+    """One passage of `file` and what replaces it.
+
+    Args:
+        file: of the source.
+        old: a passage that stands there once.
+        new: what replaces it.
+        tests: files of tests that must notice.
+        claims: exact claims that must notice, as `--claims` takes them; by default those on the file.
+        by: who must notice: the tests and the claims, or the tests alone.
+    """
 
     file: str
     old: str
     new: str
     tests: str
+    claims: str = ""
+    by: Literal["both", "tests"] = "both"
 
 
 STATIONARY = "tests/theory/closed_form/test_stationary.py"
@@ -128,8 +152,8 @@ MUTANTS = (
     Mutant("theory/closed_form/minibatch_moments.py", "- size / self.law.num_samples) / size", "- 0.0 * size) / size", MOMENTS),
     Mutant("theory/closed_form/minibatch_moments.py", "slopes = law.slopes + law.curvatures @ mean", "slopes = law.slopes", MOMENTS),
     Mutant("theory/closed_form/minibatch_moments.py", "added += push @ self.fresh @ push.T / size", "added += push @ self.fresh @ push.T", MOMENTS),
-    Mutant("theory/closed_form/outside.py", "cross = np.tensordot(-between[:-1] / num_samples", "cross = np.tensordot(0.0 * between[:-1] / num_samples", MOMENTS),
-    Mutant("theory/closed_form/outside.py", "return (1.0 - 1.0 / num_samples) / size", "return 1.0 / size", MOMENTS),
+    Mutant("theory/closed_form/outside.py", "cross = np.tensordot(-between[:-1] / num_samples", "cross = np.tensordot(0.0 * between[:-1] / num_samples", MOMENTS, by="tests"),
+    Mutant("theory/closed_form/outside.py", "return (1.0 - 1.0 / num_samples) / size", "return 1.0 / size", MOMENTS, by="tests"),
     Mutant("theory/closed_form/edge.py", "(count - batch_size) / (batch_size * (count - 1.0))", "(count - batch_size) / (batch_size * count)", EDGE),
     Mutant("theory/closed_form/edge.py", "(count - 2.0 * batch_size) / ((count - 1.0)", "(count - batch_size) / ((count - 1.0)", EDGE),
     Mutant("theory/closed_form/edge.py", "(1.0 - momentum) * curvature**2 + (1.0 + momentum) * fed", "(1.0 - momentum) * (curvature**2 + fed)", EDGE),
@@ -153,9 +177,9 @@ MUTANTS = (
     Mutant("theory/closed_form/preconditioned.py", "return _symmetric(root @ law @ root)", "return _symmetric(law)", PRECONDITIONED),
     Mutant("theory/closed_form/preconditioned.py", "Quadratic(curvatures / (curvatures + epsilon), scale", "Quadratic(curvatures / curvatures, scale", PRECONDITIONED),
     Mutant("theory/closed_form/preconditioned.py", "half = 0.25 * (rate / (1 + mu)", "half = 0.25 * (rate / (1 - mu)", PRECONDITIONED),
-    Mutant("theory/claims/exact.py", "worst = max(errors, key", "worst = min(errors, key", EXACT),
-    Mutant("theory/claims/exact.py", "margin=DIGITS,", "margin=1e3 * DIGITS,", EXACT),
-    Mutant("theory/claims/stationarity.py", "binomial_interval(int(hits.sum()), len(hits), TEST_ALPHA)", "binomial_interval(int(hits.sum()), len(hits), 0.9)", STATIONARITY),
+    Mutant("theory/claims/exact.py", "worst = max(errors, key", "worst = min(errors, key", EXACT, by="tests"),
+    Mutant("theory/claims/exact.py", "margin=DIGITS,", "margin=1e3 * DIGITS,", EXACT, by="tests"),
+    Mutant("theory/claims/stationarity.py", "binomial_interval(int(hits.sum()), len(hits), TEST_ALPHA)", "binomial_interval(int(hits.sum()), len(hits), 0.9)", STATIONARITY, by="tests"),
     # What claims once did not see, and formulas that had no mutant.
     Mutant("theory/closed_form/adaptive.py", "pulled = scale[:, None] * hessian", "pulled = hessian", ADAPTIVE),
     Mutant("theory/closed_form/adaptive.py", "momentum = optimizer.beta1 * (1.0 - optimizer.learning_rate * decay)", "momentum = optimizer.beta1", ADAPTIVE),
@@ -178,72 +202,75 @@ MUTANTS = (
     Mutant("theory/closed_form/interpolation.py", "mode.slow * (2.0 - mode.slow)", "mode.slow", INTERPOLATION),
     Mutant("theory/closed_form/correlated.py", "fresh = (1.0 - autocorrelation) * (1.0 + autocorrelation)", "fresh = 1.0 - autocorrelation", CORRELATED),
     # The experiments, decoys and comparisons of exact claims.
-    Mutant("theory/claims/exact.py", "if found.shape != expected.shape or not np.isfinite(found).all():", "if found.shape != expected.shape:", EXACT),
-    Mutant("theory/claims/exact_paths.py", 'PRINTED = {"position": 3.28, "pytorch": 0.48}', 'PRINTED = {"position": 3.28, "pytorch": 0.84}', EXACT),
-    Mutant("theory/claims/exact_paths.py", "return values if not shift else np.concatenate([values[:shift], values[:-shift]])", "return values", EXACT),
-    Mutant("theory/claims/exact_bounds.py", "return {name: risks + (right - risks) * np.sqrt((n - 1) / n)}", "return {name: right}", EXACT),
+    Mutant("theory/claims/exact.py", "if found.shape != expected.shape or not np.isfinite(found).all():", "if found.shape != expected.shape:", EXACT, by="tests"),
+    Mutant("theory/claims/exact_paths.py", 'PRINTED = {"position": 3.28, "pytorch": 0.48}', 'PRINTED = {"position": 3.28, "pytorch": 0.84}', EXACT, by="tests"),
+    Mutant("theory/claims/exact_paths.py", "return values if not shift else np.concatenate([values[:shift], values[:-shift]])", "return values", EXACT, by="tests"),
+    Mutant("theory/claims/exact_bounds.py", "return {name: risks + (right - risks) * np.sqrt((n - 1) / n)}", "return {name: right}", EXACT, by="tests"),
     # The oracles.
     Mutant("theory/oracle/transition.py", "v_from_w, v_from_v, v_from_noise = keep * curvature, mu * one, keep * one", "v_from_w, v_from_v, v_from_noise = keep * curvature, one, keep * one", LYAPUNOV),
     Mutant("theory/oracle/transition.py", "-keep * eta @ curvature, mu * one, -keep * eta\n", "-keep * eta @ curvature, mu * one, -eta\n", STATIONARY),
     Mutant("theory/oracle/lyapunov.py", "        power = power @ power\n", "        power = power @ step\n", LYAPUNOV),
     Mutant("theory/oracle/lyapunov.py", "    if not radius < 1:", "    if not radius < 2:", LYAPUNOV),
     # The judge.
-    Mutant("theory/judge/statistics.py", "return np.minimum(1.0, 2.0 * tails)", "return np.minimum(1.0, tails)", STATISTICS),
-    Mutant("theory/judge/statistics.py", "weight = np.where(lags == 0, 1.0, 2.0) * (num_times - lags)", "weight = np.where(lags == 0, 1.0, 1.0) * (num_times - lags)", STATISTICS),
-    Mutant("theory/judge/statistics.py", 'return variance + np.einsum("h,hij,hji->ij"', 'return variance - np.einsum("h,hij,hji->ij"', STATISTICS),
-    Mutant("theory/judge/statistics.py", "return excess_kurtosis * total / (replicas * float(len(times)) ** 2)", "return 2 * excess_kurtosis * total / (replicas * float(len(times)) ** 2)", STATISTICS),
-    Mutant("theory/judge/statistics.py", "return max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))", "return float(special.gammainc(half, above))", STATISTICS),
-    Mutant("theory/judge/statistics.py", "math.lgamma(k) + math.log(alpha)", "math.lgamma(k) + math.log(2 * alpha)", STATISTICS),
-    Mutant("theory/judge/fluctuation.py", "0.5 * (1.0 + momentum) * eta * right", "0.5 * eta * right", FLUCTUATION),
-    Mutant("theory/judge/fluctuation.py", "kept * left, 0.5", "left, 0.5", FLUCTUATION),
-    Mutant("theory/judge/fluctuation.py", "spread = scatter / BATCHES", "spread = scatter", FLUCTUATION),
-    Mutant("theory/judge/fluctuation.py", "error=float(means.std(ddof=1)) / math.sqrt(2 * BATCHES)", "error=float(gap.std(ddof=1)) / math.sqrt(len(gap))", FLUCTUATION),
-    Mutant("theory/judge/fluctuation.py", "length >= 2 * BATCHES * SHORTEST_BATCH * time", "True", FLUCTUATION),
-    Mutant("theory/judge/claim.py", "if comparison.p_value <= TEST_ALPHA:", "if comparison.p_value < TEST_ALPHA:", JUDGE),
-    Mutant("theory/judge/claim.py", "comparison.reached >= needed_degrees(detects)", "comparison.reached >= 0.4 * needed_degrees(detects)", JUDGE),
-    Mutant("theory/judge/claim.py", "if escaped and outcome is Outcome.SUPPORTED:", "if False:", JUDGE),
-    Mutant("theory/judge/claim.py", "if high < -margin or low > margin:", "if high < -margin or high > margin:", JUDGE),
-    Mutant("theory/judge/verdict.py", "        if verdict.kind is not Kind.HYPOTHESIS\n", "        if verdict.kind is Kind.HYPOTHESIS\n", JUDGE),
-    Mutant("theory/judge/verdict.py", "return 3 if undecided or toothless else 0", "return 3 if undecided and toothless else 0", JUDGE),
-    Mutant("theory/judge/claim.py", "return 1.0 - miss_chance(self.detects, comparison.reached, TEST_ALPHA)", "return 1.0 - MISS", JUDGE),
-    Mutant("theory/judge/files.py", "os.link(temporary, target)", "os.replace(temporary, target)", FILES),
-    Mutant("theory/judge/files.py", "target = Path(os.path.realpath(path))", "target = path", FILES),
-    Mutant("theory/judge/files.py", "if status is not None and _write_through(path, status, content):", "if False:", FILES),
-    Mutant("theory/judge/files.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", FILES),
-    Mutant("theory/judge/sources.py", "self.found[key] = module.source(statement)", 'self.found[key] = ""', SOURCES),
-    Mutant("theory/judge/sources.py", "elif isinstance(node, ast.Name) and node.id in module.bindings:", "elif False:", SOURCES),
-    Mutant("theory/verification.py", 'stale=next(filter(None, found), "")', 'stale=""', COMMANDS),
-    Mutant("theory/verification.py", "for key in dict.fromkeys((*old, *new)):", "for key in new:", COMMANDS),
+    Mutant("theory/judge/statistics.py", "return np.minimum(1.0, 2.0 * tails)", "return np.minimum(1.0, tails)", STATISTICS, by="tests"),
+    Mutant("theory/judge/statistics.py", "weight = np.where(lags == 0, 1.0, 2.0) * (num_times - lags)", "weight = np.where(lags == 0, 1.0, 1.0) * (num_times - lags)", STATISTICS, by="tests"),
+    Mutant("theory/judge/statistics.py", 'return variance + np.einsum("h,hij,hji->ij"', 'return variance - np.einsum("h,hij,hji->ij"', STATISTICS, by="tests"),
+    Mutant("theory/judge/statistics.py", "return excess_kurtosis * total / (replicas * float(len(times)) ** 2)", "return 2 * excess_kurtosis * total / (replicas * float(len(times)) ** 2)", STATISTICS, by="tests"),
+    Mutant("theory/judge/statistics.py", "return max(float(special.gammainc(half, above)), float(special.gammaincc(half, below)))", "return float(special.gammainc(half, above))", STATISTICS, by="tests"),
+    Mutant("theory/judge/statistics.py", "math.lgamma(k) + math.log(alpha)", "math.lgamma(k) + math.log(2 * alpha)", STATISTICS, by="tests"),
+    Mutant("theory/judge/fluctuation.py", "0.5 * (1.0 + momentum) * eta * right", "0.5 * eta * right", FLUCTUATION, by="tests"),
+    Mutant("theory/judge/fluctuation.py", "kept * left, 0.5", "left, 0.5", FLUCTUATION, by="tests"),
+    Mutant("theory/judge/fluctuation.py", "spread = scatter / BATCHES", "spread = scatter", FLUCTUATION, by="tests"),
+    Mutant("theory/judge/fluctuation.py", "error=float(means.std(ddof=1)) / math.sqrt(2 * BATCHES)", "error=float(gap.std(ddof=1)) / math.sqrt(len(gap))", FLUCTUATION, by="tests"),
+    Mutant("theory/judge/fluctuation.py", "length >= 2 * BATCHES * SHORTEST_BATCH * time", "True", FLUCTUATION, by="tests"),
+    Mutant("theory/judge/claim.py", "if comparison.p_value <= TEST_ALPHA:", "if comparison.p_value < TEST_ALPHA:", JUDGE, by="tests"),
+    Mutant("theory/judge/claim.py", "comparison.reached >= needed_degrees(detects)", "comparison.reached >= 0.4 * needed_degrees(detects)", JUDGE, by="tests"),
+    Mutant("theory/judge/claim.py", "if escaped and outcome is Outcome.SUPPORTED:", "if False:", JUDGE, by="tests"),
+    Mutant("theory/judge/claim.py", "if high < -margin or low > margin:", "if high < -margin or high > margin:", JUDGE, by="tests"),
+    Mutant("theory/judge/verdict.py", "        if verdict.kind is not Kind.HYPOTHESIS\n", "        if verdict.kind is Kind.HYPOTHESIS\n", JUDGE, by="tests"),
+    Mutant("theory/judge/verdict.py", "return 3 if undecided or toothless else 0", "return 3 if undecided and toothless else 0", JUDGE, by="tests"),
+    Mutant("theory/judge/claim.py", "return 1.0 - miss_chance(self.detects, comparison.reached, TEST_ALPHA)", "return 1.0 - MISS", JUDGE, by="tests"),
+    Mutant("theory/judge/files.py", "os.link(temporary, target)", "os.replace(temporary, target)", FILES, by="tests"),
+    Mutant("theory/judge/files.py", "target = Path(os.path.realpath(path))", "target = path", FILES, by="tests"),
+    Mutant("theory/judge/files.py", "if status is not None and _write_through(path, status, content):", "if False:", FILES, by="tests"),
+    Mutant("theory/judge/files.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", FILES, by="tests"),
+    Mutant("theory/judge/sources.py", "self.found[key] = module.source(statement)", 'self.found[key] = ""', SOURCES, by="tests"),
+    Mutant("theory/judge/sources.py", "elif isinstance(node, ast.Name) and node.id in module.bindings:", "elif False:", SOURCES, by="tests"),
+    Mutant("theory/verification.py", 'stale=next(filter(None, found), "")', 'stale=""', COMMANDS, by="tests"),
+    Mutant("theory/verification.py", "for key in dict.fromkeys((*old, *new)):", "for key in new:", COMMANDS, by="tests"),
     # What is read is checked; what is compared is told apart.
-    Mutant("theory/judge/evidence.py", 'if _digest(array) != said["sha256"]:', "if False:", READING),
-    Mutant("theory/judge/evidence.py", "if (path.parent.name, path.stem) != (evidence.experiment, evidence.run_id):", "if False:", READING),
-    Mutant("theory/judge/reading.py", "if member.file_size > LARGEST_ARRAY + _HEADER:", "if False:", READING),
-    Mutant("theory/judge/reading.py", "if stream.tell() + count * dtype.itemsize != size:", "if False:", READING),
-    Mutant("theory/judge/reading.py", "if len(found) != len(pairs):", "if False:", READING),
-    Mutant("theory/judge/verdict.py", "            _check_fields(fields, _VERDICT_FIELDS)\n", "            pass\n", READING),
-    Mutant("theory/judge/differences.py", "return self <= Change.MOVED", "return self <= Change.REMOVED", COMPARE),
-    Mutant("theory/judge/differences.py", "Outcome.INCONCLUSIVE: 2", "Outcome.INCONCLUSIVE: 4", COMPARE),
-    Mutant("theory/judge/differences.py", "estimate > high + slack", "estimate > 9 * high + slack", COMPARE),
-    Mutant("theory/register.py", "            check_register(claims, experiments)\n", "            pass\n", REGISTER),
-    Mutant("theory/judge/rejudging.py", "return not any(item.change.is_difference", "return not any(item.change.is_regression", REJUDGE),
+    Mutant("theory/judge/evidence.py", 'if _digest(array) != said["sha256"]:', "if False:", READING, by="tests"),
+    Mutant("theory/judge/evidence.py", "if (path.parent.name, path.stem) != (evidence.experiment, evidence.run_id):", "if False:", READING, by="tests"),
+    Mutant("theory/judge/reading.py", "if member.file_size > LARGEST_ARRAY + _HEADER:", "if False:", READING, by="tests"),
+    Mutant("theory/judge/reading.py", "if stream.tell() + count * dtype.itemsize != size:", "if False:", READING, by="tests"),
+    Mutant("theory/judge/reading.py", "if len(found) != len(pairs):", "if False:", READING, by="tests"),
+    Mutant("theory/judge/verdict.py", "            _check_fields(fields, _VERDICT_FIELDS)\n", "            pass\n", READING, by="tests"),
+    Mutant("theory/judge/differences.py", "return self <= Change.MOVED", "return self <= Change.REMOVED", COMPARE, by="tests"),
+    Mutant("theory/judge/differences.py", "Outcome.INCONCLUSIVE: 2", "Outcome.INCONCLUSIVE: 4", COMPARE, by="tests"),
+    Mutant("theory/judge/differences.py", "estimate > high + slack", "estimate > 9 * high + slack", COMPARE, by="tests"),
+    Mutant("theory/register.py", "            check_register(claims, experiments)\n", "            pass\n", REGISTER, by="tests"),
+    Mutant("theory/judge/rejudging.py", "return not any(item.change.is_difference", "return not any(item.change.is_regression", REJUDGE, by="tests"),
     # Looking after every batch.
-    Mutant("theory/until_decided.py", "high < 1 + self.detects)).all()", "high < 1 + self.detects)).any()", SEQUENTIAL),
-    Mutant("theory/until_decided.py", "((low > 1) | (high < 1)).any()", "((low > 1) | (high < 1)).all()", SEQUENTIAL),
-    Mutant("theory/until_decided.py", "return np.concatenate([axes, axes[i] + axes[j], axes[i] - axes[j]])", "return axes", SEQUENTIAL),
-    Mutant("theory/until_decided.py", "if outcome is Outcome.SUPPORTED and escaped:", "if False:", SEQUENTIAL),
-    Mutant("theory/until_decided.py", "return confidence_sequence(float(count), float(count), alpha)", "return confidence_sequence(float(count), float(count), 20 * alpha)", SEQUENTIAL),
-    Mutant("theory/until_decided.py", "np.random.SeedSequence(seed, spawn_key=(batch, problem))", "np.random.SeedSequence(seed + batch, spawn_key=(problem,))", SEQUENTIAL),
-    Mutant("theory/judge/evidence.py", "        if evidence.run_id != named:", "        if False:", READING),
-    Mutant("theory/judge/files.py", "            os.unlink(temporary)", "            pass", JUDGE),
-    Mutant("theory/judge/evidence.py", "json.dumps([experiment, plain(setting), int(seed)]", "json.dumps([experiment, plain(setting), 0]", JUDGE),
-    Mutant("theory/model/quadratic.py", "if asymmetry > SYMMETRY_TOLERANCE:", "if asymmetry > 1:", SETTINGS),
-    Mutant("theory/judge/reading.py", 'if dtype.kind not in "biufc" or dtype.hasobject:', "if False:", READING),
-    Mutant("theory/model/optimizer.py", "if not 0 <= self.momentum < 1:", "if not 0 <= self.momentum <= 1:", SETTINGS),
-    *(Mutant(*fault, f"{SIMULATE} {NORMALS} {OPTIMUM}") for fault in SIMULATOR),
+    Mutant("theory/until_decided.py", "high < 1 + self.detects)).all()", "high < 1 + self.detects)).any()", SEQUENTIAL, by="tests"),
+    Mutant("theory/until_decided.py", "((low > 1) | (high < 1)).any()", "((low > 1) | (high < 1)).all()", SEQUENTIAL, by="tests"),
+    Mutant("theory/until_decided.py", "return np.concatenate([axes, axes[i] + axes[j], axes[i] - axes[j]])", "return axes", SEQUENTIAL, by="tests"),
+    Mutant("theory/until_decided.py", "if outcome is Outcome.SUPPORTED and escaped:", "if False:", SEQUENTIAL, by="tests"),
+    Mutant("theory/until_decided.py", "return confidence_sequence(float(count), float(count), alpha)", "return confidence_sequence(float(count), float(count), 20 * alpha)", SEQUENTIAL, by="tests"),
+    Mutant("theory/until_decided.py", "np.random.SeedSequence(seed, spawn_key=(batch, problem))", "np.random.SeedSequence(seed + batch, spawn_key=(problem,))", SEQUENTIAL, by="tests"),
+    Mutant("theory/judge/evidence.py", "        if evidence.run_id != named:", "        if False:", READING, by="tests"),
+    Mutant("theory/judge/files.py", "            os.unlink(temporary)", "            pass", JUDGE, by="tests"),
+    Mutant("theory/judge/evidence.py", "json.dumps([experiment, plain(setting), int(seed)]", "json.dumps([experiment, plain(setting), 0]", JUDGE, by="tests"),
+    Mutant("theory/model/quadratic.py", "if asymmetry > SYMMETRY_TOLERANCE:", "if asymmetry > 1:", SETTINGS, by="tests"),
+    Mutant("theory/judge/reading.py", 'if dtype.kind not in "biufc" or dtype.hasobject:', "if False:", READING, by="tests"),
+    Mutant("theory/model/optimizer.py", "if not 0 <= self.momentum < 1:", "if not 0 <= self.momentum <= 1:", SETTINGS, by="tests"),
+    *(
+        Mutant(*fault, f"{SIMULATE} {NORMALS} {OPTIMUM}", "impulse-response,mean-path", "tests" if fault[0] == PORTABLE else "both")
+        for fault in SIMULATOR
+    ),
 )  # fmt: skip
 
 
-#: Home of a formula to the exact claims on it, by which `verify` must see its mutants.
+#: Home of a formula or an oracle to the claims on it, by which `verify` must see its mutants.
 CLAIMS_ON = {
     "adaptive": "adaptive-exact",
     "alignment": "price-exact,commutativity-measures",
@@ -255,7 +282,8 @@ CLAIMS_ON = {
     "edge": "batch-sharpness-exact,mean-square-edge",
     "eigenbasis": "stationary-exact,change-exact,attribution-exact",
     "interpolation": "interpolation-exact",
-    "langevin": "langevin-law,optimal-sampling",
+    "langevin": "langevin-law,optimal-sampling,sandwich-sampling",
+    "lyapunov": "transient-interpolation",
     "minibatch": "state-dependent-recursion",
     "minibatch_moments": "minibatch-second-moments-exact,minibatch-second-moments-first-order,batches-settled",
     "mode_response": "memory-exact,shuffled-exact",
@@ -267,13 +295,69 @@ CLAIMS_ON = {
     "stability": "stationary-exact,stability-exact,dissipation-exact,change-exact,quasi-hyperbolic",
     "stationary": "stationary-exact,dissipation-exact,change-exact",
     "transient": "change-exact",
+    "transition": "stationary-exact",
 }
 
 
 def claims_on(mutant: Mutant) -> str:
-    """The claims that must see a mutant, as `--claims` takes them; empty where it is of no formula that claims judge."""
-    home = Path(mutant.file)
-    return CLAIMS_ON.get(home.stem, "") if home.parent.as_posix() == "theory/closed_form" else ""
+    """The claims that must see a mutant, as `--claims` takes them; empty where the tests alone must."""
+    return "" if mutant.by == "tests" else mutant.claims or CLAIMS_ON.get(Path(mutant.file).stem, "")
+
+
+def asked(mutant: Mutant) -> dict[str, Any]:
+    """What a mutant is and who is asked: an outcome recorded under other words is no outcome of it."""
+    return {
+        "file": mutant.file,
+        "old": mutant.old,
+        "new": mutant.new,
+        "tests": mutant.tests,
+        "claims": claims_on(mutant),
+    }
+
+
+def digest(item: dict[str, Any]) -> str:
+    """Of what was asked."""
+    words = json.dumps([item[name] for name in ("file", "old", "new", "tests", "claims")])
+    return hashlib.sha256(words.encode()).hexdigest()[:12]
+
+
+def environment() -> dict[str, str]:
+    """What ran the tests and the claims."""
+    packages = ("numpy", "scipy", "numba", "pytest", "hypothesis")
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def commit() -> str:
+    """Of the sources, with a mark where they are not as committed."""
+    git = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
+    changed = git(["git", "status", "--porcelain", "theory", "tests", "pyproject.toml"]).stdout
+    return git(["git", "rev-parse", "HEAD"]).stdout.strip() + ("+changes" if changed else "")
+
+
+def recorded(path: Path) -> dict[str, dict[str, Any]]:
+    """Outcomes kept in a file, by digest; none where there is no file."""
+    if not path.exists():
+        return {}
+    return {item["mutant"]: item for item in json.loads(path.read_text(encoding="utf-8"))["outcomes"]}
+
+
+def record(path: Path, outcomes: list[dict[str, Any]]) -> None:
+    """Add outcomes to a file, in the order of the table and without those of mutants that left it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = recorded(path) | {item["mutant"]: item for item in outcomes}
+        table = [digest(asked(mutant)) for mutant in MUTANTS]
+        lines = ",\n".join("  " + json.dumps(kept[name], ensure_ascii=False) for name in table if name in kept)
+        content = f'{{\n "schema": 1,\n "outcomes": [\n{lines}\n ]\n}}\n'
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+        os.unlink(lock.name)
 
 
 def ended(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -334,13 +418,36 @@ def seen(mutant: Mutant, by: str = "both") -> tuple[dict[str, str], float]:
     return outcomes, time.monotonic() - started
 
 
+def outcome(mutant: Mutant, found: dict[str, str], seconds: float) -> dict[str, Any]:
+    """What is kept of one mutant: who saw it (None: not asked), and with what."""
+    saw = {who: None if who not in found else found[who] == "killed" for who in ("tests", "claims")}
+    return {
+        "mutant": digest(asked(mutant)),
+        **asked(mutant),
+        "by": mutant.by,
+        "seen_by_tests": saw["tests"],
+        "seen_by_verify": saw["claims"],
+        "seconds": round(seconds, 1),
+        "commit": commit(),
+        "environment": environment(),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", help="mutants whose file or passage holds this word")
     parser.add_argument("--by", choices=("tests", "claims", "both"), default="both", help="who is asked")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="every Nth mutant, from the Ith on")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep outcomes here, and ask for the others alone")
     options = parser.parse_args()
-    chosen = [mutant for mutant in MUTANTS if options.only in mutant.file + mutant.old]
+    if options.record and options.by != "both":
+        parser.error("--record keeps what both say")
+    part, parts = (int(word) for word in options.part.split("/"))
+    chosen = [mutant for mutant in MUTANTS if options.only in mutant.file + mutant.old][part - 1 :: parts]
+    if options.record:
+        known = recorded(options.record)
+        chosen = [mutant for mutant in chosen if digest(asked(mutant)) not in known]
     ask = functools.partial(seen, by=options.by)
     with ThreadPoolExecutor(max_workers=options.jobs) as pool:
         results: list[tuple[str, str]] = []
@@ -349,10 +456,12 @@ def main() -> int:
             change = (mutant.new.strip().splitlines() or ["nothing"])[0]
             print(f"{said:32} {seconds:5.1f} s  {mutant.file}: {change[:90]}", flush=True)
             results += outcomes.items()
+            if options.record and not any(said.startswith(UNKNOWN) for said in outcomes.values()):
+                record(options.record, [outcome(mutant, outcomes, seconds)])
     for who in dict.fromkeys(who for who, _ in results):
         of = [outcome for name, outcome in results if name == who]
         print(f"{who}: {of.count('killed')} of {len(of)} mutants killed")
-    if any(outcome.startswith(("missing", "not run")) for _, outcome in results):
+    if any(outcome.startswith(UNKNOWN) for _, outcome in results):
         return 2
     return 0 if all(outcome == "killed" for _, outcome in results) else 1
 

@@ -35,20 +35,39 @@ def test_the_tests_that_must_notice_exist():
         assert (mutants.ROOT / path).is_file(), path
 
 
-#: Formulas whose mutants no exact claim judges yet: the tests alone must see them.
-UNJUDGED = {"outside"}
+#: Sources whose mutants the tests alone must see, by the start of their path, and why.
+TESTS_ALONE = {
+    "theory/claims/": "what is claimed, and what compares: a verdict cannot be its own witness",
+    "theory/judge/": "decides, and computes no result",
+    "theory/model/": "refuses wrong settings",
+    "theory/oracle/portable": "an engine that does not run where numba is installed",
+    "theory/register": "reads claims",
+    "theory/until_decided": "a second judge",
+    "theory/verification": "runs the judge",
+    "theory/closed_form/outside": "what untracked directions add to tracked ones, to first order: no exact claim",
+}
 
 
-def test_every_formula_with_mutants_is_judged_by_exact_claims():
+def test_what_changes_a_public_result_is_put_before_claims_and_the_rest_says_why_not():
     from theory.claims import CLAIMS
     from theory.judge.verdict import Kind
 
-    judged = {claim.name for claim in CLAIMS if claim.kind is Kind.IDENTITY and claim.detects is None}
+    names = {claim.name for claim in CLAIMS if claim.kind is not Kind.HYPOTHESIS}
+    for mutant in mutants.MUTANTS:
+        claims = set(mutants.claims_on(mutant).split(",")) - {""}
+        assert claims <= names, mutant.file
+        alone = mutant.file.startswith(tuple(TESTS_ALONE))
+        assert (mutant.by == "tests") == alone == (not claims), (mutant.file, mutant.old)
+
+
+def test_the_formulas_are_judged_by_exact_claims_each():
+    from theory.claims import CLAIMS
+    from theory.judge.verdict import Kind
+
+    exact = {claim.name for claim in CLAIMS if claim.kind is Kind.IDENTITY and claim.detects is None}
     for mutant in FORMULAS:
-        names = set(mutants.claims_on(mutant).split(",")) - {""}
-        assert names <= judged
-        assert bool(names) != (Path(mutant.file).stem in UNJUDGED), mutant.file
-    assert mutants.claims_on(mutants.Mutant("theory/judge/stationary.py", "", "", "")) == ""
+        if mutant.by == "both":
+            assert set(mutants.claims_on(mutant).split(",")) <= exact, mutant.file
 
 
 @pytest.mark.parametrize(
@@ -62,7 +81,7 @@ def test_every_formula_with_mutants_is_judged_by_exact_claims():
         ({"pytest": 1, "sound": 1, "broken": 1}, 2, "claims not run"),
     ],
 )
-def test_both_must_see_a_mutant_of_a_formula(codes, status, said, monkeypatch, capsys):
+def test_both_must_see_a_mutant_of_a_formula(codes, status, said, monkeypatch, capsys, tmp_path):
     mutant = next(one for one in FORMULAS if mutants.claims_on(one))
 
     def ended(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -80,7 +99,15 @@ def test_both_must_see_a_mutant_of_a_formula(codes, status, said, monkeypatch, c
     monkeypatch.setattr(mutants, "ended", ended)
     monkeypatch.setattr(mutants, "scratch_copy", one_file)
     monkeypatch.setattr(mutants, "MUTANTS", (mutant,))
-    monkeypatch.setattr(sys, "argv", ["mutants.py", "--jobs", "1"])
+    kept = tmp_path / "kept.json"
+    monkeypatch.setattr(sys, "argv", ["mutants.py", "--jobs", "1", "--record", str(kept)])
     assert mutants.main() == status
     assert said in capsys.readouterr().out
+    if status == 2:  # nobody knows who would have seen it
+        assert not kept.exists()
+        return
+    (item,) = mutants.recorded(kept).values()
+    saw = {who: f"{who} killed" in said for who in ("tests", "claims")}
+    assert (item["seen_by_tests"], item["seen_by_verify"]) == (saw["tests"], saw["claims"])
+    assert mutants.main() == 0 and not capsys.readouterr().out  # known: nobody is asked again
     mutants.support.cache_clear()
