@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     return status or report(args.out, args.sabotage)
 
 
-def prepare(args: argparse.Namespace, controls: Sequence[Control] = CONTROLS) -> int:
+def prepare(args: argparse.Namespace, controls: Sequence[Control] = CONTROLS, what: Measuring = FULL) -> int:
     """Runs and evidence of the controls under ``args.out``, what is there already left alone."""
     from empirical.training.jobs import Job
 
@@ -81,7 +81,7 @@ def prepare(args: argparse.Namespace, controls: Sequence[Control] = CONTROLS) ->
     if status:
         return status
     place = measure.Place(out=args.out, device=device, data_root=args.data_root, jobs=args.jobs, quiet=args.quiet)
-    return measure.measure([runs], FULL, place)
+    return measure.measure([runs], what, place)
 
 
 def report(out: str | Path, sabotage: str = "none") -> int:
