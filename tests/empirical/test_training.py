@@ -942,15 +942,24 @@ def test_a_study_by_two_processes_from_an_empty_data_folder(tmp_path):
     """One process downloads while the other waits; both train; one measures, judges and reports."""
     (tmp_path / "study.py").write_text(STUDY)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    places = [str(tmp_path / name) for name in ("study.py", "data", "out", "calls")]
-    done = subprocess.run(
-        [*command, *places],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    # The gloo library has been seen to abort a process that had done its part (once in some fifty studies): a second
+    # study is allowed for that signal alone.
+    for attempt in range(2):
+        place = tmp_path / str(attempt)
+        place.mkdir()
+        places = [str(tmp_path / "study.py"), *(str(place / name) for name in ("data", "out", "calls"))]
+        done = subprocess.run(
+            [*command, *places],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        if "(SIGABRT)" not in done.stderr:
+            break
+        print(done.stderr)
+    assert done.returncode == 0, done.stderr
+    tmp_path = place
     calls = sorted((tmp_path / "calls").read_text().split("\n"))
     assert [call for call in calls if call.startswith("load")] == ["load 0", "load 1"]
     assert [call for call in calls if call.endswith("1")] == ["load 1", "status-0 1"]
