@@ -41,6 +41,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "curvature-spike": Quantity(Unit.FACTOR, "λ"),
     "noise-spike": Quantity(Unit.FACTOR, "γ"),
     "posterior-shrink": Quantity(Unit.INVERSE, "σ²"),
+    "posterior-shrink-beyond-rate": Quantity(Unit.INVERSE, "γ/λ"),
     "awp-flattens": Quantity(Unit.FACTOR, "λ under AT over AWP"),
     "awp-quiets-noise": Quantity(Unit.FACTOR, "γ under AT over AWP"),
     "awp-tightens-bound": Quantity(Unit.NATS, "robust gap smaller by"),

@@ -4,7 +4,8 @@ Evidence  ``spectrum`` records of many runs, as ``python -m empirical sweep --me
           each run is a point, its settings the coordinates.
 Question  The paper reports a spike of curvature at the decay on CIFAR. Where the training robust loss has vanished by
           then, nothing is left to fit and nothing to spike: the claim asks whether that is what orders regimes.
-Kind      A hypothesis, formed before any sweep was run.
+Kind      A hypothesis, formed before any sweep was run; judged on differences in differences since (`series.Windows`),
+          and not applicable where no regime spikes: what orders a spike that is nowhere seen cannot be said.
 """
 
 from __future__ import annotations
@@ -19,21 +20,26 @@ from scipy import stats
 
 from empirical.claims import Subject
 from empirical.claims.series import (
+    CONTRASTS,
+    DECLARED,
     FIXED_INPUTS,
+    SPIKE,
     TOP_K,
+    TREND,
     Change,
+    Contrasted,
     Track,
     Tracks,
     about,
-    change_between,
-    decay_windows,
+    change_of,
     hypothesis,
     records_of,
     tracks,
+    windows_of,
 )
 from empirical.records import Record
 from empirical.settings import Training
-from theory.judge.claim import HYPOTHESIS_ALPHA, Comparison, NotApplicableError, Selector
+from theory.judge.claim import HYPOTHESIS_ALPHA, Compare, Comparison, NotApplicableError, Selector
 from theory.judge.intervals import rank_correlation_interval
 from theory.judge.results import Axis, Band, Curve, Profile, Role, Sample, Table
 
@@ -74,70 +80,79 @@ def _all_regimes(records: Sequence[Record]) -> Iterable[Subject[Tracks]]:
 Order = Selector[[NDArray[np.float64]], NDArray[np.float64]]
 
 
-def _changes(track: Track) -> tuple[Change, Change, Change, float]:
-    """Changes of λ, γ and σ² at the first decay, and the training robust loss there."""
-    windows = decay_windows(track, 0)
-    scatter = [decay_windows(track, index) for index in range(len(track.decays))]
+def _changes(track: Track, contrasted: Contrasted) -> tuple[Change, Change, Change, float]:
+    """Changes of λ, γ and γ/λ at the first decay beyond their trends, and the training robust loss there."""
+    windows = windows_of(track, 0)
+    weights, scatter = contrasted(track, windows), windows.all()
     return (
-        change_between(track, windows, Track.log_curvature, Track.curvature_influence, scatter),
-        change_between(track, windows, Track.log_noise, Track.noise_influence, scatter),
-        change_between(track, windows, Track.log_variance, Track.variance_influence, scatter),
-        track.items[windows[0][-1]].gap.train.robust_loss,
+        change_of(track, weights, Track.log_curvature, Track.curvature_influence, scatter),
+        change_of(track, weights, Track.log_noise, Track.noise_influence, scatter),
+        change_of(track, weights, Track.log_ratio, Track.ratio_influence, scatter),
+        track.items[windows.before[-1]].gap.train.robust_loss,
     )
 
 
-def _compare_regimes(seen: Tracks, select: Order) -> Comparison:
-    rows: list[tuple[tuple[Any, ...], float, Change, Change, Change]] = []
-    for track in seen:
-        try:
-            spike, noise, shrink, loss = _changes(track)
-        except NotApplicableError:
-            continue
-        rows.append((_regime(track), loss, spike, noise, shrink))
-    rows.sort(key=lambda row: row[1])
-    varied = [place for place in range(len(REGIME)) if len({setting[place] for setting, *_ in rows}) > 1]
-    table = Table(
-        title="Spike and shrink by regime",
-        columns=(*(REGIME[place][0] for place in varied), "robust loss", "λ ×", "γ ×", "σ² ×"),
-        rows=tuple(
-            (*(setting[place] for place in varied), loss, *(math.exp(change.estimate) for change in changes))
-            for setting, loss, *changes in rows
-        ),
-        caption="First decay, windows of a quarter stage on either side; robust loss: on training data, at the decay. "
-        "Settings that all runs share are left out.",
-    )
-    if len(rows) < REGIMES:
-        reason = f"a map needs {REGIMES} runs with a measurable first decay; here are {len(rows)}"
-        raise NotApplicableError(reason, *((table,) if rows else ()))
-    losses = np.array([loss for _, loss, *_ in rows])
-    spikes = [spike for _, _, spike, _, _ in rows]
-    heights = np.array([spike.estimate for spike in spikes])
-    shrinks = [shrink.estimate for *_, shrink in rows]
-    value = float(stats.spearmanr(select(losses), heights).statistic)  # pyright: ignore[reportAttributeAccessIssue]
-    profile = Profile(
-        title="Curvature spike by regime",
-        sample=Sample(len(rows), "runs"),
-        caption="Each point is a run's first decay.",
-        x=Axis("train robust loss at the decay", "nats"),
-        y=Axis("Δ ln λ"),
-        curves=(
-            Curve(
-                role=Role.MEASURED,
-                x=losses,
-                y=heights,
-                low=[spike.interval[0] for spike in spikes],
-                high=[spike.interval[1] for spike in spikes],
-                band=Band.INTERVAL,
+def _compare_regimes(contrasted: Contrasted) -> Compare[Tracks, Order]:
+    def compare(seen: Tracks, select: Order) -> Comparison:
+        rows: list[tuple[tuple[Any, ...], float, Change, Change, Change]] = []
+        for track in seen:
+            try:
+                spike, noise, shrink, loss = _changes(track, contrasted)
+            except NotApplicableError:
+                continue
+            rows.append((_regime(track), loss, spike, noise, shrink))
+        rows.sort(key=lambda row: row[1])
+        varied = [place for place in range(len(REGIME)) if len({setting[place] for setting, *_ in rows}) > 1]
+        table = Table(
+            title="Spike and shrink by regime",
+            columns=(*(REGIME[place][0] for place in varied), "robust loss", "λ ×", "γ ×", "γ/λ ×"),
+            rows=tuple(
+                (*(setting[place] for place in varied), loss, *(math.exp(change.estimate) for change in changes))
+                for setting, loss, *changes in rows
             ),
-        ),
-    )
-    return Comparison(
-        estimate=value,
-        interval=rank_correlation_interval(value, len(rows), HYPOTHESIS_ALPHA),
-        note=f"rank correlation over {len(rows)} runs; λ changes by {math.exp(heights.min()):.2f} to "
-        f"{math.exp(heights.max()):.2f} ×, σ² by {math.exp(min(shrinks)):.2f} to {math.exp(max(shrinks)):.2f} ×",
-        results=(profile, table),
-    )
+            caption="First decay, beyond the trend before it; robust loss: on training data, at the decay. "
+            "Settings that all runs share are left out.",
+        )
+        if len(rows) < REGIMES:
+            reason = f"a map needs {REGIMES} runs with a measurable first decay; here are {len(rows)}"
+            raise NotApplicableError(reason, *((table,) if rows else ()))
+        losses = np.array([loss for _, loss, *_ in rows])
+        spikes = [spike for _, _, spike, _, _ in rows]
+        if not any(spike.contrast.interval(HYPOTHESIS_ALPHA / len(rows))[0] > SPIKE for spike in spikes):
+            raise NotApplicableError(
+                f"in none of {len(rows)} regimes does λ spike (more than 1.25 × beyond its trend, at level "
+                f"{HYPOTHESIS_ALPHA:g} for all of them together)",
+                table,
+            )
+        heights = np.array([spike.estimate for spike in spikes])
+        shrinks = [shrink.estimate for *_, shrink in rows]
+        value = float(stats.spearmanr(select(losses), heights).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+        profile = Profile(
+            title="Curvature spike by regime",
+            sample=Sample(len(rows), "runs"),
+            caption="Each point is a run's first decay.",
+            x=Axis("train robust loss at the decay", "nats"),
+            y=Axis("Δ ln λ"),
+            curves=(
+                Curve(
+                    role=Role.MEASURED,
+                    x=losses,
+                    y=heights,
+                    low=[spike.interval[0] for spike in spikes],
+                    high=[spike.interval[1] for spike in spikes],
+                    band=Band.INTERVAL,
+                ),
+            ),
+        )
+        return Comparison(
+            estimate=value,
+            interval=rank_correlation_interval(value, len(rows), HYPOTHESIS_ALPHA),
+            note=f"rank correlation over {len(rows)} runs; λ changes by {math.exp(heights.min()):.2f} to "
+            f"{math.exp(heights.max()):.2f} ×, γ/λ by {math.exp(min(shrinks)):.2f} to {math.exp(max(shrinks)):.2f} ×",
+            results=(profile, table),
+        )
+
+    return compare
 
 
 def _as_measured(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -149,17 +164,22 @@ def _reversed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return -values
 
 
-SPIKE_REGIME = hypothesis(
-    "spike-regime",
-    "The curvature spike at the first decay depends on what is left to fit: over regimes it grows with the training "
-    "robust loss at the decay (rank correlation above 0), and vanishes where that loss has vanished.",
-    "section 6; the regime is this project's question",
-    _compare_regimes,
-    {"the most fitted run taken for the least fitted": _reversed},
-    0.0,
-    _all_regimes,
-    (FIXED_INPUTS, TOP_K),
-    select=_as_measured,
+SPIKE_REGIME = tuple(
+    hypothesis(
+        f"spike-regime-{when}",
+        f"The curvature spike at the first decay ({words}, beyond the trend) depends on what is left to fit: over "
+        "regimes it grows with the training robust loss at the decay (rank correlation above 0), and vanishes where "
+        "that loss has vanished.",
+        "section 6; the regime is this project's question",
+        _compare_regimes(CONTRASTS[when]),
+        {"the most fitted run taken for the least fitted": _reversed},
+        0.0,
+        _all_regimes,
+        (FIXED_INPUTS, TOP_K, TREND, "some regime spikes"),
+        select=_as_measured,
+        windows=DECLARED[when],
+    )
+    for when, words in (("early", "5 epochs after it"), ("late", "at the end of the stage that follows"))
 )
 
-CLAIMS = (SPIKE_REGIME,)
+CLAIMS = SPIKE_REGIME

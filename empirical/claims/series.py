@@ -24,18 +24,21 @@ from empirical.claims import EmpiricalClaim, Selected, Subject
 from empirical.measure.bound import predicted_variances, usable_directions
 from empirical.records import Record, Spectrum
 from empirical.records.run import AtCheckpoint
-from theory.closed_form.pac_bayes import variance_elasticities
 from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Compare, NotApplicableError, Rule, Seen
 from theory.judge.intervals import Contrast, combined, mean_of, random_effects
 from theory.judge.results import Axis, Band, Curve, Role, Sample, TimeCourse
 from theory.judge.verdict import About, Kind
-from theory.model.quadratic import Quadratic
 
 PAPER = "Xu and Zhang, arXiv 2410.07719"
 FIXED_INPUTS = "curvature and noise at adversarial inputs held fixed (Danskin-type Hessian)"
+TREND = "without the decay, the logarithm would have gone on as over the second half of the stage before, in time"
 TOP_K = "statements are about the tracked top eigenspace of the Hessian"
+#: A spike is a change of a logarithm by at least this.
+SPIKE = math.log(1.25)
 #: Fewest runs behind a statement about a method.
 RUNS = 3
+#: Epochs before and after a decay, or a placebo, and at the end of a stage, whose checkpoints are compared.
+REACH = 5
 #: Time of everything that is followed over training.
 EPOCH = Axis("epoch")
 
@@ -117,9 +120,14 @@ class Track:
         except ValueError as error:
             raise NotApplicableError(f"{self.label}: {error}") from None
 
-    def log_variance(self, index: int) -> float:
-        """Mean of ln σ² over the usable directions."""
-        return float(np.log(self.variances(index)[1]).mean())
+    def log_ratio(self, index: int) -> float:
+        """Mean of ln γ − ln λ over the directions in which both are positive: ln σ² of (S1) without rate and edge."""
+        return float(np.log(self._ratios(index)).mean())
+
+    def _ratios(self, index: int) -> NDArray[np.float64]:
+        gamma, lam = self.items[index].gamma.values, self.items[index].curvatures
+        keep = (gamma > 0) & (lam > 0)
+        return gamma[keep] / lam[keep]
 
     def curvature_influence(self, index: int) -> NDArray[np.float64]:
         """Influence of each sample on the mean of ln λ, shape ``(N,)``."""
@@ -132,12 +140,11 @@ class Track:
         item = self.items[index]
         return _relative_noise(item, item.gamma.values > 0).mean(axis=1)
 
-    def variance_influence(self, index: int) -> NDArray[np.float64]:
-        """Influence of each sample on the mean of ln σ²: γ's minus λ's, with the step-size term's elasticity."""
-        item, keep = self.items[index], self.usable(index)
-        problem = Quadratic(item.curvatures[keep], item.gamma.values[keep])
-        elasticity = variance_elasticities(problem, item.optimizer).curvature
-        return (_relative_noise(item, keep) + elasticity * _relative_curvature(item, keep)).mean(axis=1)
+    def ratio_influence(self, index: int) -> NDArray[np.float64]:
+        """Influence of each sample on the mean of ln γ − ln λ, shape ``(N,)``."""
+        item = self.items[index]
+        keep = (item.gamma.values > 0) & (item.curvatures > 0)
+        return (_relative_noise(item, keep) - _relative_curvature(item, keep)).mean(axis=1)
 
 
 def _relative_curvature(item: Spectrum, keep: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -153,7 +160,7 @@ def _relative_noise(item: Spectrum, keep: NDArray[np.bool_]) -> NDArray[np.float
     return (centered[:, keep] ** 2 - gamma) / gamma
 
 
-Windows = tuple[tuple[int, ...], tuple[int, ...]]
+Window = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,67 +182,149 @@ class Change:
         return self.contrast.interval(HYPOTHESIS_ALPHA)
 
 
-def change_between(
+def change_of(
     track: Track,
-    windows: Windows,
+    weights: NDArray[np.float64],
     statistic: Callable[[Track, int], float],
     influence: Callable[[Track, int], NDArray[np.float64]],
-    scatter: Sequence[Windows],
+    scatter: Iterable[Window],
 ) -> Change:
-    """Mean of a statistic over the window after minus that over the window before.
+    """A weighted sum of a statistic over checkpoints.
 
     Args:
         track: the run.
-        windows: indices of the checkpoints before and after.
-        statistic: value of a checkpoint.
+        weights: of every checkpoint; a difference in differences, for one.
+        statistic: value of a checkpoint; asked for where the weight is not 0.
         influence: influences of the samples on it.
         scatter: windows whose pooled spread is the checkpoint-to-checkpoint variance.
     """
-    before, after = windows
-    if not before or not after:
-        raise NotApplicableError(f"{track.label} has no checkpoint measured on both sides of the change")
-    change = float(np.mean([statistic(track, i) for i in after]) - np.mean([statistic(track, i) for i in before]))
-    difference = np.mean([influence(track, i) for i in after], axis=0) - np.mean(
-        [influence(track, i) for i in before], axis=0
-    )
+    used = np.flatnonzero(weights).tolist()
+    change = sum(float(weights[i]) * statistic(track, i) for i in used)
+    difference = np.sum([weights[i] * influence(track, i) for i in used], axis=0)
     data = float(difference.std(ddof=1)) / math.sqrt(len(difference))
     squares, degrees = 0.0, 0
-    for pair in scatter:
-        for window in pair:
-            values = np.array([statistic(track, i) for i in window])
-            if len(values) > 1:
-                squares += float(((values - values.mean()) ** 2).sum())
-                degrees += len(values) - 1
+    for window in scatter:
+        values = np.array([statistic(track, i) for i in window])
+        if len(values) > 1:
+            squares += float(((values - values.mean()) ** 2).sum())
+            degrees += len(values) - 1
     if degrees < 2:
         raise NotApplicableError(
             f"{track.label} has too few checkpoints around its decays to tell a change from their scatter"
         )
-    wobble = math.sqrt(squares / degrees * (1 / len(before) + 1 / len(after)))
+    wobble = math.sqrt(squares / degrees * float(weights @ weights))
     found = combined(change, [(wobble**2, float(degrees)), (data**2, len(difference) - 1.0)])
     return Change(contrast=found, data_error=data, checkpoint_error=wobble)
 
 
-def around(track: Track, centre: int, reach_before: int, reach_after: int) -> Windows:
-    """Checkpoints within ``reach_before`` iterations up to ``centre``, and within ``reach_after`` after it."""
-    at = track.iterations
-    before = np.flatnonzero((at > centre - reach_before) & (at <= centre))
-    after = np.flatnonzero((at > centre) & (at <= centre + reach_after))
-    return tuple(before.tolist()), tuple(after.tolist())
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Checkpoints around one decay, and around the middle of the stage before it, where the rate stayed.
+
+    Args:
+        before: of the `REACH` epochs up to the decay.
+        early: of as many after it.
+        late: of the last of the stage that follows.
+        placebo_before: as `before`, of the placebo decay.
+        placebo_early: as `early`.
+    """
+
+    before: Window
+    early: Window
+    late: Window
+    placebo_before: Window
+    placebo_early: Window
+
+    def all(self) -> tuple[Window, ...]:
+        """The windows, each checkpoint in one of them."""
+        return self.before, self.early, self.late, self.placebo_before, self.placebo_early
 
 
-def decay_windows(track: Track, decay: int) -> Windows:
-    """A quarter of the stage on either side of a decay: the reach of the claims about decays."""
+def windows_of(track: Track, decay: int) -> Windows:
+    """The windows around a decay, counted from 0.
+
+    Raises:
+        NotApplicableError: if a stage is too short for windows that do not overlap, or a window holds no checkpoint.
+    """
     start, centre, end = track.stage(decay)
-    return around(track, centre, (centre - start) // 4, max((end - centre) // 4, 1))
+    epoch = track.first.training.iterations_per_epoch
+    reach, middle, at = REACH * epoch, (start + centre) // 2, track.iterations
+    for name, length, least in (("before", centre - start, 4 * reach), ("after", end - centre, 2 * reach)):
+        if length < least:
+            raise NotApplicableError(
+                f"{track.label}: the stage {name} the decay lasts {length / epoch:g} epochs; its windows of {REACH} "
+                f"epochs need {least // epoch}"
+            )
+
+    def within(first: int, last: int) -> Window:
+        return tuple(np.flatnonzero((at > first) & (at <= last)).tolist())
+
+    found = Windows(
+        before=within(centre - reach, centre),
+        early=within(centre, centre + reach),
+        late=within(end - reach, end),
+        placebo_before=within(middle - reach, middle),
+        placebo_early=within(middle, middle + reach),
+    )
+    empty = [field.name for field in dataclasses.fields(found) if not getattr(found, field.name)]
+    if empty:
+        words = ", ".join(name.replace("_", " ") for name in empty)
+        raise NotApplicableError(f"{track.label} has no checkpoint measured in the windows {words}")
+    return found
 
 
-def placebo_windows(track: Track, decay: int) -> Windows:
-    """The same around the middle of the stage *before* the decay, where nothing happened to the learning rate."""
-    start, centre, _ = track.stage(decay)
-    middle, reach = (start + centre) // 2, (centre - start) // 4
-    # At least as wide as the spacing of the checkpoints there, so that both sides hold one.
-    spacing = int(np.diff(track.iterations).max(initial=1))
-    return around(track, middle, max(reach, spacing), max(min(reach, centre - middle), spacing))
+def difference_in_differences(
+    track: Track, change: tuple[Window, Window], trend: tuple[Window, Window]
+) -> NDArray[np.float64]:
+    """Weights of the checkpoints: the change between two windows, less what the trend between two others makes of the
+    time between them. Windows may be shared.
+    """
+
+    def between(before: Window, after: Window) -> NDArray[np.float64]:
+        weights = np.zeros(len(track.items))
+        weights[list(after)] += 1 / len(after)
+        weights[list(before)] -= 1 / len(before)
+        return weights
+
+    first, second = between(*change), between(*trend)
+    return first - second * float(first @ track.iterations) / float(second @ track.iterations)
+
+
+Contrasted = Callable[[Track, Windows], NDArray[np.float64]]
+
+
+def early(track: Track, windows: Windows) -> NDArray[np.float64]:
+    """The epochs right after the decay, against the same after the placebo."""
+    return difference_in_differences(
+        track, (windows.before, windows.early), (windows.placebo_before, windows.placebo_early)
+    )
+
+
+def late(track: Track, windows: Windows) -> NDArray[np.float64]:
+    """The end of the stage after the decay, against that of the stage in which nothing happened after the placebo."""
+    return difference_in_differences(track, (windows.before, windows.late), (windows.placebo_before, windows.before))
+
+
+def at_the_placebo(track: Track, windows: Windows) -> NDArray[np.float64]:
+    """A decoy's: the placebo taken for the decay, against the trend that followed it."""
+    return difference_in_differences(
+        track, (windows.placebo_before, windows.placebo_early), (windows.placebo_early, windows.before)
+    )
+
+
+#: Windows of a claim about a decay, in words: what its digest holds.
+DECLARED: Mapping[str, tuple[str, ...]] = {
+    "early": (
+        f"before: the {REACH} epochs up to the decay; after: the {REACH} epochs that follow",
+        "less the same around the middle of the stage before, in proportion to the time between",
+    ),
+    "late": (
+        f"before: the {REACH} epochs up to the decay; after: the last {REACH} epochs of the stage that follows",
+        f"less the change from the {REACH} epochs up to the middle of the stage before to its last {REACH}, in "
+        "proportion to the time between",
+    ),
+}
+CONTRASTS: Mapping[str, Contrasted] = {"early": early, "late": late}
 
 
 # --- subjects ---------------------------------------------------------------------------------------------------------
@@ -465,6 +554,7 @@ def hypothesis(
     experiment: str = Spectrum.experiment,
     predict: Rule | None = None,
     select: Rule | None = None,
+    windows: tuple[str, ...] = (),
 ) -> EmpiricalClaim[Seen, Rule]:
     """A claim about measured networks: a refutation is a finding, missing evidence makes it not applicable."""
     claim = Claim(
@@ -479,6 +569,7 @@ def hypothesis(
         decoys=decoys,
         compare=compare,
         margin=margin,
+        windows=windows,
         tags=("spectra",),
     )
     return EmpiricalClaim(claim=claim, subjects=subjects)

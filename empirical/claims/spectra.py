@@ -5,14 +5,18 @@ Evidence  ``spectrum`` (one file a checkpoint) and ``expansion``, written by ``p
 Effects   Changes are differences of mean logarithms over the k tracked directions; a spike is a change of at least
           `SPIKE` = ln 1.25. Commuting means a price below `PRICE` = 0.1 nats a direction; quadratic means an error
           below 25 %.
-          Windows are a quarter of the stage on either side of a decay (`series.decay_windows`).
+          What happened at a decay is a difference in differences: the change at it, less what the trend around the
+          middle of the stage before makes of the time between (`series.Windows`). Posterior variance predicted by (S1)
+          falls with the learning rate by construction: what is judged is γ/λ, and in `posterior` the measured spread.
 Kind      All are hypotheses: a refutation is a finding about networks, and none of them can fail a build.
 Decoys    share evidence and comparison with the claim and differ in the predictor alone: placebo decays where the rate
           did not change, swapped methods, a rotated noise.
-Preregistration  The margins and windows were fixed before any verdict was computed, after λ and γ of four checkpoints
-          of one digits run had been seen while timing the measurement. Two things were changed after the first
-          verdicts: the half of `commutativity` about cᵢ was added, because a rotated noise could pass the price alone;
-          and pairs with a run that learned nothing became *not applicable*.
+Preregistration  The margins were fixed before any verdict was computed, after λ and γ of four checkpoints of one digits
+          run had been seen while timing the measurement. Changed after verdicts had been seen: the half of
+          `commutativity` about cᵢ was added, because a rotated noise could pass the price alone; pairs with a run that
+          learned nothing became *not applicable*; the claims about decays, judged on a quarter of the stage on either
+          side until then, became differences in differences at two windows, under new names, because trends before a
+          decay exceeded the margin; the quadratic approximation became three claims.
 Source    Xu and Zhang, arXiv 2410.07719, sections 4-6.
 """
 
@@ -24,32 +28,39 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from empirical.claims import each_record
+from empirical.claims import EmpiricalClaim, each_record
 from empirical.claims.series import (
+    CONTRASTS,
+    DECLARED,
     FIXED_INPUTS,
+    SPIKE,
     TOP_K,
+    TREND,
     AtDecay,
+    Change,
     Pair,
     Track,
     Tracks,
+    Window,
     Windows,
     about_checkpoint,
-    change_between,
-    decay_windows,
+    at_the_placebo,
+    change_of,
     directions_over_training,
     each_decay,
     each_pair,
     each_track,
     hypothesis,
+    late,
     measured,
     over_runs,
     over_training,
-    placebo_windows,
+    windows_of,
 )
 from empirical.measure.bound import CheckpointBound, bound_terms
 from empirical.measure.posterior import price_interval
 from empirical.records import Expansion, Spectrum
-from empirical.records.dynamics import Study
+from empirical.records.dynamics import Studies, Study
 from theory.closed_form.attribution import attribution
 from theory.judge.claim import HYPOTHESIS_ALPHA, Compare, Comparison, NotApplicableError, Selector
 from theory.judge.intervals import Contrast, from_influences, of_interval, of_magnitude
@@ -68,7 +79,6 @@ from theory.judge.results import (
 )
 from theory.model.quadratic import Quadratic
 
-SPIKE = math.log(1.25)
 PRICE = 0.1
 COSINE = 0.5
 EXPANSION = 0.25
@@ -76,66 +86,79 @@ SLOPE = 0.5
 
 # --- spikes and shrinking at a decay ------------------------------------------------------------------------------
 
-Where = Selector[[Track, int], Windows]
+Where = Selector[[Track, Windows], NDArray[np.float64]]
+#: Name, and value at a checkpoint; not all of them are positive everywhere.
+Beside = tuple[tuple[str, Callable[[Spectrum], float]], ...]
+LAMBDA: Beside = (("λ₁", lambda item: float(item.curvatures[0])), ("tr H", lambda item: item.alignment.trace_hessian))
+GAMMA: Beside = (
+    ("largest of C", lambda item: float(item.noise_eigenvalues[0])),
+    ("tr C", lambda item: item.alignment.trace_covariance),
+)
 
 
 def _change(
     statistic: Callable[[Track, int], float],
     influence: Callable[[Track, int], NDArray[np.float64]],
     sign: float,
-    note: Callable[[Track, int, Windows, float], str],
+    symbol: str,
+    beside: Beside,
     shown: Callable[[Sequence[Track]], tuple[Result, ...]],
-    shown_of_one: Callable[[Track, Windows], tuple[Result, ...]] = lambda track, windows: (),
+    more: Callable[[Track, Window, Window], str] = lambda track, before, after: "",
+    shown_of_one: Callable[[Track, Window, Window], tuple[Result, ...]] = lambda track, before, after: (),
 ) -> Compare[AtDecay, Where]:
+    def of(track: Track, decay: int, select: Where) -> tuple[Windows, NDArray[np.float64], Change]:
+        windows = windows_of(track, decay)
+        weights = select(track, windows)
+        return windows, weights, change_of(track, weights, statistic, influence, windows.all())
+
     def compare(seen: AtDecay, select: Where) -> Comparison:
-        found = seen.tracks
-        changes = []
-        for track in found:
-            scatter = [decay_windows(track, index) for index in range(len(track.decays))]
-            changes.append(change_between(track, select(track, seen.decay), statistic, influence, scatter))
+        found = [of(track, seen.decay, select) for track in seen.tracks]
         if len(found) > 1:
-            estimate, interval = over_runs([change.contrast for change in changes], sign)
+            estimate, interval = over_runs([change.contrast for *_, change in found], sign)
             return Comparison(
-                estimate=estimate, interval=interval, note=f"mean over {len(found)} runs, in ln", results=shown(found)
+                estimate=estimate,
+                interval=interval,
+                note=f"mean over {len(found)} runs, in ln",
+                results=shown(seen.tracks),
             )
-        change, track = changes[0], found[0]
-        windows = select(track, seen.decay)
+        (windows, weights, change), track = found[0], seen.tracks[0]
+        after = windows.late if select is late else windows.early
+        plain = [float(np.mean([statistic(track, i) for i in window])) for window in (windows.before, after)]
+        others = _beside(track, weights, beside)
         return Comparison(
             estimate=sign * change.estimate,
             interval=change.contrast.of(sign).interval(HYPOTHESIS_ALPHA),
             note=(
-                f"{note(track, seen.decay, windows, change.estimate)}; standard errors in ln: data "
+                f"{symbol} changes by {math.exp(plain[1] - plain[0]):.2f} × from epochs "
+                f"{_epochs(track, windows.before)} to {_epochs(track, after)}, by {math.exp(change.estimate):.2f} × "
+                f"beyond its trend{''.join(f', {name} by {math.exp(value):.2f} ×' for name, value in others)}; the "
+                f"weights' norm by {_norm_change(track, windows.before, after):.3f} ×; standard errors in ln: data "
                 f"{change.data_error:.3f}, checkpoint to checkpoint {change.checkpoint_error:.3f}"
+                f"{more(track, windows.before, after)}"
             ),
-            results=(*shown(found), *shown_of_one(track, windows)),
+            results=(*shown(seen.tracks), *shown_of_one(track, windows.before, after)),
         )
 
     return compare
+
+
+def _beside(track: Track, weights: NDArray[np.float64], beside: Beside) -> list[tuple[str, float]]:
+    """The same contrast of other logarithms, those that exist."""
+    used = np.flatnonzero(weights)
+    found = []
+    for name, value in beside:
+        values = np.array([value(track.items[i]) for i in used])
+        if (values > 0).all():
+            found.append((name, float(weights[used] @ np.log(values))))
+    return found
 
 
 def _epochs(track: Track, window: Sequence[int]) -> str:
     return ", ".join(f"{track.epochs[i]:g}" for i in window)
 
 
-def _spike_note(symbol: str, statistic: Callable[[Track, int], float]):
-    def note(track: Track, decay: int, windows: Windows, change: float) -> str:
-        _, centre, end = track.stage(decay)
-        before = float(np.mean([statistic(track, i) for i in windows[0]]))
-        stage = [i for i in range(len(track.items)) if centre < track.iterations[i] <= end]
-        late = f", by {math.exp(statistic(track, stage[-1]) - before):.2f} × at its end" if stage else ""
-        low = math.exp(min(statistic(track, i) for i in stage) - before) if stage else math.nan
-        norm = _norm_change(track, windows)
-        return (
-            f"{symbol} changes by {math.exp(change):.2f} × from epochs {_epochs(track, windows[0])} to "
-            f"{_epochs(track, windows[1])} (between {low:.2f} × in the following stage{late}); "
-            f"the weights' norm by {norm:.3f} ×"
-        )
-
-    return note
-
-
-def _norm_change(track: Track, windows: Windows) -> float:
-    norms = [np.mean([track.items[i].weights.norm for i in window]) for window in windows]
+def _norm_change(track: Track, before: Window, after: Window) -> float:
+    norms = [np.mean([track.items[i].weights.norm for i in window]) for window in (before, after)]
     return float(norms[1] / norms[0])
 
 
@@ -186,8 +209,8 @@ def _variance_results(found: Sequence[Track]) -> tuple[Result, ...]:
     )
 
 
-def _attribution_table(track: Track, windows: Windows) -> tuple[Result, ...]:
-    parts = _attributed(track, windows)
+def _attribution_table(track: Track, first: Window, second: Window) -> tuple[Result, ...]:
+    parts = _attributed(track, first, second)
     rows = tuple((name.replace("_", " "), value, math.exp(value)) for name, value in parts.items())
     return (
         Table(
@@ -199,8 +222,8 @@ def _attribution_table(track: Track, windows: Windows) -> tuple[Result, ...]:
     )
 
 
-def _attributed(track: Track, windows: Windows) -> dict[str, float]:
-    before, after = windows[0][-1], windows[1][-1]
+def _attributed(track: Track, first: Window, second: Window) -> dict[str, float]:
+    before, after = first[-1], second[-1]
     keep = track.usable(before) & track.usable(after)
     if not keep.any():
         raise NotApplicableError(f"{track.label}: no direction has a stationary law on both sides of the decay")
@@ -212,8 +235,8 @@ def _attributed(track: Track, windows: Windows) -> dict[str, float]:
     }
 
 
-def _shrink_note(track: Track, decay: int, windows: Windows, change: float) -> str:
-    parts = _attributed(track, windows)
+def _shrink_note(track: Track, before: Window, after: Window) -> str:
+    parts = _attributed(track, before, after)
     rate, noise, curvature = parts["learning_rate"], parts["noise"], parts["curvature"]
     own = noise + curvature
     if rate < 0 and abs(own) < 0.25 * abs(rate):
@@ -223,50 +246,72 @@ def _shrink_note(track: Track, decay: int, windows: Windows, change: float) -> s
     else:
         whose = "curvature and noise work against the learning rate's shrink"
     return (
-        f"σ² changes by {math.exp(change):.3g} ×; of Δ ln σ² = {parts['total']:+.2f}, the learning rate has "
+        f"; of the predicted Δ ln σ² = {parts['total']:+.2f}, the learning rate has "
         f"{rate:+.2f}, noise {noise:+.2f}, curvature {curvature:+.2f}, the step size {parts['step_size']:+.2f}: {whose}"
     )
 
 
-PLACEBO = "a placebo decay in the middle of the stage before"
+PLACEBO = "the placebo taken for the decay"
 
-CURVATURE_SPIKE = hypothesis(
+
+def _at_decays(
+    name: str,
+    statement: str,
+    compare: Compare[AtDecay, Where],
+    assumptions: tuple[str, ...],
+    section: str = "section 6",
+) -> tuple[EmpiricalClaim[AtDecay, Where], ...]:
+    """The claim right after a decay, and at the end of the stage that follows."""
+    return tuple(
+        hypothesis(
+            f"{name}-{when}",
+            f"{words} {statement}",
+            section,
+            compare,
+            {PLACEBO: at_the_placebo},
+            SPIKE,
+            each_decay,
+            (*assumptions, TREND),
+            select=CONTRASTS[when],
+            windows=DECLARED[when],
+        )
+        for when, words in (
+            ("early", "Within 5 epochs of a learning-rate decay"),
+            ("late", "By the end of the stage that follows a learning-rate decay"),
+        )
+    )
+
+
+CURVATURE_SPIKE = _at_decays(
     "curvature-spike",
-    "After a learning-rate decay the top Hessian eigenvalues rise by more than 25 %: mean ln λ over the quarter stage "
-    "after exceeds that before by more than ln 1.25.",
-    "section 6",
-    _change(
-        Track.log_curvature, Track.curvature_influence, 1.0, _spike_note("λ", Track.log_curvature), _curvature_results
-    ),
-    {PLACEBO: placebo_windows},
-    SPIKE,
-    each_decay,
+    "the top Hessian eigenvalues rise by more than 25 % beyond their trend: the difference in differences of mean ln λ "
+    "against a placebo decay in the same run exceeds ln 1.25.",
+    _change(Track.log_curvature, Track.curvature_influence, 1.0, "λ", LAMBDA, _curvature_results),
     (FIXED_INPUTS, TOP_K),
-    select=decay_windows,
 )
-NOISE_SPIKE = hypothesis(
+NOISE_SPIKE = _at_decays(
     "noise-spike",
-    "After a learning-rate decay the gradient noise along the top Hessian eigenvectors rises by more than 25 %: mean "
-    "ln γ over the quarter stage after exceeds that before by more than ln 1.25.",
-    "section 6",
-    _change(Track.log_noise, Track.noise_influence, 1.0, _spike_note("γ", Track.log_noise), _noise_results),
-    {PLACEBO: placebo_windows},
-    SPIKE,
-    each_decay,
+    "the gradient noise along the top Hessian eigenvectors rises by more than 25 % beyond its trend: the difference in "
+    "differences of mean ln γ against a placebo decay in the same run exceeds ln 1.25.",
+    _change(Track.log_noise, Track.noise_influence, 1.0, "γ", GAMMA, _noise_results),
     (FIXED_INPUTS, TOP_K),
-    select=decay_windows,
 )
-POSTERIOR_SHRINK = hypothesis(
-    "posterior-shrink",
-    "After a learning-rate decay the posterior variance that (S1) predicts from measured λ and γ falls by more than "
-    "25 %.",
-    "Theorem 4.5 and section 6",
-    _change(Track.log_variance, Track.variance_influence, -1.0, _shrink_note, _variance_results, _attribution_table),
-    {PLACEBO: placebo_windows},
-    SPIKE,
-    each_decay,
+SHRINK_BEYOND_RATE = _at_decays(
+    "posterior-shrink-beyond-rate",
+    "the posterior variance that (S1) predicts falls by more than 25 % beyond what the learning rate makes of it: the "
+    "difference in differences of mean ln γ/λ against a placebo decay in the same run is below −ln 1.25.",
+    _change(
+        Track.log_ratio,
+        Track.ratio_influence,
+        -1.0,
+        "γ/λ",
+        (),
+        _variance_results,
+        _shrink_note,
+        _attribution_table,
+    ),
     (FIXED_INPUTS, TOP_K, "stationary at each checkpoint's learning rate, white noise"),
-    select=decay_windows,
+    "Theorem 4.5 and section 6",
 )
 
 # --- commutativity and alignment ----------------------------------------------------------------------------------
@@ -481,33 +526,35 @@ ALIGNMENT = hypothesis(
 # --- quadratic approximation ---------------------------------------------------------------------------------------
 
 
-def _compare_expansion(seen: Expansion, predict: float) -> Comparison:
-    top = seen.studies.top
-    if top is None:
-        raise NotApplicableError("no top direction has a stationary law here, so there is no radius σ to judge at")
+def _compare_expansion(which: Callable[[Studies], Study | None], where: str) -> Compare[Expansion, float]:
+    def compare(seen: Expansion, predict: float) -> Comparison:
+        study = which(seen.studies)
+        if study is None:
+            raise NotApplicableError("no top direction has a stationary law here, so there is no radius σ to judge at")
 
-    def shifted(value: float) -> float:
-        # The expansion times c: (m − c p)/(c p) = (error + 1)/c − 1.
-        return (value + 1) / predict - 1
+        def shifted(value: float) -> float:
+            # The expansion times c: (m − c p)/(c p) = (error + 1)/c − 1.
+            return (value + 1) / predict - 1
 
-    estimate = shifted(top.pooled)
-    low, high = of_magnitude((shifted(top.pooled_low), shifted(top.pooled_high)))
-    smooth, again = seen.smooth.top, seen.studies.top_attacked
-    kinks = (
-        ""
-        if smooth is None
-        else (
-            f"; {smooth.pooled:+.1%} under a smooth activation at the same weights, so kinks account for "
-            f"{top.pooled - smooth.pooled:+.1%}"
+        estimate = shifted(study.pooled)
+        low, high = of_magnitude((shifted(study.pooled_low), shifted(study.pooled_high)))
+        smooth = which(seen.smooth)
+        kinks = (
+            ""
+            if smooth is None
+            else (
+                f"; {smooth.pooled:+.1%} under a smooth activation at the same weights, so kinks account for "
+                f"{study.pooled - smooth.pooled:+.1%}"
+            )
         )
-    )
-    attacked = "" if again is None else f"; {again.pooled:+.1%} with the inputs attacked again"
-    return Comparison(
-        estimate=-abs(estimate),
-        interval=(-high, -low),
-        note=f"along top eigenvectors at radius σ the loss exceeds its expansion by {top.pooled:+.1%}{kinks}{attacked}",
-        results=_expansion_results(seen.studies.named() | seen.smooth.named("smooth "), seen),
-    )
+        return Comparison(
+            estimate=-abs(estimate),
+            interval=(-high, -low),
+            note=f"{where} the loss exceeds its expansion by {study.pooled:+.1%}{kinks}",
+            results=_expansion_results(seen.studies.named() | seen.smooth.named("smooth "), seen),
+        )
+
+    return compare
 
 
 def _expansion_results(studies: dict[str, Study], item: Expansion) -> tuple[Result, ...]:
@@ -562,18 +609,47 @@ def _expansion_results(studies: dict[str, Study], item: Expansion) -> tuple[Resu
     )
 
 
-QUADRATIC_APPROXIMATION = hypothesis(
-    "quadratic-approximation",
-    "Along the top eigenvectors, at the radius σ that (S1) predicts, the change of the adversarial loss is within 25 % "
-    "of its second-order expansion (the effect is minus the absolute error).",
-    "Assumption 3.5",
-    _compare_expansion,
-    {"an expansion without the factor ½": 2.0},
-    -EXPANSION,
-    each_record(Expansion, about_checkpoint),
-    (FIXED_INPUTS, "σ from the white-noise stationary law"),
-    experiment=Expansion.experiment,
-    predict=1.0,
+def _quadratic(
+    name: str, where: str, which: Callable[[Studies], Study | None], decoy: str, assumptions: tuple[str, ...]
+) -> EmpiricalClaim[Expansion, float]:
+    return hypothesis(
+        f"quadratic-approximation-{name}",
+        f"{where[0].upper()}{where[1:]}, the change of the adversarial loss is within 25 % of its second-order "
+        "expansion (the effect is minus the absolute error).",
+        "Assumption 3.5",
+        _compare_expansion(which, where),
+        {decoy: 2.0},
+        -EXPANSION,
+        each_record(Expansion, about_checkpoint),
+        assumptions,
+        experiment=Expansion.experiment,
+        predict=1.0,
+    )
+
+
+RADIUS = "σ from the white-noise stationary law"
+QUADRATIC_APPROXIMATION = (
+    _quadratic(
+        "fixed-inputs",
+        "along the top eigenvectors at the radius σ that (S1) predicts, the inputs held fixed",
+        lambda studies: studies.top,
+        "an expansion without the factor ½",
+        (FIXED_INPUTS, RADIUS),
+    ),
+    _quadratic(
+        "attacked",
+        "along the top eigenvectors at the radius σ that (S1) predicts, the attack run again at every displaced weight",
+        lambda studies: studies.top_attacked,
+        "an expansion without the factor ½",
+        ("the expansion is that at the checkpoint's adversarial inputs", RADIUS),
+    ),
+    _quadratic(
+        "path",
+        "along the run's own next steps, the inputs held fixed",
+        lambda studies: studies.path,
+        "twice the change that the expansion predicts",
+        (FIXED_INPUTS, "displacements are the run's own, slope included"),
+    ),
 )
 
 # --- AT against AWP -------------------------------------------------------------------------------------------------
@@ -768,12 +844,12 @@ AWP_TIGHTENS_PAC_BAYES = hypothesis(
 )
 
 CLAIMS = (
-    QUADRATIC_APPROXIMATION,
+    *QUADRATIC_APPROXIMATION,
     COMMUTATIVITY,
     ALIGNMENT,
-    CURVATURE_SPIKE,
-    NOISE_SPIKE,
-    POSTERIOR_SHRINK,
+    *CURVATURE_SPIKE,
+    *NOISE_SPIKE,
+    *SHRINK_BEYOND_RATE,
     AWP_FLATTENS,
     AWP_QUIETS_NOISE,
     AWP_TIGHTENS_PAC_BAYES,

@@ -7,7 +7,7 @@ import pytest
 
 from empirical.claims import collect, posterior, regimes, spectra
 from empirical.settings.controls import CONTROLS
-from tests.empirical.record_making import EPOCHS, ensemble, expansion, spectrum
+from tests.empirical.record_making import EPOCHS, ensemble, expansion, spectrum, study
 from tests.empirical.record_making import spectra as run
 from theory.judge.results import Agreement, Table, TimeCourse
 from theory.judge.terminal import tally
@@ -31,9 +31,12 @@ def judge(name, records):
 @pytest.mark.parametrize(
     ("name", "truth", "lie"),
     [
-        ("curvature-spike", {"spike": 2.0}, {"spike": 1.0}),
-        ("curvature-spike", {"spike": 1.6}, {"spike": 0.6}),
-        ("noise-spike", {"noise_spike": 2.0}, {"noise_spike": 0.9}),
+        ("curvature-spike-early", {"spike": 2.0}, {"spike": 1.0}),
+        ("curvature-spike-late", {"spike": 2.0}, {"spike": 0.6}),
+        ("noise-spike-early", {"noise_spike": 2.0}, {"noise_spike": 0.9}),
+        ("noise-spike-late", {"noise_spike": 2.0}, {"noise_spike": 0.9}),
+        ("posterior-shrink-beyond-rate-early", {"spike": 2.0}, {"noise_spike": 2.0}),
+        ("posterior-shrink-beyond-rate-late", {"spike": 2.0}, {"spike": 2.0, "noise_spike": 2.0}),
     ],
 )
 def test_a_spike_is_found_where_there_is_one_and_refuted_where_not(name, truth, lie):
@@ -45,17 +48,40 @@ def test_a_spike_is_found_where_there_is_one_and_refuted_where_not(name, truth, 
     assert verdict.outcome is Outcome.REFUTED, verdict.note
 
 
-def test_growth_that_has_nothing_to_do_with_the_decay_is_not_called_a_spike():
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_growth_that_has_nothing_to_do_with_the_decay_is_taken_out(when):
     lam = np.array([8.0, 6, 4, 3, 2, 1])
     steady = [spectrum(epoch, lam=lam * 1.06**epoch, gamma=lam) for epoch in EPOCHS]
-    (verdict,) = judge("curvature-spike", steady)
+    (verdict,) = judge(f"curvature-spike-{when}", steady)
     assert verdict.outcome is not Outcome.SUPPORTED
-    assert verdict.decoys[0].outcome is not Outcome.REFUTED
+    assert abs(verdict.estimate) < 0.1, "six per cent an epoch is a trend"
+
+
+def test_at_a_placebo_alone_nothing_is_found_and_the_decoy_sees_what_happens_there():
+    lam = np.array([8.0, 6, 4, 3, 2, 1])
+    early_jump = [spectrum(epoch, lam=lam * (2 if epoch > 24 else 1), gamma=lam) for epoch in EPOCHS]
+    (verdict,) = judge("curvature-spike-early", early_jump)
+    assert verdict.outcome is Outcome.REFUTED and verdict.decoys[0].outcome is not Outcome.REFUTED
+    assert "would have been supported with chance" in verdict.note
+
+
+def test_windows_that_a_stage_cannot_hold_are_not_applicable_with_the_reason():
+    few = [item for item in run(spike=2.0) if item.epoch not in (22, 23, 24)]
+    (verdict,) = judge("curvature-spike-early", few)
+    assert verdict.outcome is Outcome.NOT_APPLICABLE and "placebo before" in verdict.note
+    (verdict,) = judge("curvature-spike-early", [spectrum(epoch) for epoch in (22, 25, 46, 49, 120)])
+    assert verdict.outcome is Outcome.NOT_APPLICABLE and "too few checkpoints" in verdict.note
+
+
+def test_the_windows_belong_to_the_definition():
+    early, late = (BY_NAME[f"curvature-spike-{when}"].claim for when in ("early", "late"))
+    assert early.windows and late.windows and early.windows != late.windows
+    assert dataclasses.replace(early, windows=("epochs 1 to 3",)).digest != early.digest
 
 
 def test_the_shrink_is_attributed_to_the_learning_rate_when_noise_and_curvature_move_together():
-    (verdict,) = judge("posterior-shrink", run(spike=2.0, noise_spike=2.0))
-    assert verdict.outcome is Outcome.SUPPORTED
+    (verdict,) = judge("posterior-shrink-beyond-rate-early", run(spike=2.0, noise_spike=2.0))
+    assert verdict.outcome is Outcome.REFUTED
     assert "the shrink is the learning rate's" in verdict.note
     rows = {row[0]: row[1] for row in table(verdict)}
     assert rows["learning rate"] == pytest.approx(np.log(0.1))
@@ -64,7 +90,7 @@ def test_the_shrink_is_attributed_to_the_learning_rate_when_noise_and_curvature_
 
 
 def test_curvature_that_adds_to_the_shrink_is_said():
-    (verdict,) = judge("posterior-shrink", run(spike=4.0))
+    (verdict,) = judge("posterior-shrink-beyond-rate-early", run(spike=4.0))
     assert "curvature and noise add" in verdict.note
 
 
@@ -150,18 +176,18 @@ def test_a_run_that_learned_nothing_is_not_called_flat():
 
 def test_several_seeds_are_judged_by_their_own_spread():
     evidence = [item for seed in range(4) for item in run(spike=2.0, seed=seed)]
-    verdicts = judge("curvature-spike", evidence)
+    verdicts = judge("curvature-spike-early", evidence)
     assert [verdict.outcome for verdict in verdicts] == [Outcome.SUPPORTED] * 5
     assert verdicts[-1].subject == "digits at (method) · decay 1"
     few = [item for seed in range(2) for item in run(spike=2.0, seed=seed)]
-    assert judge("curvature-spike", few)[-1].outcome is Outcome.NOT_APPLICABLE
+    assert judge("curvature-spike-early", few)[-1].outcome is Outcome.NOT_APPLICABLE
 
 
 def test_a_map_over_regimes_finds_that_the_spike_needs_a_loss_to_fit():
     evidence = []
     for index in range(8):
         evidence += run(spike=1 + 0.3 * index, train_loss=0.01 + 0.1 * index, seed=index, label_noise=0.02 * index)
-    (verdict,) = judge("spike-regime", evidence)
+    (verdict,) = judge("spike-regime-early", evidence)
     assert verdict.outcome is Outcome.SUPPORTED, verdict.note
     assert len(table(verdict)) == 8
     assert verdict.decoys[0].outcome is Outcome.REFUTED
@@ -220,8 +246,25 @@ def test_an_ensemble_without_the_curvature_of_the_robust_loss_is_not_applicable(
     ],
 )
 def test_the_quadratic_approximation_is_judged_by_its_whole_interval(pooled, half, outcome):
-    (verdict,) = judge("quadratic-approximation", [expansion(pooled, half)])
+    (verdict,) = judge("quadratic-approximation-fixed-inputs", [expansion(pooled, half)])
     assert verdict.outcome is outcome
+
+
+def test_the_three_expansions_are_judged_apart():
+    found = expansion(0.05, 0.02)
+    apart = dataclasses.replace(found.studies, top_attacked=study(0.9, 0.1), path=study(-0.5, 0.1))
+    item = dataclasses.replace(found, studies=apart)
+    names = ("fixed-inputs", "attacked", "path")
+    outcomes = [judge(f"quadratic-approximation-{name}", [item])[0].outcome for name in names]
+    assert outcomes == [Outcome.SUPPORTED, Outcome.REFUTED, Outcome.REFUTED]
+
+
+def test_where_no_regime_spikes_nothing_orders_the_spike():
+    flat = []
+    for index in range(6):
+        flat += run(spike=1.05, train_loss=0.01 + 0.1 * index, seed=index, label_noise=0.02 * index)
+    (verdict,) = judge("spike-regime-early", flat)
+    assert verdict.outcome is Outcome.NOT_APPLICABLE and "none of 6 regimes" in verdict.note
 
 
 def test_every_claim_has_a_decoy_and_the_register_holds_them_all():
