@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from theory.judge import front
-from theory.judge.front import FAULT, ClashError, Command, guarded, require_own_packages
+from theory.judge.front import DISK_FAILED, FAULT, RUN_FAILED, ClashError, Command, guarded, require_own_packages
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = "import sys\nfrom spikeshrink import main\nsys.exit(main())\n"
@@ -175,13 +175,25 @@ def failing(error):
         (ValueError("`f(x=...)` must be > 0;\n got -1."), 2, "prog: `f(x=...)` must be > 0; got -1.\n"),
         (FileNotFoundError(2, "No such file or directory", "a.npy"), 2, "prog: a.npy: No such file or directory\n"),
         (Foreseen("the solver gave up"), 2, "prog: the solver gave up\n"),
+        (MemoryError(), RUN_FAILED, "prog: out of memory\n"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            RUN_FAILED,
+            "prog: DefaultCPUAllocator: can't alloc",
+        ),
+        (
+            OSError(28, "No space left on device", "a.npz"),
+            DISK_FAILED,
+            "prog: a.npz: No space left on device; what was",
+        ),
         (KeyboardInterrupt(), 130, "prog: interrupted; what was written is kept.\n"),
         (ClashError("`reports` is somebody else's"), 2, "prog: `reports` is somebody else's\n"),
     ],
 )
 def test_what_is_foreseen_is_one_line(capsys, error, status, said):
     assert guarded("prog", failing(error)) == status
-    assert capsys.readouterr() == ("", said)
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(said) and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

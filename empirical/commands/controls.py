@@ -2,13 +2,12 @@
 
 The convex models of `empirical.settings.controls` go through the pipeline that judges networks: train, branch, measure,
 judge. Their runs stand under OUT/controls, their evidence under OUT/evidence beside that of networks. Resumable. Exit
-status: 0 every control came out as declared, 1 one did not, 2 wrong usage or unusable data, 3 one is undecided.
+status: 0 every control came out as declared, 1 one did not, 3 one is undecided; else see `theory.judge.front`.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,16 +58,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def prepare(args: argparse.Namespace, controls: Sequence[Control] = CONTROLS, what: Measuring = FULL) -> int:
-    """Runs and evidence of the controls under ``args.out``, what is there already left alone."""
+    """Runs and evidence of the controls under ``args.out``, what is there left alone; 0 if all were measured."""
     from empirical.training.jobs import Job
 
     runs = str(Path(args.out) / "controls")
-    try:
-        require_seed(args.seed)
-        device = device_name(args.device)
-    except ValueError as error:
-        print(f"controls: {error}", file=sys.stderr)
-        return 2
+    require_seed(args.seed)
+    device = device_name(args.device)
     options = {
         "out": runs,
         "device": device,
@@ -77,9 +72,7 @@ def prepare(args: argparse.Namespace, controls: Sequence[Control] = CONTROLS, wh
         "resume": True,
     }
     jobs = [Job(setting=control.training(), seed=args.seed, options=options, name=control.name) for control in controls]
-    status = train.execute(jobs, argparse.Namespace(**{**vars(args), "out": runs}), command=NAME, alone=True)
-    if status:
-        return status
+    train.execute(jobs, argparse.Namespace(**{**vars(args), "out": runs}), command=NAME, alone=True)
     place = measure.Place(out=args.out, device=device, data_root=args.data_root, jobs=args.jobs, quiet=args.quiet)
     return measure.measure([runs], what, place)
 
@@ -90,8 +83,7 @@ def report(out: str | Path, sabotage: str = "none") -> int:
 
     verdicts = judged(read_records(out), sabotage)
     if not verdicts:
-        print(f"controls: `{out}/evidence` holds no control", file=sys.stderr)
-        return 2
+        raise ValueError(f"`{out}/evidence` must hold evidence of a control; it has none.")
     for verdict in verdicts:
         caught = sum(decoy.outcome.value == "refuted" for decoy in verdict.decoys)
         print(

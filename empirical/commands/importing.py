@@ -9,6 +9,7 @@ from typing import Any
 
 from empirical.logs.columns import COLUMNS
 from empirical.records import LoggedRun
+from theory.judge.front import UNUSABLE
 
 NAME = "import"
 DESCRIPTION = "Reads per-epoch training logs, checks every line, and writes them as evidence for `verify`."
@@ -42,26 +43,15 @@ def run(args: argparse.Namespace) -> int:
     from empirical.logs.detect import Reading
     from empirical.published import import_logs
 
-    try:
-        columns = dict(_pair("--column", item) for item in args.column)
-        given = {key: _value(text) for key, text in (_pair("--set", item) for item in args.set)}
-        if args.iterations_per_epoch is not None and args.iterations_per_epoch < 1:
-            raise ValueError(f"`--iterations-per-epoch` must be >= 1; got {args.iterations_per_epoch}.")
-        unknown = sorted(set(columns) - set(COLUMNS))
-        if unknown:
-            raise ValueError(f"`--column` must name columns of a training log; got {unknown}; see `import --help`.")
-    except ValueError as error:
-        print(f"import: {error}", file=sys.stderr)
-        return 2
+    columns = dict(_pair("--column", item) for item in args.column)
+    given = {key: _value(text) for key, text in (_pair("--set", item) for item in args.set)}
+    if args.iterations_per_epoch is not None and args.iterations_per_epoch < 1:
+        raise ValueError(f"`--iterations-per-epoch` must be >= 1; got {args.iterations_per_epoch}.")
+    unknown = sorted(set(columns) - set(COLUMNS))
+    if unknown:
+        raise ValueError(f"`--column` must name columns of a training log; got {unknown}; see `import --help`.")
     reading = Reading(columns=columns, iterations_per_epoch=args.iterations_per_epoch)
-    try:
-        done = import_logs(args.paths, args.out, keep_going=args.keep_going, given=given, reading=reading)
-    except ValueError as error:
-        print(f"import: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"import: {args.out} cannot be written: {error.strerror or error}", file=sys.stderr)
-        return 2
+    done = import_logs(args.paths, args.out, keep_going=args.keep_going, given=given, reading=reading)
     known = {item.run_id for item in done.known}
     stopped = bool(done.refused) and not args.keep_going
     for item in done.records:
@@ -78,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if stopped:
         print("import: nothing was written; --keep-going imports the other files", file=sys.stderr)
     print(f"{len(done.written)} runs written, {len(done.known)} known already, {len(done.refused)} refused")
-    return 2 if done.refused else 0
+    return UNUSABLE if done.refused else 0
 
 
 def _line(item: LoggedRun, state: str) -> str:

@@ -1,8 +1,7 @@
 """``python -m empirical measure RUN|CHECKPOINT…``: curvature, noise, posterior and robust gap as evidence.
 
 Takes result folders (``OUT`` of train), run folders or single checkpoints. What is already measured is skipped, so the
-command resumes. Exit status: 0, 2 wrong usage or unreadable input, 1 if something could not be measured (the rest is
-written).
+command resumes. If something could not be measured the rest is written; exit status: see `theory.judge.front`.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from empirical.commands.options import add_measuring_options, available_cores, device_name, measuring
 from empirical.settings.measuring import EnsembleSetting, Measuring
+from theory.judge.front import worst
 
 if TYPE_CHECKING:
     from empirical.measure.pipeline import Chain
@@ -62,12 +62,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure; see the module for the exit status."""
-    try:
-        what = measuring(args)
-    except ValueError as error:
-        print(f"measure: {error}", file=sys.stderr)
-        return 2
+    """Measure."""
+    what = measuring(args)
     place = Place(
         out=args.out,
         device=args.device,
@@ -80,28 +76,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(paths: Sequence[str | Path], what: Measuring, place: Place, *, held: bool = False) -> int:
-    """Measure the checkpoints under the paths, and say what failed; see the module for the exit status.
+    """Measure the checkpoints under the paths, and say what failed; 0, or the status of what could not be measured.
 
     `held`: the caller is the one writer of the results folder.
     """
     from empirical.results import hold_results
 
     began = time.monotonic()
-    try:
-        chains = planned(paths, what, place)
-    except ValueError as error:
-        print(f"measure: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:  # a device that is asked for and absent
-        print(f"measure: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    with contextlib.ExitStack() as stack:
-        if not held:
-            try:
-                stack.enter_context(hold_results(chains[0].options["out"]))
-            except ValueError as error:
-                print(f"measure: {error}", file=sys.stderr)
-                return 2
+    chains = planned(paths, what, place)
+    with contextlib.nullcontext() if held else hold_results(chains[0].options["out"]):
         return _carry_out(chains, place, began)
 
 
@@ -115,12 +98,12 @@ def _carry_out(chains: Sequence[Chain], place: Place, began: float) -> int:
             print(line, file=sys.stderr, flush=True)
 
     failures = run_chains(chains, workers=workers, note=note)
-    for line in failures:
+    for _, line in failures:
         print(f"measure: {line}", file=sys.stderr)
     print(
         f"measured {len(chains)} chains in {time.monotonic() - began:.0f} s; evidence under {chains[0].options['out']}"
     )
-    return 1 if failures else 0
+    return worst(status for status, _ in failures)
 
 
 def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[Chain]:

@@ -25,26 +25,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what is missing, then validate; exit status of the first that fails."""
+    """Train what is missing, then validate: its exit status."""
     from empirical.training.reproduction import published_overrides
 
     datasets = args.dataset or PUBLISHED
     args.resume, args.dataset = True, None
     jobs = []
-    try:
-        for dataset in datasets:
-            args.preset = dataset
-            jobs += train.planned(args, published_overrides())
-        if device_name(args.device) == "cpu" and not args.dry_run:
-            print("reproduce: warning: without a CUDA device each run takes weeks.", file=sys.stderr)
-    except ValueError as error:
-        print(f"reproduce: {error}", file=sys.stderr)
-        return 2
+    for dataset in datasets:
+        args.preset = dataset
+        jobs += train.planned(args, published_overrides())
+    if device_name(args.device) == "cpu" and not args.dry_run:
+        print("reproduce: warning: without a CUDA device each run takes weeks.", file=sys.stderr)
     if args.dry_run:
         for job in jobs:
             print(f"{job.setting.data.name} {job.label}")
         return 0
-    status = train.execute(jobs, args, command=NAME)
-    if torchrun_place()[0] > 0:  # the first process validates
-        return status
-    return status or validate.validate_folder(args.out)
+    train.execute(jobs, args, command=NAME)
+    return 0 if torchrun_place()[0] > 0 else validate.validate_folder(args.out)  # the first process validates

@@ -2,7 +2,7 @@
 
 Every stage resumes: a finished run and a measured checkpoint are not made again. Under ``torchrun`` the processes share
 the training; the other stages are the first one's, for which the others wait where they need to. Exit status: that of
-the first stage that fails; otherwise that of `verify`.
+the first stage that fails; otherwise that of `verify`; see `theory.judge.front`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,10 @@ def run(args: argparse.Namespace) -> int:
     stages = [stage for stage in args.stages.split(",") if stage]
     unknown = [stage for stage in stages if stage not in STAGES]
     if unknown or not stages:
-        print(f"run: `--stages` must name some of {STAGES}; got {args.stages!r}.", file=sys.stderr)
-        return 2
-    try:
-        what = measuring_of(args.measure_options)
-        if "train" in stages and torchrun_place()[1] == 1:
-            _require_runs_free(args)
-    except ValueError as error:
-        print(f"run: {error}", file=sys.stderr)
-        return 2
+        raise ValueError(f"`--stages` must name some of {STAGES}; got {args.stages!r}.")
+    what = measuring_of(args.measure_options)
+    if "train" in stages and torchrun_place()[1] == 1:
+        _require_runs_free(args)
     args.resume = True
     status = 0
     if torchrun_place()[0] > 0:

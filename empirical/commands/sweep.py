@@ -8,8 +8,8 @@ what is missing. With ``--measure`` every finished run is measured on the spot, 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ from empirical.commands.options import (
 )
 from empirical.settings.measuring import Measuring
 from empirical.settings.presets import OVERRIDES
+from theory.judge.front import sentence_of, status_of, worst
+from theory.judge.workers import end_with_parent
 
 if TYPE_CHECKING:
     from empirical.training.jobs import Job
@@ -48,19 +50,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train the grid; 0, 1 if a run failed (the others are done), 2 for wrong usage."""
+    """Train the grid; 0, or the status of a run that failed (the others are done)."""
     args.resume = True
-    try:
-        points = list(grid(args.grid))
-        jobs = [job for point in points for job in train.planned(args, point)]
-        workers = args.jobs or available_cores()
-        if workers < 1:
-            raise ValueError(f"`--jobs` must be >= 1; got {args.jobs}.")
-        backend = _backend(args.backend)
-        what = measuring_of(args.measure_options) if args.measure else None
-    except ValueError as error:
-        print(f"sweep: {error}", file=sys.stderr)
-        return 2
+    points = list(grid(args.grid))
+    jobs = [job for point in points for job in train.planned(args, point)]
+    workers = args.jobs or available_cores()
+    if workers < 1:
+        raise ValueError(f"`--jobs` must be >= 1; got {args.jobs}.")
+    backend = _backend(args.backend)
+    what = measuring_of(args.measure_options) if args.measure else None
     print(f"sweep: {len(points)} points, {len(jobs)} runs", file=sys.stderr)
     if args.dry_run:
         for job in jobs:
@@ -71,31 +69,23 @@ def run(args: argparse.Namespace) -> int:
     from empirical.results import hold_results
     from empirical.training.run import run_folder
 
-    tasks = (delayed(_one)(job, args.threads or 1, what) for job in jobs)
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(hold_results(args.out))
-            for job in jobs:
-                run_folder(job.setting, job.seed, args.out).require_free()
-        except ValueError as error:
-            print(f"sweep: {error}", file=sys.stderr)
-            return 2
+    parent = os.getpid() if args.backend == "loky" else None  # workers of a cluster are not ours
+    tasks = (delayed(_one)(job, args.threads or 1, what, parent) for job in jobs)
+    with hold_results(args.out):
+        for job in jobs:
+            run_folder(job.setting, job.seed, args.out).require_free()
         return _carry_out(tasks, len(jobs), workers, backend)
 
 
 def _carry_out(tasks: Iterable[Any], number: int, workers: int, backend: Mapping[str, Any]) -> int:
     from joblib import Parallel
 
-    failed = 0
-    try:
-        done: Any = Parallel(n_jobs=workers, return_as="generator_unordered", **backend)(tasks)
-        for count, (label, trouble) in enumerate(done, start=1):
-            failed += bool(trouble)
-            print(f"sweep: {count}/{number} {label}{': ' + trouble if trouble else ''}", file=sys.stderr, flush=True)
-    except KeyboardInterrupt:
-        print("sweep: interrupted; finished runs are kept, run the same command again to go on.", file=sys.stderr)
-        return 130
-    return 1 if failed else 0
+    statuses = []
+    done: Any = Parallel(n_jobs=workers, return_as="generator_unordered", **backend)(tasks)
+    for count, (label, status, trouble) in enumerate(done, start=1):
+        statuses.append(status)
+        print(f"sweep: {count}/{number} {label}{': ' + trouble if trouble else ''}", file=sys.stderr, flush=True)
+    return worst(statuses)
 
 
 def grid(axes: list[str]) -> Iterator[Mapping[str, Any]]:
@@ -146,8 +136,10 @@ def _name(job: Job) -> str:
     return run_folder(job.setting, job.seed, job.options["out"]).path.name
 
 
-def _one(job: Job, threads: int, what: Measuring | None) -> tuple[str, str]:
-    """Train (and measure) one point in a worker; what went wrong as a line, so that the others go on."""
+def _one(job: Job, threads: int, what: Measuring | None, parent: int | None) -> tuple[str, int, str]:
+    """Train (and measure) one point in a worker: name, status, and what went wrong, so that the others go on."""
+    if parent is not None and parent != os.getpid():
+        end_with_parent(parent)
     import torch
 
     from empirical.training.run import run_folder, train
@@ -158,8 +150,8 @@ def _one(job: Job, threads: int, what: Measuring | None) -> tuple[str, str]:
         train(job.setting, seed=job.seed, **job.options)
         if what is not None:
             place = measure.Place(out=str(folder.out), device=job.options["device"], jobs=1, quiet=True)
-            if measure.measure([folder.path], what, place, held=True):
-                return folder.path.name, "trained, not wholly measured"
+            if status := measure.measure([folder.path], what, place, held=True):
+                return folder.path.name, status, "trained, not wholly measured"
     except Exception as error:  # one point's failure must not lose the others
-        return folder.path.name, " ".join(str(error).split()) or type(error).__name__
-    return folder.path.name, ""
+        return folder.path.name, status_of(error), sentence_of(error, "sweep")
+    return folder.path.name, 0, ""

@@ -1,7 +1,7 @@
 """``python -m empirical train``: adversarial training runs, from data to checkpoints and evidence.
 
-Under ``torchrun`` the processes share each run's batches. Exit status: 0 all right, 2 wrong usage or unusable data,
-1 a run failed (diverged, out of memory, disk full), 130 and 143 stopped by SIGINT and SIGTERM with a checkpoint.
+Under ``torchrun`` the processes share each run's batches. A signal stops every run with a checkpoint. Exit status: see
+`theory.judge.front`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; see the module for the exit status."""
-    try:
-        jobs = planned(args)
-    except ValueError as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 2
-    return execute(jobs, args, command=NAME)
+    """Train."""
+    execute(planned(args), args, command=NAME)
+    return 0
 
 
 def planned(args: argparse.Namespace, changes: Mapping[str, Any] | None = None) -> list[Job]:
@@ -71,19 +67,23 @@ def planned(args: argparse.Namespace, changes: Mapping[str, Any] | None = None) 
     ]
 
 
-def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: bool = False) -> int:
-    """Run the jobs and turn what goes wrong into one line and an exit status.
+def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: bool = False) -> None:
+    """Run the jobs.
 
     Args:
         jobs: the runs.
         args: what `add_run_options` read.
         command: the command's name, for its lines.
         alone: leave other processes of `torchrun` out of it.
+
+    Raises:
+        ValueError: if the results folder or a run in it cannot be written, or another process writes it.
+        JobError: if one of several runs failed; of a run alone, what `empirical.training.run.train` raises.
     """
     from empirical.results import make_results_folder
     from empirical.training.distributed import join_world, leave_world
-    from empirical.training.jobs import JobError, run_jobs
-    from empirical.training.run import DivergedError, Interrupted, run_folder
+    from empirical.training.jobs import run_jobs
+    from empirical.training.run import run_folder
 
     show = LiveProgress(quiet=args.quiet)
     cores = available_cores()
@@ -91,17 +91,17 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: b
     distributed = not alone and torchrun_place()[1] > 1
     workers = args.jobs or (min(cores, len(jobs)) if on_cpu and not distributed else 1)
     threads = args.threads or max(1, cores // workers)
+    if workers < 1 or threads < 1:
+        raise ValueError(f"`--jobs` and `--threads` must be >= 1; got {args.jobs} and {args.threads}.")
+    make_results_folder(args.out)
+    if not distributed:  # there the processes of one run would meet each other
+        if on_cpu and not args.quiet:
+            _say_cost(jobs, threads, command)
+        for job in jobs:  # before the first of them starts
+            folder = run_folder(job.setting, job.seed, job.options["out"])
+            folder.require_resume(job.options["resume"])
+            folder.require_free()
     try:
-        if workers < 1 or threads < 1:
-            raise ValueError(f"`--jobs` and `--threads` must be >= 1; got {args.jobs} and {args.threads}.")
-        make_results_folder(args.out)
-        if not distributed:  # there the processes of one run would meet each other
-            if on_cpu and not args.quiet:
-                _say_cost(jobs, threads, command)
-            for job in jobs:  # before the first of them starts
-                folder = run_folder(job.setting, job.seed, job.options["out"])
-                folder.require_resume(job.options["resume"])
-                folder.require_free()
         if distributed:
             world, device = join_world(device_name(args.device))
             try:
@@ -112,24 +112,8 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: b
                 leave_world(world)
         else:
             run_jobs(jobs, workers=workers, threads=threads, show=show)
-    except Interrupted as stopped:
+    finally:
         show.clear()
-        print(f"{command}: {stopped}", file=sys.stderr)
-        return stopped.exit_code
-    except ValueError as error:
-        show.clear()
-        print(f"{command}: {error}", file=sys.stderr)
-        return 2
-    except (DivergedError, JobError, MemoryError) as error:
-        show.clear()
-        print(f"{command}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        show.clear()
-        reason = error.strerror or str(error)
-        print(f"{command}: {args.out} cannot be written ({reason}); the newest checkpoint is whole.", file=sys.stderr)
-        return 1
-    return 0
 
 
 def _say_cost(jobs: list[Job], threads: int, command: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,13 +33,9 @@ def validate_folder(folder: str | Path) -> int:
     """Print what was checked, and the exit status."""
     from empirical.records import TrainingRun, read_records
 
-    try:
-        runs = [item for item in read_records(folder, [TrainingRun]) if isinstance(item, TrainingRun)]
-        if not runs:
-            raise ValueError(f"`validate` must be given a folder with training runs; `{folder}` has none.")
-    except ValueError as error:
-        print(f"validate: {error}", file=sys.stderr)
-        return 2
+    runs = [item for item in read_records(folder, [TrainingRun]) if isinstance(item, TrainingRun)]
+    if not runs:
+        raise ValueError(f"`validate` must be given a folder with training runs; `{folder}` has none.")
     failed = 0
     for item in runs:
         lines, passed = check_run(item, Path(folder))

@@ -39,22 +39,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def verify(out: str | Path, *, claims: Sequence[str] | None = None, verbose: bool = False) -> int:
-    """Judge and write; 0, 1 (an identity is refuted), 2 (usage, unreadable evidence) or 3 (undecided).
+    """Judge and write; 0, 1 (an identity is refuted) or 3 (undecided).
 
     Args:
         out: folder with evidence.
         claims: judge only these, and keep the folder's verdicts on others; all by default.
         verbose: also print a line on each verdict.
+
+    Raises:
+        ValueError: if a claim is unknown, the evidence is unreadable or absent, or another process writes the folder.
+        OSError: if the verdicts cannot be written.
     """
     from empirical.results import hold_results
 
-    with contextlib.ExitStack() as stack:
-        if (Path(out) / "evidence").is_dir():  # else there is nothing to judge, and nothing is made
-            try:
-                stack.enter_context(hold_results(out))
-            except ValueError as error:
-                print(f"verify: {error}", file=sys.stderr)
-                return 2
+    has_evidence = (Path(out) / "evidence").is_dir()  # else there is nothing to judge, and nothing is made
+    with hold_results(out) if has_evidence else contextlib.nullcontext():
         return _verify(out, claims, verbose)
 
 
@@ -66,30 +65,21 @@ def _verify(out: str | Path, claims: Sequence[str] | None, verbose: bool) -> int
     from theory.verification import recorded
 
     kept: tuple[Verdict, ...] = ()
-    try:
-        records = read_records(out)
-        register = collect()
-        order = {entry.claim.name: place for place, entry in enumerate(register.claims)}
-        if claims:
-            kept = tuple(verdict for verdict in recorded(Path(out)) if verdict.claim not in claims)
-            register = _chosen(register, claims)
-    except ValueError as error:
-        print(f"verify: {error}", file=sys.stderr)
-        return 2
+    records = read_records(out)
+    register = collect()
+    order = {entry.claim.name: place for place, entry in enumerate(register.claims)}
+    if claims:
+        kept = tuple(verdict for verdict in recorded(Path(out)) if verdict.claim not in claims)
+        register = _chosen(register, claims)
     for line in register.missing:
         print(f"verify: left out, {line}", file=sys.stderr)
     if not records:
-        print(f"verify: `{out}/evidence` holds no evidence", file=sys.stderr)
-        return 2
+        raise ValueError(f"`{out}/evidence` must hold evidence; it has none.")
     verdicts = judge_all(register, records)
     merged = held_against_controls((*kept, *verdicts), records)
     verdicts = merged[len(kept) :]
-    try:
-        merged = sorted(merged, key=lambda verdict: order.get(verdict.claim, len(order)))
-        write_verdicts(merged, Path(out))
-    except OSError as error:
-        print(f"verify: {out} cannot be written: {error.strerror or error}", file=sys.stderr)
-        return 2
+    merged = sorted(merged, key=lambda verdict: order.get(verdict.claim, len(order)))
+    write_verdicts(merged, Path(out))
     if verbose:
         print(remarks(verdicts) + "\n")
     print(verdict_table(verdicts, color=wants_color(sys.stdout)))

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from empirical.measure.operators import SymmetricOperator
 from empirical.measure.precision import inner_products, norm
+from theory.judge.front import RUN_FAILED
 
 #: Residuals cannot be told from zero below this many rounding errors of the largest eigenvalue: what a basis of a few
 #: dozen vectors leaves in float32 (measured: 12).
@@ -40,6 +41,8 @@ class LanczosStatus(StrEnum):
 
 class NotConvergedError(RuntimeError):
     """Lanczos stopped before every wanted pair converged."""
+
+    exit_status = RUN_FAILED
 
 
 @dataclass(frozen=True, kw_only=True)

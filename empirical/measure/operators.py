@@ -29,6 +29,7 @@ from torch.func import grad, jvp, vmap
 
 from empirical.measure.landscape import Landscape
 from empirical.measure.precision import full_precision, inner_products
+from theory.judge.front import RUN_FAILED
 
 with warnings.catch_warnings():
     # torch loads this table at the first forward derivative, by way of a decorator of its own that it has deprecated:
@@ -45,6 +46,8 @@ ProjectionMethod = Literal["auto", "per-sample-gradients", "jvp"]
 
 class NonFiniteProductError(RuntimeError):
     """A product of the Hessian or of the covariance came out infinite or NaN."""
+
+    exit_status = RUN_FAILED
 
 
 class SymmetricOperator(Protocol):

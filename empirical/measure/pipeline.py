@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import io
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,18 @@ from empirical.records import Ensemble, Expansion, Record, Spectrum, Trajectory
 from empirical.settings.measuring import EnsembleSetting, Measurement
 from theory.judge.evidence import Evidence, provenance
 from theory.judge.files import atomic_write
+from theory.judge.front import FAULT, RUN_FAILED, out_of_memory, sentence_of, status_of
+from theory.judge.workers import end_with_parent
 
 if TYPE_CHECKING:
     from empirical.data.resident import Data
     from empirical.training.checkpoint import Checkpoint
 
 Note = Callable[[str], None]
+#: What could not be measured, and the exit status that it stands for.
+Failure = tuple[int, str]
+#: In a worker: the queue that its notes go to.
+_lines: list[Any] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,56 +101,60 @@ def thinned(files: Sequence[Path], limit: int | None) -> list[Path]:
     return [file for index, file in enumerate(files) if index in chosen]
 
 
-def run_chains(chains: Sequence[Chain], *, workers: int, note: Note) -> list[str]:
-    """Run the chains, ``workers`` at once; returns one line for each that failed, the others' evidence kept."""
-    failures: list[str] = []
+def run_chains(chains: Sequence[Chain], *, workers: int, note: Note) -> list[Failure]:
+    """Run the chains, ``workers`` at once; what failed comes back, the others' evidence is kept."""
+    failures: list[Failure] = []
     if workers <= 1 or len(chains) <= 1:
         for chain in chains:
             failures.extend(run_chain(chain, note))
         return failures
     context = multiprocessing.get_context("spawn")
-    with (
-        context.Manager() as manager,
-        concurrent.futures.ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool,
-    ):
-        lines: Any = manager.Queue()
-        futures = [pool.submit(_in_process, chain, lines) for chain in chains]
+    lines: Any = context.SimpleQueue()
+    with concurrent.futures.ProcessPoolExecutor(
+        max_workers=workers, mp_context=context, initializer=_begin, initargs=(os.getpid(), lines)
+    ) as pool:
+        futures = [pool.submit(_in_process, chain) for chain in chains]
         pending = set(futures)
         while pending:
             _done, pending = concurrent.futures.wait(pending, timeout=0.5)
             while not lines.empty():
                 note(lines.get())
-        for chain, future in zip(chains, futures, strict=True):
-            error = future.exception()
-            failures.extend(future.result() if error is None else [f"{chain.label}: the process died: {error}"])
+    for chain, future in zip(chains, futures, strict=True):
+        try:
+            failures.extend(future.result())
+        except concurrent.futures.process.BrokenProcessPool as error:
+            failures.append((RUN_FAILED, f"{chain.label}: the process died: {error}"))
     return failures
 
 
-def _in_process(chain: Chain, lines: Any) -> list[str]:
-    return run_chain(chain, lines.put)
+def _begin(parent: int, lines: Any) -> None:
+    """Of a worker: where its notes go, before its first chain."""
+    end_with_parent(parent)
+    _lines.append(lines)
 
 
-def run_chain(chain: Chain, note: Note) -> list[str]:
-    """Do the work of one chain; failures come back as lines, one each."""
+def _in_process(chain: Chain) -> list[Failure]:
+    return run_chain(chain, _lines[0].put)
+
+
+def run_chain(chain: Chain, note: Note) -> list[Failure]:
+    """Do the work of one chain; foreseen failures come back, the unforeseen are raised."""
     import torch
-
-    from empirical.measure.lanczos import NotConvergedError
-    from empirical.measure.operators import NonFiniteProductError
 
     torch.set_num_threads(chain.options.get("threads", 1))
     registered()  # the claims as they are before anything is measured
     work = _checkpoints if chain.kind == "checkpoints" else _dynamics
     try:
         return work(chain, note)
-    except (ValueError, NonFiniteProductError, NotConvergedError, OSError) as error:
-        return [f"{chain.label}: {error}"]
-    except RuntimeError as error:
-        if "memory" not in str(error):
+    except Exception as error:
+        status = status_of(error)
+        if status == FAULT:
             raise
-        return [f"{chain.label}: out of memory: lower --chunk or --samples, or use --dtype float32."]
+        advice = ": lower --chunk or --samples, or use --dtype float32" if out_of_memory(error) else ""
+        return [(status, f"{chain.label}: {sentence_of(error, 'measure')}{advice}")]
 
 
-def _checkpoints(chain: Chain, note: Note) -> list[str]:
+def _checkpoints(chain: Chain, note: Note) -> list[Failure]:
     import dataclasses
 
     from empirical.measure import checkpoint as at
@@ -154,7 +165,7 @@ def _checkpoints(chain: Chain, note: Note) -> list[str]:
     loaded.sort(key=lambda item: item.iteration)
     data = _data(loaded[0], chain)
     start = _initial_weights(chain.paths, chain)
-    failures = []
+    failures: list[Failure] = []
     for measurement in chain.measurements:
         starts = _Starts(Path(chain.options["out"]), chain.options.get("device", "cpu"))
         previous = None
@@ -171,7 +182,7 @@ def _checkpoints(chain: Chain, note: Note) -> list[str]:
             try:
                 found = at.measure_checkpoint(item, data, this, previous=previous, initial_weights=start, note=note)
             except (NotConvergedError, NonFiniteProductError) as error:
-                failures.append(f"{chain.label} epoch {item.epoch}: {error}")
+                failures.append((RUN_FAILED, f"{chain.label} epoch {item.epoch}: {error}"))
                 previous = None
                 continue
             previous = found.directions
@@ -253,7 +264,7 @@ def _bound(chain: Chain, loaded: Sequence[Checkpoint], measurement: Measurement)
         _write(chain, found, began)
 
 
-def _dynamics(chain: Chain, note: Note) -> list[str]:
+def _dynamics(chain: Chain, note: Note) -> list[Failure]:
     from empirical.measure import dynamics
 
     stages = [_load(path, chain) for path in chain.paths]

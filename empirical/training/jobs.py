@@ -6,6 +6,7 @@ Small networks gain nothing from a second thread, and two runs gain everything f
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import signal
 import time
@@ -14,12 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from empirical.settings.training import Training
+from theory.judge.front import RUN_FAILED, sentence_of, status_of, worst
+from theory.judge.workers import end_with_parent
 
 __all__ = ["Job", "JobError", "run_jobs"]
 
 
 class JobError(RuntimeError):
-    """A run failed; the message is the run's own line."""
+    """Runs failed; the message is their own lines, and the status the worst of theirs."""
+
+    def __init__(self, failed: Sequence[tuple[int, str]]) -> None:
+        self.exit_status = worst(status for status, _ in failed)
+        super().__init__("; ".join(line for _, line in failed))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +44,8 @@ class Job:
         return self.name or f"{self.setting.method.name}-seed{self.seed}"
 
 
-#: Place of the job in the list; "progress", "note", "done", "failed" or "interrupted" ("" for nothing); payload.
+#: Place of the job in the list; "progress", "note", "done", "failed" or "interrupted" ("" for nothing); payload, of
+#: "failed" a status and a sentence.
 Message = tuple[int, str, Any]
 
 
@@ -77,7 +85,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
     messages: Any = context.Queue()
     waiting, running = list(enumerate(jobs)), {}  # by place: two runs may carry one label
     free, held = list(range(workers)), {}  # seats of the runs, each on a GPU of its own while there are enough
-    failed: list[str] = []
+    failed: list[tuple[int, str]] = []
     stopped: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
@@ -94,7 +102,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
                 place, job = waiting.pop(0)
                 held[place] = free.pop(0)
                 options = _seated(job.options, held[place])
-                arguments = (place, job.setting.to_dict(), job.seed, options, threads, messages)
+                arguments = (place, job.setting.to_dict(), job.seed, options, threads, messages, os.getpid())
                 process = context.Process(target=_work, args=arguments, name=job.label)
                 process.start()
                 running[place] = process
@@ -106,7 +114,8 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
                 running.pop(place).join()
                 free.append(held.pop(place))
                 if kind == "failed":
-                    failed.append(f"{jobs[place].label}: {payload}")
+                    status, sentence = payload
+                    failed.append((status, f"{jobs[place].label}: {sentence}"))
             elif kind:
                 show(jobs[place].label, kind, payload)
     finally:
@@ -115,7 +124,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
     if stopped:
         raise Interrupted(stopped[0], None)
     if failed:
-        raise JobError("; ".join(failed))
+        raise JobError(failed)
 
 
 def _seated(options: Mapping[str, Any], seat: int) -> dict[str, Any]:
@@ -133,13 +142,21 @@ def _silent_death(running: Mapping[int, Any]) -> Message:
         if not process.is_alive():
             time.sleep(0.5)  # its last message may still be on the way
             if process.exitcode != 0:
-                return place, "failed", f"the process ended with status {process.exitcode}; resume with --resume"
+                sentence = f"the process ended with status {process.exitcode}; resume with --resume"
+                return place, "failed", (RUN_FAILED, sentence)
     return -1, "", None
 
 
 def _work(
-    place: int, setting: Mapping[str, Any], seed: int, options: dict[str, Any], threads: int, messages: Any
+    place: int,
+    setting: Mapping[str, Any],
+    seed: int,
+    options: dict[str, Any],
+    threads: int,
+    messages: Any,
+    parent: int,
 ) -> None:
+    end_with_parent(parent)
     import torch
 
     from empirical.training.run import Interrupted, train
@@ -157,7 +174,6 @@ def _work(
     except Interrupted:
         messages.put((place, "interrupted", None))
     except Exception as error:  # whatever it was, the parent must hear of it
-        text = " ".join(str(error).split()) or type(error).__name__
-        messages.put((place, "failed", text))
+        messages.put((place, "failed", (status_of(error), sentence_of(error, "train"))))
     else:
         messages.put((place, "done", None))

@@ -46,6 +46,7 @@ from empirical.training.metrics import MetricsLog, logged_iterations, read_metri
 from empirical.training.trainer import Step, Trainer, numerics
 from theory.judge.evidence import provenance
 from theory.judge.files import atomic_write, hold, remove_partials, remove_stale_lock
+from theory.judge.front import RUN_FAILED, out_of_memory
 from theory.judge.reading import read_json
 
 __all__ = ["DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
@@ -59,6 +60,8 @@ LOOK_EVERY = 50
 class DivergedError(RuntimeError):
     """The loss is not finite: the run was stopped, its last checkpoint is good."""
 
+    exit_status = RUN_FAILED
+
 
 class Interrupted(Exception):
     """SIGINT or SIGTERM arrived: the iteration was finished and a checkpoint written."""
@@ -69,7 +72,7 @@ class Interrupted(Exception):
         super().__init__(f"stopped by {signal.Signals(number).name}, {when}; resume with --resume.")
 
     @property
-    def exit_code(self) -> int:
+    def exit_status(self) -> int:
         """128 + signal number, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.number
 
@@ -210,10 +213,8 @@ def train(
                 folder.tidy()
             stack.enter_context(numerics(setting.precision))
             _Run(setting, seed, folder, data, torch.device(device), world, tensorboard, progress, say).go()
-    except torch.OutOfMemoryError:
-        raise MemoryError(_memory_advice(setting)) from None
-    except RuntimeError as error:
-        if "allocate memory" in str(error):  # the CPU allocator has no class of its own
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
             raise MemoryError(_memory_advice(setting)) from None
         raise
     return folder

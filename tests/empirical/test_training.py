@@ -559,7 +559,7 @@ def test_a_signal_finishes_the_iteration_writes_a_checkpoint_and_gives_the_shell
             train(setting, seed=3, out=tmp_path, progress=send)
     finally:
         run_module._Run._report = run_module_progress
-    assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert caught.value.exit_status == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     kept = load_checkpoint(run_folder(setting, 3, tmp_path).checkpoints / "last.pt")
     assert kept.iteration == caught.value.iteration == sent[0]
     folder = train(setting, seed=3, out=tmp_path, resume=True)

@@ -22,11 +22,12 @@ from empirical.records import TrainingRun
 from empirical.records.training import StoredCheckpoint
 from empirical.settings import make_training
 from empirical.training import reproduction
-from empirical.training.jobs import Job, run_jobs
+from empirical.training.jobs import Job, JobError, run_jobs
 from empirical.training.run import run_folder
 from tests.empirical.record_making import training_run
 from theory.judge.evidence import Evidence
 from theory.judge.files import hold
+from theory.judge.front import DISK_FAILED, FAULT, RUN_FAILED, UNUSABLE
 from theory.judge.results import Table
 from theory.judge.verdict import Outcome
 
@@ -139,7 +140,7 @@ def test_runs_in_processes_of_their_own_are_the_same_to_the_bit(tmp_path):
 def test_wrong_usage_is_one_line_and_status_2(tmp_path, capsys, words, named):
     assert main(["train", *TINY, "--out", str(tmp_path), *words]) == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("train: ") and named in error and "\n" not in error
+    assert error.startswith("python -m empirical train: ") and named in error and "\n" not in error
 
 
 @pytest.mark.parametrize("command", ["train", "run", "sweep"])
@@ -227,10 +228,46 @@ def test_the_passes_of_a_run_are_those_that_it_makes(method, changes, monkeypatc
     assert run_passes(setting) > step_passes(setting) * 96 * 8
 
 
-def test_a_diverging_run_is_status_1_and_names_its_iteration(tmp_path, capsys):
+def test_a_diverging_run_is_a_failed_one_and_names_its_iteration(tmp_path, capsys):
     words = ["train", *TINY, "--out", str(tmp_path), "--method", "at", "--learning-rate", "1e30"]
-    assert main([*words, "--normalization", "none"]) == 1
+    assert main([*words, "--normalization", "none"]) == RUN_FAILED
     assert "not finite at iteration" in capsys.readouterr().err
+
+
+def fails_with(error):
+    def train(*_, **__):
+        raise error
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (MemoryError("out of memory: lower --batch-size"), RUN_FAILED, "lower --batch-size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), RUN_FAILED, "CUDA out of memory"),
+        (
+            OSError(28, "No space left on device", "metrics.jsonl"),
+            DISK_FAILED,
+            "metrics.jsonl: No space left on device",
+        ),
+        (ValueError("`data` must be there"), UNUSABLE, "must be there"),
+        (TypeError("None + 1"), FAULT, "Please report it"),
+    ],
+)
+def test_a_failed_run_is_never_status_1_and_has_one_line(tmp_path, capsys, monkeypatch, error, status, said):
+    """1 means that an identity is refuted or a gate failed, and nothing else."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("empirical.training.run.train", fails_with(error))
+    for command in (["train", "--jobs", "1"], ["sweep", "--jobs", "1", "--grid", "epsilon=0"]):
+        assert main([*command, *TINY, "--out", str(tmp_path / "out"), "--method", "at", "--quiet"]) == status
+        err = capsys.readouterr().err
+        assert said in err and "Traceback" not in err and len(err.splitlines()) == 1 + (command[0] == "sweep")
+
+
+def test_runs_that_failed_together_have_the_worst_status():
+    assert JobError([(UNUSABLE, "a"), (RUN_FAILED, "b")]).exit_status == RUN_FAILED
+    assert JobError([(UNUSABLE, "a"), (FAULT, "b"), (RUN_FAILED, "c")]).exit_status == FAULT
 
 
 def test_ratios_lists_and_switches_are_read():
@@ -282,7 +319,7 @@ def test_a_sweep_runs_every_point_once_and_resumes(tmp_path, capsys):
 
 def test_one_points_failure_does_not_lose_the_others(tmp_path, capsys):
     words = ["sweep", *TINY, "--out", str(tmp_path), "--method", "at", "--normalization", "none"]
-    assert main([*words, "--grid", "learning-rate=1e30,0.1"]) == 1
+    assert main([*words, "--grid", "learning-rate=1e30,0.1"]) == RUN_FAILED
     assert len(evidence_files(tmp_path)) == 1 and "not finite" in capsys.readouterr().err
 
 

@@ -1,11 +1,17 @@
 """The front of every command line: commands by name, imported when they are chosen, and exceptions as exit statuses.
 
-Exit status  0 all right; 1 what a command finds (an identity refuted, a gate failed, results that differ), never a
-             crash; 2 wrong usage, unreadable input, a package that is not installed, or a clash of names; 3 undecided;
-             70 a fault of ours (EX_SOFTWARE): anything unforeseen, a missing module of ours included;
-             130 interrupted; 141 the reader of a pipe has gone.
-Foreseen     `ValueError` and `OSError` name what is wrong with the input; another exception that is foreseen says so by
-             an attribute ``exit_status``. Each is one line on standard error.
+Exit status  0 all right
+             1 the answer is no: an identity refuted, a gate failed, results that differ; never a crash or a failed run
+             2 wrong usage, unreadable input, a package that is not installed, or a clash of names
+             3 undecided
+             70 a fault of ours (EX_SOFTWARE): anything unforeseen, a missing module of ours included
+             74 the disk failed (EX_IOERR): full, over quota, or broken; what was written before is whole
+             75 a run or a measurement failed (EX_TEMPFAIL): it diverged or did not converge, memory ran out, or its
+             process was killed; the others were finished, and the same command resumes
+             130 interrupted; 143 terminated; 141 the reader of a pipe has gone
+One place    Commands raise. `status_of` knows the status of every exception: `ValueError` and `OSError` name what is
+             wrong with the input, another exception that is foreseen says so by an attribute ``exit_status``. Each is
+             one line on standard error, `sentence_of`.
 Clash        ``python -m`` puts the working folder on the import path, where a ``reports.py`` or ``theory/`` of the
              user's hides ours. `require_own_packages` refuses to go on with packages that are not of one installation.
 """
@@ -13,6 +19,7 @@ Clash        ``python -m`` puts the working folder on the import path, where a `
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import importlib.metadata
 import io
@@ -20,15 +27,33 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-__all__ = ["FAULT", "PACKAGES", "ClashError", "Command", "command_line", "guarded", "require_own_packages", "run"]
+__all__ = [
+    "DISK_FAILED",
+    "FAULT",
+    "PACKAGES",
+    "RUN_FAILED",
+    "UNUSABLE",
+    "ClashError",
+    "Command",
+    "command_line",
+    "guarded",
+    "out_of_memory",
+    "require_own_packages",
+    "run",
+    "sentence_of",
+    "status_of",
+    "worst",
+]
 
-#: EX_SOFTWARE of sysexits.h.
-FAULT = 70
+#: Exit statuses of what is raised; 70, 74 and 75 are EX_SOFTWARE, EX_IOERR and EX_TEMPFAIL of sysexits.h.
+UNUSABLE, FAULT, DISK_FAILED, RUN_FAILED = 2, 70, 74, 75
+#: Errors of the system that no other argument would have avoided.
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 #: Our top-level packages.
 PACKAGES = ("theory", "empirical", "reports", "spikeshrink")
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,34 +149,77 @@ def guarded(where: str, work: Callable[[], int]) -> int:
         status = work()
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
-        _say(where, "interrupted; what was written is kept.")
+    except (Exception, KeyboardInterrupt) as error:
+        status = status_of(error)
+        if isinstance(error, BrokenPipeError):
+            # What is still buffered has no reader: let the interpreter's last flush go nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
+            print(f"{where}: {sentence_of(error, where)}", file=sys.stderr, flush=True)
+        return status
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status that an exception stands for; see the module."""
+    stated = getattr(error, "exit_status", None)
+    if isinstance(stated, int):
+        return stated
+    if isinstance(error, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # What is still buffered has no reader: let the interpreter's last flush go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
         return 141
-    except ModuleNotFoundError as error:
-        name = (error.name or "").split(".")[0]
-        if name not in EXTRAS and name not in DEPENDENCIES:  # one of ours above all
-            return _fault(where, error)
+    if isinstance(error, ModuleNotFoundError):
+        return UNUSABLE if _package(error) else FAULT  # what is missing is one of ours above all
+    if out_of_memory(error):
+        return RUN_FAILED
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return DISK_FAILED
+    return UNUSABLE if isinstance(error, (OSError, ValueError)) else FAULT
+
+
+def sentence_of(error: BaseException, where: str) -> str:
+    """What is said of an exception, on one line; of a fault of ours, with the file its traceback went to.
+
+    Args:
+        error: what was raised.
+        where: the command, or the run.
+    """
+    status = status_of(error)
+    if status == FAULT:
+        return _fault(error, where)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; what was written is kept."
+    text = str(error)
+    if isinstance(error, ModuleNotFoundError):
+        name = _package(error)
         extra = f"[{EXTRAS[name]}]" if name in EXTRAS else ""
-        _say(where, f"the package {name} is not installed: pip install 'spikeshrink{extra}'.")
-        return 2
-    except OSError as error:
+        text = f"the package {name} is not installed: pip install 'spikeshrink{extra}'."
+    elif isinstance(error, OSError) and error.strerror:
         name = error.filename2 or error.filename  # of a rename the target: the other is a temporary name of ours
-        place = f"{name}: " if name else ""
-        _say(where, f"{place}{error.strerror}" if error.strerror else str(error))
-        return 2
-    except ValueError as error:
-        _say(where, str(error))
-        return 2
-    except Exception as error:
-        status = getattr(error, "exit_status", None)
-        if isinstance(status, int):
-            _say(where, str(error))
-            return status
-        return _fault(where, error)
+        text = f"{name}: {error.strerror}" if name else error.strerror
+    elif out_of_memory(error):
+        text = text or "out of memory"
+    if status == DISK_FAILED:
+        text += "; what was written before is whole, and the same command resumes."
+    return " ".join(text.split()) or type(error).__name__
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """The status of several runs together: of a fault if there is one, else the largest; 0 for none."""
+    found = set(statuses)
+    return FAULT if FAULT in found else max(found, default=0)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python says so, or PyTorch, whose allocator on the CPU has no class of its own."""
+    said = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return said or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _package(error: ModuleNotFoundError) -> str:
+    """The package of others that is not installed; "" where what is missing is ours."""
+    name = (error.name or "").split(".")[0]
+    return name if name in EXTRAS or name in DEPENDENCIES else ""
 
 
 def require_own_packages(path: Sequence[str] | None = None) -> None:
@@ -174,19 +242,21 @@ def require_own_packages(path: Sequence[str] | None = None) -> None:
             )
 
 
-def _fault(where: str, error: BaseException) -> int:
+def _fault(error: BaseException, where: str) -> str:
     text = "".join(traceback.format_exception(error))
-    summary = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    summary = f"a fault of Spikeshrink: {type(error).__name__}: {' '.join(str(error).split())}"[:300]
     if os.environ.get("SPIKESHRINK_DEBUG"):
         sys.stderr.write(text)
-        _say(where, f"a fault of Spikeshrink: {summary}. Please report it {_tracker()}.")
-        return FAULT
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="spikeshrink-fault-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
-    ) as stream:
-        stream.write(f"{where}\nPython {sys.version}\n{text}")
-    _say(where, f"a fault of Spikeshrink: {summary}. Please report it {_tracker()}, with {stream.name}.")
-    return FAULT
+        return f"{summary}. Please report it {_tracker()}."
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="spikeshrink-fault-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as stream:
+            stream.write(f"{where}\nPython {sys.version}\n{text}")
+    except OSError:  # the disk may be what is at fault
+        sys.stderr.write(text)
+        return f"{summary}. Please report it {_tracker()}."
+    return f"{summary}. Please report it {_tracker()}, with {stream.name}."
 
 
 def _tracker() -> str:
@@ -197,7 +267,3 @@ def _tracker() -> str:
         urls = []
     found = [url.partition(",")[2].strip() for url in urls if url.lower().startswith("issues,")]
     return f"at {found[0]}" if found else "to the project (CONTRIBUTING.md, Faults)"
-
-
-def _say(where: str, message: str) -> None:
-    print(f"{where}: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from empirical.__main__ import main
 from empirical.claims import collect, held_against_controls, registered
 from empirical.commands import measure
 from empirical.commands.verify import judge_all
@@ -19,6 +20,7 @@ from empirical.settings.measuring import Measurement
 from empirical.settings.presets import make_training
 from empirical.training.run import train
 from theory.judge.evidence import Evidence
+from theory.judge.front import UNUSABLE
 from theory.judge.verdict import Standing
 
 OPTIONS = [
@@ -156,21 +158,21 @@ def test_one_checkpoint_can_be_measured_anywhere(measured, tmp_path):
 def test_wrong_usage_is_one_line_and_status_2(out, capsys, arguments, message):
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    assert measure.run(parsed(*(item.format(out=out) for item in arguments))) == 2
+    assert main(["measure", *(item.format(out=out) for item in arguments)]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
 
 
 def test_more_pairs_than_samples_fails_in_one_line_and_keeps_the_rest(out, tmp_path, capsys):
     options = ["--replicas", "0", "--window", "0", "--jobs", "1", "--quiet", "--checkpoints", "1"]
-    assert measure.run(parsed(out, "--out", tmp_path, "--k", "64", *options)) == 1
+    assert measure.run(parsed(out, "--out", tmp_path, "--k", "64", *options)) == UNUSABLE
     error = capsys.readouterr().err
     assert "must be at most 63" in error
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, capsys):
     (tmp_path / "epoch-0001.pt").write_bytes(b"not a checkpoint")
-    assert measure.run(parsed(tmp_path)) == 2
+    assert main(["measure", str(tmp_path)]) == 2
     assert "epoch-0001.pt" in capsys.readouterr().err
 
 
@@ -202,7 +204,7 @@ def test_bare_weights_and_what_was_said_of_them_make_a_checkpoint(tmp_path):
 
 @pytest.mark.parametrize("window", [1, 10, 19, -1])
 def test_a_window_too_short_to_be_judged_is_refused_before_anything_is_measured(out, tmp_path, capsys, window):
-    assert measure.run(parsed(out, "--window", str(window), "--out", tmp_path / "none")) == 2
+    assert main(["measure", str(out), "--window", str(window), "--out", str(tmp_path / "none")]) == 2
     error = capsys.readouterr().err.strip()
     assert "window" in error and str(window) in error and "\n" not in error
     assert not (tmp_path / "none").exists()
