@@ -8,6 +8,7 @@ process it was (POSIX gives an orphan another), and ends the worker at once. Wha
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
@@ -15,8 +16,6 @@ __all__ = ["end_with_parent"]
 
 #: Seconds between looks.
 EVERY = 0.5
-#: 128 + SIGKILL: the status of a process that ends for its killed parent's sake.
-ORPHANED = 137
 _WATCH = "end-with-parent"
 
 
@@ -33,4 +32,4 @@ def end_with_parent(parent: int) -> None:
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(EVERY)
-    os._exit(ORPHANED)
+    os.kill(os.getpid(), signal.SIGKILL)  # as its parent was: nothing may hold it up
