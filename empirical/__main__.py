@@ -20,6 +20,11 @@ del sys.path[0]
 DESCRIPTION = "Adversarial training measured against the theory: train, measure, judge, import, gate."
 COMMANDS = (
     Command(
+        name="doctor",
+        help="examine the machine: does it compute right, and how long does a run take",
+        module="empirical.commands.doctor",
+    ),
+    Command(
         name="run", help="train, measure, verify, report: the whole study, resumable", module="empirical.commands.run"
     ),
     Command(

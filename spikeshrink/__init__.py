@@ -23,6 +23,7 @@ USAGE = """usage: spikeshrink [--version] PROGRAM COMMAND …
 programs (each has --help):
 {programs}
   gate                  does a model's training meet the assumptions? an exit status for CI
+  doctor                is this machine fit to train on, and how long does a run take?
   completion bash|zsh   completion of names, for `eval "$(spikeshrink completion bash)"`
 """
 
@@ -52,7 +53,7 @@ def _dispatch(words: list[str]) -> int:
 
         program = importlib.import_module(PROGRAMS[words[0]][0])
         return program.main(words[1:], prog=f"spikeshrink {words[0]}")
-    if words[:1] == ["gate"]:
+    if words[:1] in (["gate"], ["doctor"]):
         from empirical.__main__ import main as empirical
 
         return empirical(words, prog="spikeshrink")
@@ -66,7 +67,7 @@ def _dispatch(words: list[str]) -> int:
         print(usage, end="")
         return 0
     wrong = f"unknown program {words[0]!r}" if words else "a program is needed"
-    names = ", ".join([*PROGRAMS, "gate", "completion"])
+    names = ", ".join([*PROGRAMS, "gate", "doctor", "completion"])
     raise ValueError(f"{wrong}: it must be one of {names}; see `spikeshrink --help`.")
 
 

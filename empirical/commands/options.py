@@ -21,6 +21,7 @@ from empirical.settings.data import PUBLISHED
 from empirical.settings.measuring import Measuring
 from empirical.settings.method import METHODS
 from empirical.settings.options import MEASURING, Option, options_of
+from empirical.settings.precision import FAST
 from empirical.settings.presets import OVERRIDES, PRESET_OF, PRESETS, PresetName, make_training
 from theory.model.setting import Setting
 
@@ -30,6 +31,7 @@ __all__ = [
     "add_training_options",
     "available_cores",
     "device_name",
+    "fast_path",
     "measuring",
     "measuring_of",
     "override_of",
@@ -142,6 +144,12 @@ def add_training_options(parser: argparse.ArgumentParser, *, published: bool = F
     parser.add_argument("--method", nargs="+", choices=METHODS, help="default: the preset's, at and awp for most")
     parser.add_argument("--seeds", type=whole, default=1, help="runs of each method, with distinct data orders")
     parser.add_argument("--seed", type=whole, default=0, help="first root seed (default: %(default)s)")
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="on CUDA, float32 without TF32, compilation or graphs; by default bfloat16 inside the network, "
+        "channels-last, compiled, attacks as CUDA graphs (x, δ, weights, loss and batch-norm statistics in float32)",
+    )
     group = parser.add_argument_group("overrides of the preset")
     for name, option in OVERRIDES.items():
         if published and name == "dataset":
@@ -174,6 +182,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, by the names `make_training` knows."""
     return {name: getattr(args, name) for name in OVERRIDES if getattr(args, name, None) is not None}
+
+
+def fast_path(args: argparse.Namespace) -> Mapping[str, Any]:
+    """How training on the chosen device computes where nothing was said about it: fast on CUDA, exact elsewhere."""
+    return FAST if device_name(args.device) != "cpu" and not args.exact else {}
 
 
 def override_of(name: str, text: str) -> Any:

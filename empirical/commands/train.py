@@ -17,6 +17,7 @@ from empirical.commands.options import (
     add_training_options,
     available_cores,
     device_name,
+    fast_path,
     overrides,
     preset_and_methods,
     torchrun_place,
@@ -51,7 +52,7 @@ def planned(args: argparse.Namespace, changes: Mapping[str, Any] | None = None) 
     from empirical.training.jobs import Job
 
     preset, methods = preset_and_methods(args)
-    given = overrides(args) | dict(changes or {})
+    given = dict(fast_path(args)) | overrides(args) | dict(changes or {})
     options = {
         "out": args.out,
         "device": device_name(args.device),

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from empirical.settings.fields import require_choices
 from theory.model.setting import Setting, keyword_setting
 
-__all__ = ["Autocast", "Precision"]
+__all__ = ["FAST", "Autocast", "Precision"]
 
 Autocast = Literal["none", "bfloat16"]
+#: What training on CUDA uses unless told otherwise; x, δ, weights, loss and batch-norm statistics stay in float32.
+FAST: Mapping[str, Any] = {
+    "autocast": "bfloat16",
+    "channels_last": True,
+    "compile": True,
+    "cuda_graph": True,
+    "tf32": True,
+    "deterministic": False,
+}
 
 
 @keyword_setting

@@ -14,7 +14,7 @@ Source    Madry et al. 2018. Start, step order and batch-norm mode as in Rice, W
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import torch
@@ -23,8 +23,10 @@ from torch.nn import functional
 
 from empirical.settings.attack import PGD
 
-__all__ = ["BatchNormLayer", "batch_norm_layers", "draw_starts", "forward", "frozen", "pgd", "pgd_from"]
+__all__ = ["Attack", "BatchNormLayer", "batch_norm_layers", "draw_starts", "forward", "frozen", "pgd", "pgd_from"]
 
+#: An attack as a function of its setting, images, labels and start perturbations.
+Attack: TypeAlias = Callable[[PGD, Tensor, Tensor, Tensor], Tensor]
 #: PyTorch has no public name for what they share.
 BatchNormLayer: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 

@@ -1,5 +1,8 @@
 """Clean and robust loss and accuracy at fixed weights: eval mode, float32, no augmentation, the same attack everywhere.
 
+The attack may be run by faster arithmetic, that of training; what it finds is evaluated in float32 by the network as it
+is, so that only the attack's strength is at stake, never the loss of an input.
+
 The robust generalization gap is a difference of two such numbers. The "train robust accuracy" of published logs is
 not: it is averaged while the weights move, in train mode, on augmented data, and for AWP at perturbed weights.
 """
@@ -17,9 +20,10 @@ from empirical.data.streams import generator
 from empirical.records.parts import SplitMetrics
 from empirical.settings.attack import PGD
 from empirical.settings.method import Loss
-from empirical.training.attack import pgd
+from empirical.training.attack import Attack, draw_starts, pgd_from
 from empirical.training.distributed import SINGLE, World
 from empirical.training.loss import summed_loss
+from empirical.training.numerics import without_tf32
 
 __all__ = ["SplitMetrics", "eval_mode", "evaluate"]
 
@@ -45,9 +49,11 @@ def evaluate(
     batch_size: int = 500,
     loss: Loss = "cross-entropy",
     world: World = SINGLE,
+    attacked: Attack | None = None,
 ) -> SplitMetrics:
     """Evaluate the model as it is; processes share the batches. Losses are of the kind `loss`, whatever is attacked.
 
+    `attacked` makes the adversarial inputs of ``(attack, x, y, starts)``; by default `pgd_from` does, in float32.
     The random starts depend on `seed` and the batch alone, so that two evaluations differ by the weights only.
 
     Raises:
@@ -61,8 +67,13 @@ def evaluate(
             if index % world.size != world.rank:
                 continue
             source = generator(seed, "evaluation", index, device=x.device)
-            adversarial = pgd(model, x, y, attack, generator=source)
-            with torch.no_grad():
+            starts = draw_starts(x.shape, attack, generator=source, device=x.device, dtype=x.dtype)
+            if attacked is None:
+                with without_tf32():
+                    adversarial = pgd_from(model, x, y, attack, starts)
+            else:
+                adversarial = attacked(attack, x, y, starts)
+            with torch.no_grad(), without_tf32():
                 clean, robust = model(x), model(adversarial)
                 totals += torch.stack(
                     [

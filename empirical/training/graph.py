@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from empirical.settings.attack import PGD
+from empirical.training.attack import Attack
 
 __all__ = ["GraphedAttack", "capture"]
-
-Attack = Callable[[PGD, Tensor, Tensor, Tensor], Tensor]
 
 
 class GraphedAttack:

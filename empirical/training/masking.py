@@ -23,6 +23,7 @@ from empirical.records.training import MaskingReport
 from empirical.settings.attack import PGD
 from empirical.training.attack import pgd
 from empirical.training.evaluate import eval_mode
+from empirical.training.numerics import without_tf32
 
 __all__ = ["MaskingReport", "MaskingWarning", "check_masking", "svhn_trap"]
 
@@ -55,7 +56,7 @@ def check_masking(
     """
 
     def attacked(setting: PGD, source: nn.Module = model) -> tuple[float, float]:
-        with eval_mode(model), eval_mode(source):
+        with eval_mode(model), eval_mode(source), without_tf32():
             start = generator(seed, "evaluation", 0, device=x.device)
             adversarial = pgd(source, x, y, setting, generator=start)
             with torch.no_grad():

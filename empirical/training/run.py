@@ -38,12 +38,13 @@ from empirical.records.training import (
     TrainingRun,
 )
 from empirical.settings.training import EXPERIMENT, Training
-from empirical.training.checkpoint import load_checkpoint, save_checkpoint
+from empirical.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from empirical.training.distributed import SINGLE, World
 from empirical.training.evaluate import evaluate
 from empirical.training.masking import check_masking, svhn_trap
 from empirical.training.metrics import MetricsLog, logged_iterations, read_metrics
-from empirical.training.trainer import Step, Trainer, numerics
+from empirical.training.numerics import numerics
+from empirical.training.trainer import Step, Trainer
 from theory.judge.evidence import provenance
 from theory.judge.files import atomic_write, hold, remove_partials, remove_stale_lock
 from theory.judge.front import RUN_FAILED, out_of_memory
@@ -275,10 +276,9 @@ class _Run:
             self.say(f"warning: {sentence}")
 
     def _start(self, device: torch.device) -> Trainer:
-        newest = self._newest()
-        if newest is None:
+        checkpoint, newest = self._newest()
+        if checkpoint is None:
             return Trainer(self.setting, seed=self.seed, data=self.data, device=device, world=self.world)
-        checkpoint = load_checkpoint(newest)
         if checkpoint.setting != self.setting or checkpoint.seed != self.seed:
             raise ValueError(f"`train(resume=True)` found a checkpoint of another run at {newest}.")
         if checkpoint.world_size != self.world.size:
@@ -290,22 +290,35 @@ class _Run:
         self.sums[:] = checkpoint.running
         return Trainer.from_checkpoint(checkpoint, data=self.data, device=device, world=self.world)
 
-    def _newest(self) -> Path | None:
-        """The checkpoint of the latest iteration that can be read and that the log reaches; others are named."""
+    def _newest(self) -> tuple[Checkpoint | None, Path]:
+        """The checkpoint of the latest iteration that can be read and that the log reaches; later ones are named.
+
+        Files of an epoch say their iteration; they are read from the latest on, until none can be later.
+        """
         logged = logged_iterations(self.folder.metrics)
-        best: tuple[int, Path] | None = None
-        for path in sorted(self.folder.checkpoints.glob("*.pt")):
+        length = self.setting.iterations_per_epoch
+        files = [(self._epoch_of(path) * length, path) for path in self.folder.checkpoints.glob("epoch-*.pt")]
+        best, where = None, self.folder.checkpoints
+        last = [(self.setting.num_iterations + 1, path) for path in self.folder.checkpoints.glob("last.pt")]
+        for iteration, path in last + sorted(files, reverse=True):
+            if best is not None and iteration < best.iteration:
+                break
             try:
-                iteration = load_checkpoint(path).iteration
+                found = load_checkpoint(path)
             except ValueError as error:
                 self.say(f"warning: passing over {path.name}: {error}")
                 continue
-            if not self._expected_lines(iteration) <= logged:
+            if not self._expected_lines(found.iteration) <= logged:
                 self.say(f"warning: passing over {path.name}: the log has lost lines from before it.")
                 continue
-            if best is None or iteration > best[0]:
-                best = (iteration, path)
-        return best[1] if best else None
+            if best is None or found.iteration >= best.iteration:
+                best, where = found, path
+        return best, where
+
+    @staticmethod
+    def _epoch_of(path: Path) -> int:
+        digits = path.stem.removeprefix("epoch-")
+        return int(digits) if digits.isdecimal() else 0
 
     def _expected_lines(self, iteration: int) -> set[tuple[str, int]]:
         """Kind and iteration of every line that the log of a run holds after `iteration` iterations."""
@@ -452,6 +465,7 @@ class _Run:
                 batch_size=evaluation.batch_size,
                 loss=self.setting.method.loss,
                 world=self.world,
+                attacked=trainer.evaluation_attack,
             )
             for name, split in probes.items()
             if len(split)
@@ -557,7 +571,7 @@ class _Run:
         return check_masking(self.trainer.model, x, y, self.setting.evaluation.attack, seed=self.seed, other=other)
 
     def _describe(self, path: Path) -> StoredCheckpoint:
-        epoch = int(path.stem.removeprefix("epoch-"))
+        epoch = self._epoch_of(path)
         return StoredCheckpoint(
             file=str(path.relative_to(self.folder.out)),
             epoch=epoch,

@@ -10,10 +10,8 @@ Cost of a PGD-10 AT step in forwards of the batch (an input-gradient or weight-g
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +24,7 @@ from empirical.data.streams import derived_seed, generator
 from empirical.network.build import build_network
 from empirical.settings.attack import PGD
 from empirical.settings.awp import AWP
-from empirical.settings.precision import Autocast, Precision
+from empirical.settings.precision import Autocast
 from empirical.settings.training import Training
 from empirical.training.attack import draw_starts, forward, pgd_from
 from empirical.training.awp import awp, perturbed_weights
@@ -35,7 +33,7 @@ from empirical.training.distributed import SINGLE, World
 from empirical.training.graph import GraphedAttack
 from empirical.training.loss import summed_loss
 
-__all__ = ["Step", "Trainer", "numerics"]
+__all__ = ["Step", "Trainer"]
 
 #: The type inside the network under each `Precision.autocast`; None leaves it alone.
 AUTOCAST: Mapping[Autocast, torch.dtype | None] = {"none": None, "bfloat16": torch.bfloat16}
@@ -55,18 +53,13 @@ class Step:
     accuracy: Tensor
 
 
-@contextlib.contextmanager
-def numerics(precision: Precision) -> Iterator[None]:
-    """PyTorch's process-wide switches as `precision` asks, restored afterwards."""
-    matmul: Any = torch.backends.cuda.matmul
-    convolution: Any = torch.backends.cudnn
-    before = (matmul.allow_tf32, convolution.allow_tf32, convolution.deterministic, convolution.benchmark)
-    try:
-        matmul.allow_tf32 = convolution.allow_tf32 = precision.tf32
-        convolution.deterministic, convolution.benchmark = precision.deterministic, not precision.deterministic
-        yield
-    finally:
-        matmul.allow_tf32, convolution.allow_tf32, convolution.deterministic, convolution.benchmark = before
+def _compiled(model: nn.Module) -> nn.Module:
+    """The network compiled for each shape of batch that comes: the full one, and an epoch's last.
+
+    Left to itself the compiler answers a second shape with a graph for any shape, which is slower and is used for the
+    full batches too from then on; and a run resumed in between, which has not seen the second shape yet, would differ.
+    """
+    return torch.compile(model, dynamic=False)  # pyright: ignore[reportReturnType]
 
 
 class Trainer:
@@ -97,7 +90,7 @@ class Trainer:
         self.model = model.to(self.device)
         if setting.precision.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self._fast: nn.Module = torch.compile(self.model) if setting.precision.compile else self.model  # pyright: ignore[reportAttributeAccessIssue]
+        self._fast: nn.Module = _compiled(self.model) if setting.precision.compile else self.model
         self._synced: nn.Module = DistributedDataParallel(self._fast) if world.size > 1 else self._fast
         optimizer = setting.optimizer
         self.optimizer = torch.optim.SGD(
@@ -112,7 +105,7 @@ class Trainer:
         if setting.ema_decay:
             self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self._order: tuple[int, Tensor] | None = None
-        self._graph: GraphedAttack | None = None
+        self._graphs: dict[tuple[PGD, int, bool], GraphedAttack] = {}
 
     @classmethod
     def from_checkpoint(
@@ -240,14 +233,23 @@ class Trainer:
         source = generator(self.seed, "attack", iteration, int(fresh), device=self.device)
         shape = (count, *x.shape[1:])
         starts = draw_starts(shape, attack, generator=source, device=self.device, dtype=x.dtype)
-        starts = starts[:, self.world.rows(count)]
+        return self._fast_attack(attack, x, y, starts[:, self.world.rows(count)], count == self.setting.batch_size)
+
+    def evaluation_attack(self, attack: PGD, x: Tensor, y: Tensor, starts: Tensor) -> Tensor:
+        """The attack of an evaluation by the arithmetic of training: as precise, compiled and graphed as that."""
+        return self._fast_attack(attack, x, y, starts, len(x) == self.setting.evaluation.batch_size)
+
+    def _fast_attack(self, attack: PGD, x: Tensor, y: Tensor, starts: Tensor, full: bool) -> Tensor:
         if self.setting.precision.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
             starts = starts.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, starts.shape[:2])
-        if self.setting.precision.cuda_graph and count == self.setting.batch_size:
-            if self._graph is None:
-                self._graph = GraphedAttack(self._attack_once, self.model, attack, x, y, starts)
-            return self._graph(x, y, starts)
-        return self._attack_once(attack, x, y, starts)
+        if not (self.setting.precision.cuda_graph and full):
+            return self._attack_once(attack, x, y, starts)
+        # A graph has the mode of batch normalisation that it was captured in.
+        key = (attack, len(x), self.model.training)
+        if key not in self._graphs:
+            self._graphs[key] = GraphedAttack(self._attack_once, self.model, attack, x, y, starts)
+        return self._graphs[key](x, y, starts)
 
     def _attack_once(self, attack: PGD, x: Tensor, y: Tensor, starts: Tensor) -> Tensor:
         return pgd_from(self._fast, x, y, attack, starts, autocast=AUTOCAST[self.setting.precision.autocast])

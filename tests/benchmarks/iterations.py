@@ -25,7 +25,8 @@ from empirical.network.preactresnet import FORWARD_FLOP_PER_IMAGE
 from empirical.settings.presets import make_training
 from empirical.settings.training import Training
 from empirical.training.attack import draw_starts
-from empirical.training.trainer import Trainer, numerics
+from empirical.training.numerics import numerics
+from empirical.training.trainer import Trainer
 from tests.benchmarks.textbook import textbook_step
 
 __all__ = ["UNITS", "benchmark_iterations", "benchmark_pipeline", "cifar_shaped", "gpu_environment"]

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -33,6 +34,7 @@ from empirical.data import epoch_order, generator, load_data
 from empirical.records import TrainingRun
 from empirical.settings import METHODS, Training
 from empirical.settings.attack import PGD
+from empirical.settings.precision import Precision
 from empirical.settings.presets import PRESETS, checkpoint_plan, make_training
 from empirical.settings.schedule import LearningRate, decay_iterations
 from empirical.training import run as run_module
@@ -40,8 +42,9 @@ from empirical.training.attack import draw_starts, pgd, pgd_from
 from empirical.training.checkpoint import VERSION, load_checkpoint
 from empirical.training.evaluate import evaluate
 from empirical.training.graph import capture
-from empirical.training.masking import MaskingWarning
+from empirical.training.masking import MaskingWarning, check_masking
 from empirical.training.metrics import MetricsLog, read_metrics
+from empirical.training.numerics import numerics
 from empirical.training.run import DivergedError, Interrupted, run_folder, train
 from empirical.training.trainer import Trainer
 from theory.judge.evidence import Evidence
@@ -240,6 +243,115 @@ def test_the_compiled_network_trains_alike():
         assert fast.step().loss.item() == pytest.approx(plain.step().loss.item(), rel=1e-3)
 
 
+@pytest.mark.parametrize("method", ["at", "awp", "trades-awp"])
+def test_compiled_graphs_are_of_one_shape_each(method, monkeypatch):
+    """Full batches of 16, the last of 2, and full ones again: no graph is for any shape, and none is given up."""
+    shapes = []
+
+    def graph(module, inputs):
+        found = [tuple(value.shape) for value in inputs if isinstance(value, torch.Tensor)]
+        assert all(type(size) is int for shape in found for size in shape), found
+        shapes.append([shape[0] for shape in found if len(shape) == 4 and shape[2:] == (8, 8)])
+        return module.forward
+
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compiled(model, backend=graph, **options))
+    torch._dynamo.reset()
+    changes = {"awp_warmup": 0, "awp_batch": "fresh"}
+    plain, fast = trainer(small(method, **changes)), trainer(small(method, compile=True, **changes))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for _ in range(6):
+            assert fast.step().loss.item() == pytest.approx(plain.step().loss.item(), rel=1e-5)
+    assert {count for found in shapes for count in found} == {16, 2}
+
+
+@pytest.mark.slow
+def test_a_compiled_run_resumes_to_the_bit(tmp_path):
+    """Stopped after three full batches, before the partial one was ever compiled: in a process of its own each."""
+    script = textwrap.dedent(
+        """
+        import json, sys, torch
+        torch.set_num_threads(1)
+        from pathlib import Path
+        from empirical.data import load_data
+        from empirical.settings import Training
+        from empirical.training.checkpoint import load_checkpoint, save_checkpoint
+        from empirical.training.trainer import Trainer
+        setting = Training.from_dict(json.loads(sys.argv[1]))
+        start, stop, path = int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+        data = load_data(setting.data)
+        run = Trainer(setting, seed=0, data=data)
+        if start:
+            run = Trainer.from_checkpoint(load_checkpoint(path / f"{start}.pt"), data=data)
+        while run.iteration < stop:
+            run.step()
+            if run.iteration in (3, 6):
+                save_checkpoint(
+                    path / f"{run.iteration}{'-resumed' if start else ''}.pt", setting=setting, seed=0,
+                    iteration=run.iteration, model=run.model, momentum=run.momentum(), average=None,
+                    data_digest=data.digest,
+                )
+        """
+    )
+    setting = json.dumps(small(compile=True).to_dict())
+    for start, stop in ((0, 6), (3, 6)):
+        subprocess.run(
+            [sys.executable, "-c", script, setting, str(start), str(stop), str(tmp_path)],
+            cwd=Path(__file__).parents[2],
+            check=True,
+            timeout=300,
+        )
+    assert (tmp_path / "6.pt").read_bytes() == (tmp_path / "6-resumed.pt").read_bytes()
+
+
+def test_switches_are_set_and_put_back_whichever_names_the_host_uses():
+    """PyTorch refuses to read `allow_tf32` once a host has set `fp32_precision`; whoever uses either keeps it."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    kept = (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic, cudnn.benchmark)
+    try:
+        for host in ("tf32", "ieee"):
+            matmul.fp32_precision = cudnn.conv.fp32_precision = host
+            for ours in (False, True):
+                with numerics(Precision(tf32=ours)):
+                    assert matmul.fp32_precision == cudnn.conv.fp32_precision == ("tf32" if ours else "ieee")
+                    assert cudnn.deterministic
+                assert matmul.fp32_precision == cudnn.conv.fp32_precision == host
+    finally:
+        matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.deterministic, cudnn.benchmark = kept
+    with numerics(Precision(tf32=True)):
+        pass
+    assert isinstance(matmul.allow_tf32, bool) and isinstance(cudnn.allow_tf32, bool)  # readable as before
+
+
+def test_evaluation_is_float32_whatever_training_allows_itself():
+    run = trainer(small())
+    seen = set()
+    run.model.register_forward_hook(
+        lambda *_: seen.add((torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision))
+    )
+    with numerics(Precision(tf32=True)):
+        evaluate(run.model, run.data.test, PGD(epsilon=0.1, step_size=0.1, steps=1), seed=0)
+        x, y = next(run.data.test.batches(10))
+        check_masking(run.model, x, y, PGD(epsilon=0.1, step_size=0.1, steps=1), seed=0)
+        assert seen == {("ieee", "ieee")}
+        run.step()
+    assert ("tf32", "tf32") in seen
+
+
+def test_resuming_reads_the_newest_checkpoints_only(tmp_path, monkeypatch):
+    setting = small(checkpoint_epochs=(0, 1, 2, 3, 4, 5), milestones=(4,))
+    folder = train(setting, seed=0, out=tmp_path)
+    read = []
+    monkeypatch.setattr(run_module, "load_checkpoint", lambda path: read.append(path.name) or load_checkpoint(path))
+    folder.evidence.unlink()
+    train(setting, seed=0, out=tmp_path, resume=True)
+    assert read == ["last.pt"]  # of the end of the run: none can be later
+    folder.evidence.unlink()
+    (folder.checkpoints / "last.pt").write_bytes(b"torn")
+    train(setting, seed=0, out=tmp_path, resume=True)
+    assert read[1:] == ["last.pt", "epoch-0005.pt"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_graphed_attack_equals_the_eager_one():
@@ -256,6 +368,28 @@ def replayed_on_the_cpu(computation, device):
     """A CUDA graph's contract without CUDA: every replay writes over the one output tensor."""
     output = computation().clone()
     return output, lambda: output.copy_(computation())
+
+
+def test_an_evaluation_by_the_fast_attack_equals_the_plain_one(monkeypatch):
+    """Full batches by graph, the last one not, between steps whose graph is of another mode and shape."""
+    monkeypatch.setattr("empirical.training.graph.capture", replayed_on_the_cpu)
+    changes = {"evaluation_batch_size": 16, "normalization": "batch"}
+    run = trainer(small(cuda_graph=True, **changes))
+    attack = run.setting.evaluation.attack
+    for _ in range(2):
+        run.step()
+        options = {"seed": 0, "batch_size": 16}
+        fast = evaluate(run.model, run.data.test, attack, attacked=run.evaluation_attack, **options)
+        assert asdict(fast) == asdict(evaluate(run.model, run.data.test, attack, **options))
+    assert len(run.data.test) % 16 and len(run._graphs) == 2
+
+
+def test_the_precision_of_an_evaluation_is_that_of_its_attack_alone():
+    run = trainer(small(autocast="bfloat16"))
+    types = []
+    run.model.register_forward_hook(lambda module, inputs, output: types.append(output.dtype))
+    evaluate(run.model, run.data.test, run.setting.evaluation.attack, seed=0, attacked=run.evaluation_attack)
+    assert types[-2:] == [torch.float32, torch.float32] and torch.bfloat16 in types[:-2]
 
 
 VARIANTS = [{"awp_batch": batch, "awp_recompute": again} for batch in ("same", "fresh") for again in (False, True)]
@@ -901,6 +1035,7 @@ def test_processes_ask_each_other_for_signals_only_where_losses_are_looked_at(tm
 
 STUDY = """
 import json, os, sys, time
+from dataclasses import asdict
 from pathlib import Path
 import empirical.training.run as training
 from empirical.data.sources import DataError
