@@ -120,6 +120,16 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation with the reports in it, warnings as errors: reports/local/site. Runs its notebooks."""
+    session.install("-e.[fast,data,report]", *group("docs"))
+    session.run("spikeshrink", "report", "index", str(PUBLISHED))
+    for path in sorted(PUBLISHED.glob("*/verdicts.json")):
+        session.run("spikeshrink", "report", "build", str(path.parent))
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style: ruff's rules and format."""
     session.install(*group("lint"))

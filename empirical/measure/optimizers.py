@@ -6,7 +6,7 @@ Groups    Weight i has the rate η_i. In u with w = s u, s_i = √(η_i/η), the
 AdamW     The second moments v̂ are held where they are: P = 1/(√v̂ + ε), s = √P, momentum and dampening β₁. Its decay is
           decoupled: w ← w − ηβ w is a decay β of u.
 Limits    Schedules, clipping and hooks do not show in an optimizer: the rate is the one that it has now.
-Source    DESIGN (A1); `theory.closed_form.adaptive.frozen_adaptive_covariance`.
+Source    docs/mathematics.md (A1); `theory.closed_form.adaptive.frozen_adaptive_covariance`.
 """
 
 from __future__ import annotations

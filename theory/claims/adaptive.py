@@ -450,7 +450,7 @@ CLAIMS: tuple[Claim, ...] = (
         name="adaptive-frozen",
         statement="with D frozen, w = D^{1/2}u obeys momentum SGD with H_u = D^{1/2}HD^{1/2}, C_u = D^{1/2}CD^{1/2}; "
         "AdamW is heavy ball with momentum β₁(1−ηκ) and curvature H_u + κI",
-        source="DESIGN (A1); theory.closed_form.adaptive (1)",
+        source="docs/mathematics.md (A1); theory.closed_form.adaptive (1)",
         kind=Kind.IDENTITY,
         experiments=("adaptive-frozen",),
         assumptions=("constant H and C", "preconditioner constant"),
@@ -469,7 +469,7 @@ CLAIMS: tuple[Claim, ...] = (
         name="adaptive-adam",
         statement="Adam, AdamW and RMSprop: Σ = D^{1/2}Σ_uD^{1/2} at the fixed point of s = E g², within the margin "
         "for β₂ ≥ 0.9, condition number ≤ 100, dimension ≤ 16",
-        source="DESIGN (A1); theory.closed_form.adaptive (2)",
+        source="docs/mathematics.md (A1); theory.closed_form.adaptive (2)",
         kind=Kind.APPROXIMATION,
         experiments=("adaptive-real", "adaptive-map"),
         assumptions=("constant H and C", "stationary", "Gaussian gradient noise along every axis"),
@@ -486,7 +486,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         name="adaptive-schedule",
         statement="Adam through warm-up and cosine decay: propagation in preconditioned weights along η_t/(1−β₁ᵗ)",
-        source="DESIGN (A1), (T3); theory.closed_form.adaptive (Transient)",
+        source="docs/mathematics.md (A1), (T3); theory.closed_form.adaptive (Transient)",
         kind=Kind.APPROXIMATION,
         experiments=("adaptive-schedule",),
         assumptions=("s settled", "weights' share of g² small"),

@@ -171,7 +171,7 @@ class Parts:
 
 
 def decomposition(simulation: Simulation) -> Parts:
-    """(B1) and (B2) along (T1): the prediction."""
+    """(B1) along (T1): the prediction."""
     law = law_of(simulation)
     basis = _basis(simulation.problem)
     rows = [
@@ -303,7 +303,7 @@ def _compare_decomposition(evidence: Mapping[str, Evidence], predictor: Predicto
         np.concatenate(ratios),
         degrees,
         np.concatenate(p_values),
-        note="risk and KL of simulated weights, their average loss and log-determinant, against (B1) and (B2)",
+        note="risk and KL of simulated weights, their average loss and log-determinant, against (B1)",
         results=results,
     )
 
@@ -351,7 +351,7 @@ def _parts_courses(simulation: Simulation, rows: list[tuple[float, ...]]) -> tup
     return (
         course(
             Axis("divergence from the prior", "nats"),
-            "(B2) along the exact transient, and the log-determinant of simulated weights.",
+            "(B1) along the exact transient, and the log-determinant of simulated weights.",
             shown.predicted(fine, path.kl),
             shown.decoy(fine, commuting, "as if H and C commuted"),
             shown.measured(times, kl, z * kl_error),
@@ -413,7 +413,7 @@ def _decomposition_tables(simulation: Simulation, predicted: Parts, rows: list[t
         ),
         Table(
             title="Risk and divergence, predicted and simulated",
-            columns=("step", "risk (B1)", "risk, simulated", "± (1 s.e.)", "KL (B2)", "KL, simulated", "± (1 s.e.)"),
+            columns=("step", "risk (B1)", "risk, simulated", "± (1 s.e.)", "KL (B1)", "KL, simulated", "± (1 s.e.)"),
             rows=tuple(rows),
         ),
         Table(
@@ -840,7 +840,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         name="bound-transient",
         statement="after a decay the bound follows from the exact transient: it falls while σ² > σ*², rises below",
-        source="(T1) and (B1)–(B2), own derivation; the early-phase interpolation of Theorem 4.7 is a decoy",
+        source="(T1) and (B1), own derivation; the early-phase interpolation of Theorem 4.7 is a decoy",
         kind=Kind.IDENTITY,
         experiments=("bound-after-decay",),
         assumptions=ASSUMED,

@@ -5,7 +5,7 @@ Evidence  (i) weights of real simulated runs; the sample price is less its exact
           in the sampling. (ii) Covariances of many pairs by SciPy's Lyapunov solver, which knows no closed form.
 Study     Pairs at fixed spectra from commuting to a random rotation, and families that fool chi: an aligned outlier
           over a random bulk, weight decay counted into H, flat spectra. What decides is the price; the question is
-          which measure foretells it.
+          which measure, chi (C1) among them, foretells it.
 """
 
 from __future__ import annotations

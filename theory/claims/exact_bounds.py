@@ -656,7 +656,7 @@ CLAIMS: tuple[Claim, ...] = (
         name="posterior-path",
         statement="½tr(HΣ) + ½ΔᵀHΔ and KL at every step after a change, under the curvature after it, means pulled by "
         "weight decay, priors of any covariance.",
-        source="own derivation; (B1), (B2) through (T1)",
+        source="own derivation; (B1) through (T1)",
         experiment=AFTER,
         predict=each(_posteriors),
         decoys={

@@ -475,7 +475,7 @@ CLAIMS: tuple[Claim, ...] = (
         name="minibatch-second-moments-exact",
         statement="for independent batches V₊ = ΦVΦᵀ + G E[D_B V D_Bᵀ] Gᵀ gives mean and second moments at every step, "
         "through a decay, to 1e-12",
-        source="DESIGN (P2); theory.closed_form.minibatch_moments (1)",
+        source="docs/mathematics.md (P2); theory.closed_form.minibatch_moments (1)",
         kind=Kind.IDENTITY,
         experiments=("independent-batches",),
         assumptions=("batches independent of each other", "affine batch gradients"),
@@ -488,7 +488,7 @@ CLAIMS: tuple[Claim, ...] = (
         name="minibatch-second-moments-first-order",
         statement="under shuffled epochs (P2) is exact to first order in how much curvatures differ: dV/dε at every "
         "step of two epochs, uneven and truncated ones too, to 1e-4",
-        source="DESIGN (P2); theory.closed_form.minibatch_moments (2)",
+        source="docs/mathematics.md (P2); theory.closed_form.minibatch_moments (2)",
         kind=Kind.IDENTITY,
         experiments=("enumerated-epochs",),
         assumptions=("a fresh permutation every epoch", "affine batch gradients"),
@@ -504,7 +504,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         name="minibatch-second-moments-shuffled",
         statement="(P2) is within 10 % of replicas at every record of four shuffled epochs, where (P1) is not",
-        source="DESIGN (P2); theory.closed_form.minibatch_moments",
+        source="docs/mathematics.md (P2); theory.closed_form.minibatch_moments",
         kind=Kind.APPROXIMATION,
         experiments=("drawn-epochs",),
         assumptions=("a fresh permutation every epoch", "affine batch gradients"),
@@ -518,7 +518,7 @@ CLAIMS: tuple[Claim, ...] = (
         name="mean-square-edge",
         statement="a stationary second moment exists iff ρ(X ↦ G(η)∘T(X)) < 1: the learning rate where it stops is "
         "that of the brute recursion to 1e-8",
-        source="DESIGN (E1); theory.closed_form.edge (1); limits: arXiv:2412.20553, arXiv:2604.14108",
+        source="docs/mathematics.md (E1); theory.closed_form.edge (1); limits: arXiv:2412.20553, arXiv:2604.14108",
         kind=Kind.IDENTITY,
         experiments=("edge-recursions",),
         assumptions=("batches independent of each other", "affine batch gradients"),
@@ -530,7 +530,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         name="mean-square-edge-simulated",
         statement="simulated second moments grow above the edge and shrink below it: the crossing within 2 %",
-        source="DESIGN (E1); theory.closed_form.edge (1)",
+        source="docs/mathematics.md (E1); theory.closed_form.edge (1)",
         kind=Kind.APPROXIMATION,
         experiments=("edge-simulated",),
         assumptions=("batches independent of each other", "affine batch gradients"),

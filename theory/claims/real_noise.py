@@ -561,7 +561,7 @@ CLAIMS: tuple[Claim, ...] = (
         name="state-dependent-recursion",
         statement="Σ_ij = G_ij C_ij(Σ) solves the exact recursion of second moments, for Gaussian inputs in closed "
         "form and for given rows by their fourth moments, to 1e-12",
-        source="DESIGN (N1); theory.closed_form.minibatch (1)–(3)",
+        source="docs/mathematics.md (N1); theory.closed_form.minibatch (1)–(3)",
         kind=Kind.IDENTITY,
         experiments=("exact-recursions",),
         assumptions=("batches independent of each other",),
@@ -573,7 +573,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         name="state-dependent-stability",
         statement="a stationary second moment exists iff u_i < 1 and k < 1, stricter than ηλ < 2(1+μ)",
-        source="DESIGN (N1); theory.closed_form.minibatch (2)",
+        source="docs/mathematics.md (N1); theory.closed_form.minibatch (2)",
         kind=Kind.IDENTITY,
         experiments=("exact-recursions",),
         assumptions=("Gaussian inputs",),
@@ -613,7 +613,7 @@ CLAIMS: tuple[Claim, ...] = (
         name="shuffled-epochs",
         statement="under shuffled epochs the law is cyclostationary: P_t = F^t P_0 F^tᵀ + Q_t, noise anticorrelated, "
         "and on average 1 + 2 Σ_h c_h ρ_h, c_h = −(M−h)/(M(M−1))",
-        source="DESIGN (N2); Kühn & Rosenow, arXiv:2306.05300; theory.closed_form.shuffling (2), (3)",
+        source="docs/mathematics.md (N2); Kühn & Rosenow, arXiv:2306.05300; theory.closed_form.shuffling (2), (3)",
         kind=Kind.IDENTITY,
         experiments=("shuffled-sampler",),
         assumptions=("constant curvature", "a fresh permutation every epoch"),

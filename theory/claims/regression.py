@@ -429,7 +429,7 @@ def regression_claims(experiments: tuple[str, ...], *, independent: int, shuffle
         name="minibatch-regression",
         statement="on real tables, with batches drawn independently, Σ_ij = G_ij C_ij(Σ) with the data's own fourth "
         "moments holds in every eigen-direction",
-        source="DESIGN (N1); theory.closed_form.minibatch (1), (3)",
+        source="docs/mathematics.md (N1); theory.closed_form.minibatch (1), (3)",
         kind=Kind.IDENTITY,
         experiments=experiments,
         assumptions=("least squares", "batches independent, with or without replacement"),
@@ -447,7 +447,7 @@ def regression_claims(experiments: tuple[str, ...], *, independent: int, shuffle
         name="minibatch-regression-shuffled",
         statement="on real tables under shuffled epochs, Σ_phase = Σ_shuffled(C_0, phase) + G∘𝒞(Σ̄) within the margin "
         f"in every eigen-direction, feedback of 𝒞 below {SHUFFLED_REGION:g}",
-        source="DESIGN (N1), (N2); theory.closed_form.minibatch (4)",
+        source="docs/mathematics.md (N1), (N2); theory.closed_form.minibatch (4)",
         kind=Kind.APPROXIMATION,
         experiments=experiments,
         assumptions=("least squares", f"feedback of the state-dependent noise below {SHUFFLED_REGION:g}"),

@@ -3,7 +3,7 @@ r"""PAC-Bayes bounds of a Gaussian posterior on a quadratic basin: their moving 
 Model     Posterior Q = N(m, Σ), the law of the weights under the optimizer's randomness given the training sample;
           prior P = N(m_P, σ_P² I). Means count from the optimum w* of the loss. In H's eigenbasis, direction i gives
               expected risk   r  = r₀ + ½ Σ_i λ_i σ_i² + ½ Σ_i λ_i m_i²                                        (B1)
-              divergence      KL = ½ Σ_i [σ_i²/σ_P² − 1 − ln(σ_i²/σ_P²)] + ½ Σ_i (m_i − m_P,i)²/σ_P² − ½ ln det R  (B2)
+              divergence      KL = ½ Σ_i [σ_i²/σ_P² − 1 − ln(σ_i²/σ_P²)] + ½ Σ_i (m_i − m_P,i)²/σ_P² − ½ ln det R  (B1)
           with σ_i² = Σ_ii there and R the correlation matrix of Σ: both paid for by −ln σ², and by λσ² and σ²/σ_P².
           A prior N(m_P, v P) of any covariance: σ_i²/σ_P² becomes (P⁻¹Σ)_ii/v, the shift Δ_i (P⁻¹Δ)_i/v, and ln σ_P²
           the mean of the eigenvalues' logarithms.
@@ -322,7 +322,7 @@ class PacBayesTerms:
 
     @property
     def kl(self) -> float:
-        """KL of (B2), the price of the correlations included."""
+        """KL of (B1), the price of the correlations included."""
         full = self.full_prior
         if full is not None:
             scale = float(self.prior_variance)
@@ -340,7 +340,7 @@ def pac_bayes_terms(
     prior_mean: ArrayLike | None = None,
     residual_risk: float = 0.0,
 ) -> PacBayesTerms:
-    """Per-direction terms of risk and divergence, equations (B1) and (B2).
+    """Per-direction terms of risk and divergence, equations (B1).
 
     Args:
         problem: the quadratic, or its curvatures λ > 0 alone, shape ``(m,)``, if everything is given in H's eigenbasis.
@@ -715,7 +715,7 @@ class PacBayesPath:
     Args:
         steps: updates since the change, shape ``(K,)``.
         expected_risk: (B1) under the curvature after the change, shape ``(K,)``.
-        kl: (B2), shape ``(K,)``, or ``(K, J)`` for a grid of J priors.
+        kl: (B1), shape ``(K,)``, or ``(K, J)`` for a grid of J priors.
         variances: σ² in the eigenbasis of H after the change, shape ``(K, m)``.
         means: posterior mean in the problem's coordinates, shape ``(K, m)``.
         total_correlation: −½ ln det R at each step, shape ``(K,)``.

@@ -65,6 +65,7 @@ EXTRAS: Mapping[str, str] = {
     "slycot": "oracles",
     "sklearn": "data",
     "matplotlib": "report",
+    "latex2mathml": "report",
     "ruptures": "logs",
     "torch": "empirical",
     "torchvision": "empirical",

@@ -136,7 +136,7 @@ class Verdict:
         return "" if self.about is None else str(self.about)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values, under the names of DESIGN section 7."""
+        """JSON values."""
         fields = plain(dataclasses.asdict(self))
         fields["decoy"] = fields.pop("decoys")
         return fields
@@ -297,7 +297,7 @@ def read_judged(folder: Path) -> tuple[tuple[Verdict, ...], dict[str, Evidence]]
 
 
 def exit_status(verdicts: Iterable[Verdict]) -> int:
-    """0; 1 if an identity is refuted; 3 if an identity or a decoy is undecided (DESIGN section 2)."""
+    """0; 1 if an identity is refuted; 3 if an identity or a decoy is undecided."""
     verdicts = tuple(verdicts)
     identities = [verdict for verdict in verdicts if verdict.kind is Kind.IDENTITY]
     if any(verdict.outcome is Outcome.REFUTED for verdict in identities):

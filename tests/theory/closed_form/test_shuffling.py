@@ -90,7 +90,7 @@ def test_without_correlation_shuffling_changes_nothing():
 
 
 def test_the_reference_numbers():
-    """DESIGN (N2) and the measured reference values."""
+    """docs/mathematics.md (N2) and the measured reference values."""
     assert epoch_shuffling_factor(0.01, 0.9, 0.01, 391) == pytest.approx(0.0155, abs=5e-5)
     assert epoch_shuffling_factor(0.01, 0.9, 0.01, 391, "mean") == pytest.approx(0.1117, abs=5e-5)
     assert epoch_shuffling_factor(0.01, 0.9, 0.01, 391, 195) == pytest.approx(0.166, abs=5e-4)
