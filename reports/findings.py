@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from reports.equations import EQUATIONS, cited
 from reports.formatting import DASH, percent
-from reports.outline import boundary, standing
+from reports.outline import boundary, named, standing
 from reports.quantities import REVERSED, Unit, belongs, held_against, quantity_of, said, value_of
 from theory.judge.terminal import case_of, outcome_of
 from theory.judge.verdict import Kind, Outcome, Verdict
@@ -33,9 +34,24 @@ class Answer(StrEnum):
     UNTESTED = "not tested here"
 
 
+#: Rungs of the ladder, as what they ask of a network.
+_RUNGS = {
+    "ladder-additive-noise": "noise that does not depend on the weights",
+    "ladder-mini-batch-law": "the law of linear dynamics",
+    "ladder-quadratic-loss": "a quadratic loss",
+    "ladder-fixed-inputs": "inputs that stay as they were attacked",
+    "ladder-moved-law": "curvature and noise measured where the replicas go",
+}
 _THEORY = "nox -s theory"
 _NETWORKS = "nox -s empirical"
 _LOGS = "spikeshrink empirical import logs --out results && spikeshrink empirical verify results"
+
+
+_UNITS = {
+    "nats": "nats, the unit of cross-entropy",
+    "σ of the epoch noise": "σ of the epoch noise, how much a quantity differs from one epoch to the next",
+    "exploratory": "exploratory, that the evidence was measured before this very statement was fixed",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +209,8 @@ def findings(results: Mapping[str, Sequence[Verdict]]) -> tuple[Finding, ...]:
     return tuple(_finding(statement, results) for statement in STATEMENTS)
 
 
-def paragraph(found: Sequence[Finding]) -> str:
-    """The answer in a few sentences."""
+def paragraph(found: Sequence[Finding], results: Mapping[str, Sequence[Verdict]] | None = None) -> str:
+    """The answer in a few sentences; with the results, whether the instrument can be believed as well."""
     tested = [row for row in found if row.answer is not Answer.UNTESTED]
     said = [f"Of {len(found)} statements of the paper, {len(tested)} were tested here."]
     for answer, opening in (
@@ -207,27 +223,55 @@ def paragraph(found: Sequence[Finding]) -> str:
         names = [row.statement.name for row in found if row.answer is answer]
         if names:
             said.append(f"{opening}: {_listed(names)}.")
+    said += [words for words in (instrument(results or {}),) if words]
     return " ".join(said)
 
 
 def markdown(results: Mapping[str, Sequence[Verdict]]) -> str:
-    """The answer for a README: the paragraph, and a row for each statement that was tested."""
+    """The answer for a README: the paragraph, a row for each statement that was tested, and what the words mean."""
     found = findings(results)
-    lines = [paragraph(found), "", "| the paper says | we found | how sure | where it stops |", "|---|---|---|---|"]
+    lines = [paragraph(found, results), "", "| the paper says | we found | where it stops |", "|---|---|---|"]
     for row in found:
         if row.answer is not Answer.UNTESTED:
-            cells = (row.statement.says, f"**{row.answer.value}**. {' '.join(row.found)}", row.sure, row.stops)
+            standing = " (exploratory)" if "exploratory" in row.sure else ""
+            cells = (row.statement.says, f"**{row.answer.value}**{standing}. {' '.join(row.found)}", row.stops)
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    if legend := words_for("\n".join(lines)):
+        lines += ["", legend]
     return "\n".join(lines)
+
+
+def words_for(text: str) -> str:
+    """What the labels and units of a text stand for, in a line."""
+    known = [f"({label}) {EQUATIONS[label].title}" for label in cited(text) if label in EQUATIONS]
+    known += [words for word, words in _UNITS.items() if word in text]
+    return f"{'; '.join(known)}." if known else ""
+
+
+def instrument(results: Mapping[str, Sequence[Verdict]]) -> str:
+    """A sentence on the controls: whether the pipeline confirms where it must, and refutes what was sabotaged."""
+    controls = [one for verdicts in results.values() for one in verdicts if belongs(one.claim, "control")]
+    if not controls:
+        return ""
+    tally = Counter(verdict.outcome for verdict in controls)
+    decoys = [decoy for verdict in controls for decoy in verdict.decoys]
+    refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in decoys)
+    counts = [f"{tally[outcome]} {outcome.value}" for outcome in Outcome if tally[outcome]]
+    return (
+        "The pipeline that judges networks is held first against convex models, where the outcome is known: "
+        f"{_listed(counts)} of {len(controls)} statements; {refuted} of {len(decoys)} laws sabotaged on purpose are "
+        "refuted."
+    )
 
 
 def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> Finding:
     by_claim: dict[str, dict[str, list[Verdict]]] = {}
     places: dict[tuple[str, str], None] = {}
     limits: list[str] = []
+    rungs: list[str] = []
     bounded = False
     for folder, verdicts in results.items():
-        for verdict in verdicts:
+        for verdict in named(verdicts):
             edge = boundary(verdict)
             if edge and any(belongs(verdict.claim, stem) for stem in statement.claims):
                 limits.append(edge.removeprefix("boundary: "))
@@ -238,9 +282,7 @@ def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> 
                 continue
             if belongs(verdict.claim, "ladder") and verdict.claim != "ladder":
                 if verdict.outcome is Outcome.REFUTED:
-                    limits.append(
-                        f"theory and network part at {verdict.claim.removeprefix('ladder-').replace('-', ' ')}"
-                    )
+                    rungs.append(_RUNGS.get(verdict.claim, verdict.claim.removeprefix("ladder-").replace("-", " ")))
                 continue
             places[folder, verdict.claim] = None
             case = f"{folder}: {case_of(verdict)}" if verdict.about is not None else folder
@@ -257,6 +299,8 @@ def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> 
         )
     outcomes = [outcome_of(case) for cases in judged.values() for case in cases.values()]
     members = [verdict for cases in judged.values() for case in cases.values() for verdict in case]
+    if rungs:
+        limits.append(f"theory and network part at {_listed(list(dict.fromkeys(rungs)))}")
     failed = sorted({case for cases in judged.values() for case in cases if outcome_of(cases[case]) is Outcome.REFUTED})
     several = any(len(cases) > 1 for cases in judged.values())
     if failed and several and len(failed) <= 4 and Outcome.SUPPORTED in outcomes:

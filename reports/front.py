@@ -46,7 +46,7 @@ def front_page(results: Mapping[str, Sequence[Verdict]], older: Sequence[str] = 
         head("What was found"),
         "<main>",
         '<section aria-labelledby="answer"><h2 id="answer">The answer</h2>',
-        f'<p class="lead">{prose(paragraph(found))}</p>',
+        f'<p class="lead">{prose(paragraph(found, results))}</p>',
         _answer(found),
         "</section>",
         '<section aria-labelledby="estimates"><h2 id="estimates">Every estimate against its margin</h2>',

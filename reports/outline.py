@@ -31,6 +31,8 @@ SYMBOLS = (
     "direction i of the Hessian."
 )
 MARKS = {Outcome.SUPPORTED: "✓", Outcome.REFUTED: "✗", Outcome.INCONCLUSIVE: "?", Outcome.NOT_APPLICABLE: DASH}
+#: The folder of a run: its method, its seed, and the digest of its setting.
+_DIGESTED = re.compile(r"(?P<method>[\w-]+)-seed(?P<seed>\d+)-[0-9a-f]{8}")
 #: Up to so many verdicts of one claim have a row each in the overview, and figures of their own.
 FEW = 3
 
@@ -142,9 +144,9 @@ class Matrix:
 
 
 def sections(verdicts: Sequence[Verdict]) -> tuple[Section, ...]:
-    """Verdicts put together claim by claim, in the order in which claims first occur."""
+    """Verdicts put together claim by claim, in the order in which claims first occur; runs named by what varies."""
     grouped: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
+    for verdict in named(verdicts):
         grouped.setdefault(verdict.claim, []).append(verdict)
     return tuple(Section(claim=claim, verdicts=tuple(members)) for claim, members in grouped.items())
 
@@ -177,8 +179,7 @@ def matrices(parts: Sequence[Section]) -> tuple[Matrix, ...]:
                 row = cells.setdefault(_whole(verdict), {})
                 row.setdefault(part.claim, []).append((_part(verdict), verdict.outcome))
         claims = tuple(part.claim for part in members)
-        label = _labels([verdict for part in members for verdict in part.verdicts])
-        rows = tuple((label[name], tuple(tuple(row.get(claim, ())) for claim in claims)) for name, row in cells.items())
+        rows = tuple((name, tuple(tuple(row.get(claim, ())) for claim in claims)) for name, row in cells.items())
         found.append(Matrix(claims=claims, rows=rows))
     # A table with a single column repeats what its claim's own section says.
     return tuple(matrix for matrix in found if len(matrix.claims) > 1) or tuple(found)
@@ -474,6 +475,17 @@ def _whole(verdict: Verdict) -> str:
     return "" if verdict.about is None else verdict.about.name
 
 
+def named(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """Verdicts whose subjects are told apart by what varies, and not by a setting's digest where that is enough."""
+    label = _labels(verdicts)
+    return tuple(
+        verdict
+        if verdict.about is None
+        else replace(verdict, about=replace(verdict.about, name=label[_whole(verdict)]))
+        for verdict in verdicts
+    )
+
+
 def _labels(verdicts: Sequence[Verdict]) -> dict[str, str]:
     """Name of each subject to how it is told from the others: a run by its method and seed, where that is enough."""
     short: dict[str, str] = {}
@@ -481,8 +493,10 @@ def _labels(verdicts: Sequence[Verdict]) -> dict[str, str]:
         about = verdict.about
         name = _whole(verdict)
         short[name] = name
-        if about is not None and re.search(r"-[0-9a-f]{8}$", name) and len(about.methods) == len(about.seeds) == 1:
-            short[name] = f"{(about.methods[0] or 'run').upper()}, seed {about.seeds[0]}"
+        found = _DIGESTED.fullmatch(name)
+        if about is not None and found is not None:
+            method = about.methods[0] if len(about.methods) == 1 else found["method"]
+            short[name] = f"{(method or 'run').upper()}, seed {found['seed']}"
     times = Counter(short.values())
     return {name: label if times[label] == 1 else name for name, label in short.items()}
 

@@ -6,7 +6,7 @@ Rungs     The same replicas, under the same data orders, are run three times: li
             mini-batch law      (P2) → linearised          the law itself, for linear dynamics
             quadratic loss      linearised → fixed inputs  third derivatives
             fixed inputs        fixed inputs → attacked    the attack's answer to the weights
-          Each rung is a ratio of variances, geometric mean over the tracked directions; their product is the whole (L1).
+          Each rung is a ratio of variances, geometric mean over the tracked directions; their product is all (L1).
 Interval  Replicas are the replicates. ln s² of replica r has the influence (x_r − x̄)²/s² − 1; two rungs that share
           their replicas are differenced replica by replica, so that what they share cancels. Records of one ensemble
           share the level: Bonferroni over them. The first rung compares two formulas and has no sampling error.

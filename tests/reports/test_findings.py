@@ -115,7 +115,7 @@ def test_the_rungs_of_the_ladder_say_where_theory_and_network_part():
         spike("a", 0.5, Outcome.REFUTED, claim="ladder-fixed-inputs"),
     ]
     found = row(findings({"digits": [whole, *rungs]}), "the stationary law in networks")
-    assert found.stops == "theory and network part at fixed inputs"
+    assert found.stops == "theory and network part at inputs that stay as they were attacked"
     assert len(found.found) == 1 and "apart by × 2.5" in found.found[0]
 
 

@@ -71,15 +71,3 @@ def test_every_covariance_with_diagnostics_is_a_solution():
 def test_an_argument_of_the_wrong_type_is_named(call, words):
     with pytest.raises(TypeError, match=words):
         call(theory.MomentumSGD(0.1), theory.Quadratic([1.0, 2.0], [1.0, 0.5]))
-
-
-def test_the_readmes_example_runs():
-    import re
-    from pathlib import Path
-
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert example is not None
-    names: dict = {}
-    exec(compile(example.group(1), "README.md", "exec"), names)
-    assert names["problem"].dimension == 2
