@@ -348,8 +348,9 @@ def recorded(path: Path) -> dict[str, dict[str, Any]]:
 def record(path: Path, outcomes: list[dict[str, Any]]) -> None:
     """Add outcomes to a file, in the order of the table and without those of mutants that left it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # released with the descriptor
         kept = recorded(path) | {item["mutant"]: item for item in outcomes}
         table = [digest(asked(mutant)) for mutant in MUTANTS]
         lines = ",\n".join("  " + json.dumps(kept[name], ensure_ascii=False) for name in table if name in kept)
@@ -357,7 +358,8 @@ def record(path: Path, outcomes: list[dict[str, Any]]) -> None:
         partial = path.with_name(path.name + ".partial")
         partial.write_text(content, encoding="utf-8")
         partial.replace(path)
-        os.unlink(lock.name)
+    finally:
+        os.close(folder)
 
 
 def ended(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -445,13 +447,17 @@ def main() -> int:
         parser.error("--record keeps what both say")
     part, parts = (int(word) for word in options.part.split("/"))
     chosen = [mutant for mutant in MUTANTS if options.only in mutant.file + mutant.old][part - 1 :: parts]
-    if options.record:
-        known = recorded(options.record)
-        chosen = [mutant for mutant in chosen if digest(asked(mutant)) not in known]
-    ask = functools.partial(seen, by=options.by)
+
+    def ask(mutant: Mutant) -> tuple[dict[str, str], float]:
+        if options.record and digest(asked(mutant)) in recorded(options.record):
+            return {}, 0.0  # known before, or from another process by now
+        return seen(mutant, by=options.by)
+
     with ThreadPoolExecutor(max_workers=options.jobs) as pool:
         results: list[tuple[str, str]] = []
         for mutant, (outcomes, seconds) in zip(chosen, pool.map(ask, chosen), strict=True):
+            if not outcomes:
+                continue
             said = ", ".join(f"{who} {outcome}" for who, outcome in outcomes.items())
             change = (mutant.new.strip().splitlines() or ["nothing"])[0]
             print(f"{said:32} {seconds:5.1f} s  {mutant.file}: {change[:90]}", flush=True)

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     )
     from theory.closed_form.attribution import Attribution, attribution
     from theory.closed_form.averaging import averaged_covariance, ema_covariance
+    from theory.closed_form.continuous_time import ContinuousTimeLaw, continuous_time_law
     from theory.closed_form.correlated import CorrelatedTransient, correlated_transient
     from theory.closed_form.correlation_time import integrated_autocorrelation_time, variance_correlation_time
-    from theory.closed_form.divergence import binary_kl, gaussian_kl, kl_inverse
+    from theory.closed_form.divergence import binary_kl, gaussian_kl, gaussian_wasserstein, kl_inverse
     from theory.closed_form.edge import StabilityEdge, batch_sharpness, mean_square_edge, sampled_batch_sharpness
     from theory.closed_form.interpolation import interpolated_variance, settling_time
     from theory.closed_form.langevin import (
@@ -121,9 +122,10 @@ _HOMES = {
     ),
     "theory.closed_form.attribution": ("Attribution", "attribution"),
     "theory.closed_form.averaging": ("averaged_covariance", "ema_covariance"),
+    "theory.closed_form.continuous_time": ("ContinuousTimeLaw", "continuous_time_law"),
     "theory.closed_form.correlated": ("CorrelatedTransient", "correlated_transient"),
     "theory.closed_form.correlation_time": ("integrated_autocorrelation_time", "variance_correlation_time"),
-    "theory.closed_form.divergence": ("binary_kl", "gaussian_kl", "kl_inverse"),
+    "theory.closed_form.divergence": ("binary_kl", "gaussian_kl", "gaussian_wasserstein", "kl_inverse"),
     "theory.closed_form.interpolation": ("interpolated_variance", "settling_time"),
     "theory.closed_form.langevin": (
         "exact_langevin_noise",
@@ -217,6 +219,7 @@ __all__ = [
     "Claim",
     "CommutativityPrice",
     "Comparison",
+    "ContinuousTimeLaw",
     "CorrelatedTransient",
     "DataDependentPrior",
     "Evidence",
@@ -266,6 +269,7 @@ __all__ = [
     "commutativity",
     "commutativity_from_gradients",
     "commutativity_price",
+    "continuous_time_law",
     "correlated_transient",
     "damped_newton_covariance",
     "ema_covariance",
@@ -276,6 +280,7 @@ __all__ = [
     "frozen_adaptive_covariance",
     "gaussian_kl",
     "gaussian_regression_law",
+    "gaussian_wasserstein",
     "impulse_response",
     "increment_covariance",
     "integrated_autocorrelation_time",

@@ -57,7 +57,7 @@ COMMANDS = (
     ),
     Command(
         name="regress",
-        help="ridge regression on a real table by mini-batch SGD, against four predictions",
+        help="ridge regression on a real table by mini-batch SGD, against five predictions",
         module="theory.regress",
     ),
     Command(name="gate", help="thresholds on verdicts, as an exit status for CI", module="theory.gate_command"),

@@ -1,9 +1,9 @@
 r"""``python -m theory regress``: mini-batch momentum SGD on a real table, against what theory predicts.
 
 Ridge regression on the table's standardised columns is run by real mini-batch momentum SGD, many independent times. In
-every eigen-direction of the Hessian the measured variance of the weights is set against four predictions, from the
-theorem as usually applied (constant C, white noise) to the one that knows the data's fourth moments and the shuffling,
-and the judge says of each whether the evidence supports it.
+every eigen-direction of the Hessian the measured variance of the weights is set against five predictions, from the
+limit of continuous time and the theorem as usually applied (constant C, white noise) to the one that knows the data's
+fourth moments and the shuffling, and the judge says of each whether the evidence supports it.
 
 Exit status: 0; 1 if the law that must be exact for independent batches is refuted; 2 for unusable input; 3 if there
 were too few runs to decide.
@@ -329,7 +329,7 @@ def _print(result: dict[str, Any], out: Path) -> None:
             f"μ {cell['momentum']:g}, feedback {cell['feedback']:.3f}"
         )
         for name, theory in cell["theories"].items():
-            print(f"  {name:22} {theory['outcome']:13} worst error {theory['worst_error']:+.3f}")
+            print(f"  {name:27} {theory['outcome']:13} worst error {theory['worst_error']:+.3f}")
         if not cell["in_region"]:
             print(f"  feedback above {SHUFFLED_REGION:g}: the law of shuffled epochs claims nothing here")
         print(f"  the gap is closed by: {cell['gap_closed_by']}")

@@ -22,6 +22,7 @@ _SUBJECTS = (
     "adaptive",
     "exact_adaptive",
     "family",
+    "exact_continuous",
     "stationarity",
 )
 

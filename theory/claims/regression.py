@@ -25,6 +25,7 @@ from theory.claims.replicates import (
     mean_tests,
     variance_replicates,
 )
+from theory.closed_form.continuous_time import continuous_time_covariance
 from theory.closed_form.minibatch import MinibatchLaw, ridge_regression_law, shuffled_regression_law
 from theory.closed_form.stationary import stationary_covariance
 from theory.data import RegressionTable, load_table
@@ -235,6 +236,14 @@ def _shuffled_law(case: _Case) -> MinibatchLaw:
     return shuffled_regression_law(case.problem, case.optimizer, "mean" if case.phase is None else case.phase)
 
 
+def continuous_time(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
+    """C frozen at the optimum, batches independent, and η → 0: AS + SA = ηC/(1−μ)."""
+    del phase
+    law = _independent_law(_Case.of(problem, optimizer))
+    hessian = (law.basis * law.curvatures) @ law.basis.T
+    return continuous_time_covariance(Quadratic(0.5 * (hessian + hessian.T), law.noise_cov_at_optimum), optimizer)
+
+
 def constant_white(problem: RidgeRegression, optimizer: MomentumSGD, phase: int | None) -> Covariance:
     """C frozen at the optimum, batches independent: the theorem as it is usually applied."""
     del phase
@@ -338,8 +347,9 @@ def is_independent(cell: RegressionCell) -> bool:
     return not is_shuffled(cell)
 
 
-#: The four theories in order of what they know.
+#: The theories in order of what they know.
 THEORIES: Mapping[str, Predictor] = {
+    "constant C, continuous time": continuous_time,
     "constant C, white": constant_white,
     "C(Σ), white": state_white,
     "constant C, shuffled": constant_shuffled,

@@ -145,6 +145,32 @@ def divergence(covariance: NDArray, prior: NDArray, shift: NDArray | None = None
     return 0.5 * total
 
 
+def continuous_law(curvature: NDArray, noise: NDArray) -> NDArray:
+    """S of A S + S A = Q, all m² entries at once."""
+    eye = np.eye(len(curvature), dtype=np.longdouble)
+    whole = np.kron(curvature, eye) + np.kron(eye, curvature)
+    return solved(whole, noise.reshape(-1, 1)).reshape(noise.shape)
+
+
+def principal_root(matrix: NDArray) -> NDArray:
+    """The square root whose spectrum is positive, by Newton's iteration in the form of Denman and Beavers (1976)."""
+    root, inverse = matrix.astype(np.longdouble), np.eye(len(matrix), dtype=np.longdouble)
+    for _ in range(60):
+        eye = np.eye(len(matrix), dtype=np.longdouble)
+        following = 0.5 * (root + solved(inverse, eye)), 0.5 * (inverse + solved(root, eye))
+        moved = np.abs(following[0] - root).max()
+        root, inverse = following
+        if moved <= 1e-18 * np.abs(root).max():
+            return root
+    return root
+
+
+def wasserstein(covariance: NDArray, other: NDArray) -> np.longdouble:
+    """W₂ of two centred normal laws from tr Σ + tr S − 2 tr (ΣS)^{1/2}."""
+    first, second = (np.asarray(one, dtype=np.longdouble) for one in (covariance, other))
+    return np.sqrt(np.trace(first) + np.trace(second) - 2 * np.trace(principal_root(first @ second)))
+
+
 def commutation_measures(hessian: NDArray[Any], noise: NDArray[Any]) -> dict[str, float]:
     """Every measure from the matrices as its definition reads."""
     norm = np.linalg.norm

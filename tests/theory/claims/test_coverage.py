@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 import theory
 from theory.claims import CLAIMS, EXPERIMENTS
+from theory.claims.exact import DIGITS
 from theory.judge.verdict import Kind
 
 #: Formula to the claim that holds it against an oracle without statistics. The one table.
@@ -25,6 +28,7 @@ EXACT = {
     "commutativity_from_gradients": "commutativity-measures",
     "commutativity_price": "price-exact",
     "correlated_transient": "memory-exact",
+    "continuous_time_law": "continuous-time-error",
     "total_correlation": "price-exact",
     "damped_newton_covariance": "second-order-laws",
     "ema_covariance": "exponential-average",
@@ -33,6 +37,7 @@ EXACT = {
     "fluctuation_dissipation_constant": "dissipation-exact",
     "frozen_adaptive_covariance": "adaptive-exact",
     "gaussian_kl": "divergences-exact",
+    "gaussian_wasserstein": "continuous-time-error",
     "gaussian_regression_law": "state-dependent-recursion",
     "increment_covariance": "stationary-exact",
     "integrated_autocorrelation_time": "cycle-averages",
@@ -146,3 +151,54 @@ def test_an_estimator_is_held_by_its_test():
 @pytest.mark.parametrize("formula", OTHERWISE)
 def test_what_has_no_exact_claim_has_another(formula):
     assert OTHERWISE[formula] in BY_NAME
+
+
+#: Module of claims, or of what claims are made of, to the file of tests that holds it to known truths. The one table.
+TESTED = {
+    "adaptive": "test_real_noise.py",
+    "averaging": "test_real_noise.py",
+    "bound_law": "test_bound_claims.py",
+    "bounds": "test_bound_claims.py",
+    "commutativity": "test_bound_claims.py",
+    "drops": "test_transient_claims.py",
+    "exact": "test_exact.py",
+    "exact_adaptive": "test_exact.py",
+    "exact_batches": "test_exact.py",
+    "exact_bounds": "test_exact.py",
+    "exact_continuous": "test_exact.py",
+    "exact_paths": "test_exact.py",
+    "exact_stationary": "test_exact.py",
+    "family": "test_exact.py",
+    "flatness": "test_bound_claims.py",
+    "interpolation": "test_transient_claims.py",
+    "minibatch_law": "test_minibatch_law.py",
+    "moments": "test_stationary.py",
+    "real_noise": "test_real_noise.py",
+    "regression": "test_real_noise.py",
+    "replicates": "test_replicates.py",
+    "shown": "test_shown.py",
+    "single_run": "test_transient_claims.py",
+    "stationarity": "test_stationarity.py",
+    "stationary": "test_stationary.py",
+    "transient": "test_transient_claims.py",
+}
+
+
+def claims_of(module: str) -> set[str]:
+    return {claim.name for claim in getattr(importlib.import_module(f"theory.claims.{module}"), "CLAIMS", ())}
+
+
+def test_every_module_of_claims_has_its_file_of_tests():
+    here = Path(__file__).parent
+    modules = {path.stem for path in Path(theory.claims.__file__).parent.glob("*.py")} - {"__init__"}
+    assert set(TESTED) == modules
+    for module, name in TESTED.items():
+        text = (here / name).read_text(encoding="utf-8")
+        if name == "test_exact.py":  # takes its claims from the whole register, by their margin
+            judged = {claim.name for claim in CLAIMS if claim.margin == DIGITS}
+        else:
+            imported = re.findall(r"^from theory\.claims(?:\.(\w+))? import (.+)$", text, re.M)
+            names = {word for stem, words in imported for word in ([stem] if stem else re.split(r",\s*", words))}
+            judged = set().union(*map(claims_of, names))
+            assert module in names or claims_of(module), (module, name)
+        assert claims_of(module) <= judged, (module, name)

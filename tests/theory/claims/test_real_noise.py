@@ -79,11 +79,12 @@ def test_the_table_says_which_correction_closes_the_gap():
     evidence = _evidence("regression-diabetes")
     rows = {row[0]: row for row in correction_table((evidence,)).rows}
     for label, row in rows.items():
-        constant_white, state_white, constant_shuffled, state_shuffled = row[2:6]
+        continuous_time, constant_white, state_white, constant_shuffled, state_shuffled = row[2:7]
         if "shuffled" in label:
             assert state_shuffled < 0.25 < state_white and state_shuffled < constant_shuffled
         else:
             assert state_white < 0.1 and constant_white == constant_shuffled > state_white
+            assert continuous_time > constant_white  # both too small, and the step is left out as well
     curves = variance_agreement((evidence,)).curves
     assert all(len(curve.x) == 10 and curve.band is Band.FAMILY for curve in curves)
 
