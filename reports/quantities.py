@@ -42,6 +42,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "noise-spike": Quantity(Unit.FACTOR, "γ"),
     "posterior-shrink": Quantity(Unit.INVERSE, "σ²"),
     "posterior-shrink-beyond-rate": Quantity(Unit.INVERSE, "γ/λ"),
+    "posterior-shrink-measured": Quantity(Unit.MISFIT, "measured and predicted fall of the spread apart by"),
     "awp-flattens": Quantity(Unit.FACTOR, "λ under AT over AWP"),
     "awp-quiets-noise": Quantity(Unit.FACTOR, "γ under AT over AWP"),
     "awp-tightens-bound": Quantity(Unit.NATS, "robust gap smaller by"),

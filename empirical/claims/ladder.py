@@ -7,9 +7,7 @@ Rungs     The same replicas, under the same data orders, are run three times: li
             quadratic loss      linearised → fixed inputs  third derivatives
             fixed inputs        fixed inputs → attacked    the attack's answer to the weights
           Each rung is a ratio of variances, geometric mean over the tracked directions; their product is all (L1).
-Interval  Replicas are the replicates. ln s² of replica r has the influence (x_r − x̄)²/s² − 1; two rungs that share
-          their replicas are differenced replica by replica, so that what they share cancels. Records of one ensemble
-          share the level: Bonferroni over them. The first rung compares two formulas and has no sampling error.
+Interval  That of `spread`. The first rung compares two formulas and has no sampling error.
 Controls  On `empirical.settings.controls` the outcome is declared beforehand. Sabotaged laws are the decoys: twice the
           noise, half the curvature, the other order of sampling, one step late, the rates of before and after swapped.
 Preregistered  Margins, records and rungs were fixed before any ensemble with rungs was measured.
@@ -24,20 +22,30 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from empirical.claims import EmpiricalClaim, Subject, each_record
+from empirical.claims.applicability import (
+    FINITE,
+    FIXED,
+    Condition,
+    all_records,
+    assumed,
+    judged_directions,
+    require_applicable,
+)
 from empirical.claims.series import TOP_K, about_checkpoint, hypothesis
+from empirical.claims.spread import Ratio, Spread
 from empirical.measure.posterior import shuffled_transient_variance
 from empirical.records import Ensemble, Record
 from empirical.settings.controls import RUNGS, Rung, Sabotage, control_of
 from theory.closed_form.minibatch_moments import MinibatchMoments, minibatch_second_moments
 from theory.closed_form.outside import Outside
-from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison, NotApplicableError, Predictor
+from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison, Predictor
 from theory.judge.results import Axis, Band, Curve, Estimate, Forest, Mark, Role, Sample, Table, TimeCourse
 from theory.judge.verdict import Kind
 from theory.model.regression import Sampling
@@ -145,65 +153,6 @@ def moved_variances(item: Ensemble) -> Array:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """ln of the variance at each record, averaged over directions, and each replica's influence on it."""
-
-    level: Array  # (records,)
-    influence: Array  # (records, replicas)
-
-    @classmethod
-    def of(cls, positions: NDArray[np.floating], keep: NDArray[np.bool_]) -> Spread:
-        """From positions ``(records, replicas, directions)``."""
-        chosen = positions[:, :, keep].astype(np.float64)
-        centred = chosen - chosen.mean(axis=1, keepdims=True)
-        variance = chosen.var(axis=1, ddof=1)
-        influence = (centred**2 / variance[:, None] - 1).mean(axis=2)
-        return cls(level=np.log(variance).mean(axis=1), influence=influence)
-
-    @classmethod
-    def predicted(cls, variances: Array, keep: NDArray[np.bool_], replicas: int) -> Spread:
-        """Of a formula: no replica has a say in it."""
-        chosen = np.maximum(variances[:, keep], 1e-300)
-        return cls(level=np.log(chosen).mean(axis=1), influence=np.zeros((len(chosen), replicas)))
-
-    def over(self, other: Spread) -> Ratio:
-        """ln of the ratio, replica by replica."""
-        estimate = self.level - other.level
-        influence = self.influence - other.influence
-        return Ratio(estimate=estimate, error=influence.std(axis=1, ddof=1) / math.sqrt(influence.shape[1]))
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """ln of a ratio at each record, with its standard error."""
-
-    estimate: Array
-    error: Array
-
-    def ends(self) -> tuple[Array, Array]:
-        """Simultaneous interval over the records."""
-        reach = float(stats.norm.ppf(1 - HYPOTHESIS_ALPHA / (2 * len(self.estimate)))) * self.error
-        return self.estimate - reach, self.estimate + reach
-
-    @property
-    def worst(self) -> int:
-        """Index of the record that is furthest from 1."""
-        return int(np.argmax(np.abs(self.estimate)))
-
-    @property
-    def magnitude(self) -> tuple[float, float]:
-        """Simultaneous interval of the largest |ln ratio|."""
-        low, high = self.ends()
-        inner = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
-        return float(inner.max()), float(np.maximum(np.abs(low), np.abs(high)).max())
-
-    def outcome(self, margin: float) -> Literal["within", "outside", "undecided"]:
-        """Whether every record is within a factor of the margin."""
-        inner, outer = self.magnitude
-        return "within" if outer <= math.log(margin) else "outside" if inner > math.log(margin) else "undecided"
-
-
-@dataclass(frozen=True)
 class Ladder:
     """All rungs of one ensemble; `Ladder.of` makes each once, however many claims ask."""
 
@@ -218,10 +167,7 @@ class Ladder:
     @cached_property
     def keep(self) -> NDArray[np.bool_]:
         """Tracked directions with positive curvature."""
-        keep = self.item.frozen.curvatures > 0
-        if not keep.any():
-            raise NotApplicableError("no tracked direction has positive curvature at the branching checkpoint")
-        return keep
+        return judged_directions(self.item)
 
     @cached_property
     def levels(self) -> Mapping[str, Spread]:
@@ -349,7 +295,8 @@ def _judged(ratio: Ratio, item: Ensemble, what: str, results: tuple = ()) -> Com
 
 def _compare_rung(rung: Rung):
     def compare(item: Ensemble, predict: Step) -> Comparison:
-        return _judged(predict(item), item, f"variance over that of the rung below ({rung})")
+        table = require_applicable(item, all_records(item), FINITE)
+        return _judged(predict(item), item, f"variance over that of the rung below ({rung})", (table,))
 
     return compare
 
@@ -371,20 +318,22 @@ def _rung_claim(rung: Rung) -> EmpiricalClaim[Ensemble, Step]:
         {"half the variance": _swapped(rung)},
         -math.log(MARGIN),
         _of_networks,
-        (TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
+        (TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint", *assumed(FINITE)),
         experiment=Ensemble.experiment,
         predict=_rung(rung),
+        windows=("every record, before and after the drop",),
     )
 
 
 def _compare_ladder(item: Ensemble, predict: Step) -> Comparison:
+    table = require_applicable(item, all_records(item), FINITE)
     ladder = Ladder.of(item)
     parted = [rung for rung, ratio in ladder.rungs.items() if ratio.outcome(MARGIN) == "outside"]
     open_ = [rung for rung, ratio in ladder.rungs.items() if ratio.outcome(MARGIN) == "undecided"]
     where = f"parts at: {', '.join(parted)}" if parted else "parts at no rung for certain"
     if open_:
         where += f"; undecided: {', '.join(open_)}"
-    judged = _judged(predict(item), item, "network over (P1)", (ladder.forest(MARGIN), ladder.course()))
+    judged = _judged(predict(item), item, "network over (P1)", (ladder.forest(MARGIN), ladder.course(), table))
     return dataclasses.replace(judged, note=f"{where}; {ladder.described()}; {judged.note}")
 
 
@@ -408,15 +357,17 @@ LADDER = hypothesis(
     {"half the variance": _whole_at_half},
     -math.log(MARGIN),
     _of_networks,
-    (TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint"),
+    (TOP_K, "λ, γ and their eigenvectors frozen at the checkpoint", *assumed(FINITE)),
     experiment=Ensemble.experiment,
     predict=_whole,
+    windows=("every record, before and after the drop",),
 )
 
 Law: TypeAlias = Predictor[[Ensemble], Array]
 
 
 def _compare_moved(item: Ensemble, predict: Law) -> Comparison:
+    conditions = require_applicable(item, all_records(item), FINITE)
     ladder = Ladder.of(item)
     replicas = item.positions.shape[1]
     network, additive = ladder.levels["network"], ladder.levels["(P1)"]
@@ -441,7 +392,7 @@ def _compare_moved(item: Ensemble, predict: Law) -> Comparison:
         sample=Sample(replicas, "replicas"),
         caption="Geometric mean over the tracked directions.",
     )
-    judged = _judged(ratio, item, "network over (P1) with moved λ and γ", (table,))
+    judged = _judged(ratio, item, "network over (P1) with moved λ and γ", (table, conditions))
     return dataclasses.replace(judged, note=f"{seen}; {judged.note}")
 
 
@@ -459,9 +410,14 @@ MOVED = hypothesis(
     {"twice the noise": _moved_noise_doubled},
     -math.log(MARGIN),
     _of_networks,
-    (TOP_K, "eigenvectors frozen at the checkpoint; λ and γ of the drop before it, of the end after it"),
+    (
+        TOP_K,
+        "eigenvectors frozen at the checkpoint; λ and γ of the drop before it, of the end after it",
+        *assumed(FINITE),
+    ),
     experiment=Ensemble.experiment,
     predict=moved_variances,
+    windows=("every record, before and after the drop",),
 )
 
 
@@ -478,12 +434,13 @@ DECOYS: Mapping[str, Law] = {
 }
 
 
-def _against_law(level: str):
+def _against_law(level: str, needs: tuple[Condition, ...]):
     def compare(item: Ensemble, predict: Law) -> Comparison:
+        conditions = require_applicable(item, all_records(item), needs)
         ladder = Ladder.of(item)
         predicted = Spread.predicted(predict(item), ladder.keep, item.positions.shape[1])
         ratio = ladder.levels[level].over(predicted)
-        results = (ladder.forest(CONTROL_MARGIN), ladder.course())
+        results = (ladder.forest(CONTROL_MARGIN), ladder.course(), conditions)
         return _judged(ratio, item, f"{level} over the law of mini-batches", results)
 
     return compare
@@ -492,6 +449,7 @@ def _against_law(level: str):
 def _law_on_controls(
     name: str, statement: str, level: str, *, must_hold: bool, sabotage: Sabotage
 ) -> EmpiricalClaim[Ensemble, Law]:
+    needs = FIXED if must_hold else FINITE
     return EmpiricalClaim(
         claim=Claim(
             name=name,
@@ -499,11 +457,12 @@ def _law_on_controls(
             source="own derivation, theory.closed_form.minibatch_moments (P2)",
             kind=Kind.HYPOTHESIS,
             experiments=(Ensemble.experiment,),
-            assumptions=("trained to stationarity before the drop", TOP_K),
+            assumptions=("trained to stationarity before the drop", TOP_K, *assumed(needs)),
             predict=_law(sabotage),
             decoys=DECOYS,
-            compare=_against_law(level),
+            compare=_against_law(level, needs),
             margin=-math.log(CONTROL_MARGIN),
+            windows=("every record, before and after the drop",),
             tags=("control",),
         ),
         subjects=_of_controls(must_hold),
@@ -528,6 +487,7 @@ def _parts_everywhere(item: Ensemble) -> tuple[Rung, ...]:
 
 def _compare_rungs(item: Ensemble, predict: Predictor[[Ensemble], tuple[Rung, ...]]) -> Comparison:
     """The least evidence over the rungs that each is, or is not, outside the control's margin as declared."""
+    conditions = require_applicable(item, all_records(item), FINITE)
     declared, rungs = predict(item), Ladder.of(item).rungs
     margins = []
     for rung in RUNGS[1:]:
@@ -543,6 +503,7 @@ def _compare_rungs(item: Ensemble, predict: Predictor[[Ensemble], tuple[Rung, ..
         estimate=estimate,
         interval=(low, high),
         note=f"declared to part at {', '.join(declared) or 'no rung'}; {Ladder.of(item).described()}",
+        results=(conditions,),
     )
 
 
@@ -554,11 +515,12 @@ CONTROL_LIMIT = EmpiricalClaim(
         source="declared in empirical.settings.controls",
         kind=Kind.HYPOTHESIS,
         experiments=(Ensemble.experiment,),
-        assumptions=("trained to stationarity before the drop", TOP_K),
+        assumptions=("trained to stationarity before the drop", TOP_K, *assumed(FINITE)),
         predict=_parted,
         decoys={"parts nowhere": _parts_nowhere, "parts everywhere": _parts_everywhere},
         compare=_compare_rungs,
         margin=math.log(CONTROL_MARGIN),
+        windows=("every record, before and after the drop",),
         tags=("control",),
     ),
     subjects=_of_controls(must_hold=False),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from empirical.records import BoundOverTraining, Ensemble, Expansion, LoggedRun, Spectrum, TrainingRun, Trajectory
-from empirical.records.dynamics import FiniteCurvature, Frozen, Studies, Study
+from empirical.records.dynamics import FiniteCurvature, Frozen, Places, Rungs, SampleLaw, Studies, Study
 from empirical.records.log import ImportedLog, Log, LogColumns, Remark
 from empirical.records.parts import Estimate, RepeatedShare, SplitMetrics, VarianceEstimates
 from empirical.records.spectrum import Alignment, CrossFit, Density, Gap, Lanczos, Start, Turning, WeightNorms
@@ -182,38 +183,63 @@ def frozen(lam, gamma):
     )
 
 
-def ensemble(*, factor=1.0, obeys_drop=True, replicas=256, robust=1.0, with_curvature=True):
-    """Replicas that obey (P1) at ``robust`` times the Hessian's curvature."""
+def ensemble(
+    *,
+    factor=1.0,
+    obeys_drop=True,
+    replicas=256,
+    robust=1.0,
+    with_curvature=True,
+    with_rungs=True,
+    moved=(1.0, 1.0),
+    drift=0.0,
+    before=60,
+    steps=None,
+    order="run",
+):
+    """Replicas that obey (P1) at ``robust`` times the Hessian's curvature.
+
+    Args:
+        factor: their variance over that.
+        obeys_drop: whether it falls at the drop.
+        replicas: how many.
+        robust: curvature with the attack run again over the Hessian's.
+        with_curvature: whether that was measured.
+        with_rungs: whether λ and γ were measured where the replicas are.
+        moved: λ and γ there over those at the checkpoint.
+        drift: of their mean a step, in standard deviations of the spread at the drop.
+        before: steps before the drop.
+        steps: of the records; every fourth by default.
+        order: of the replicas' sampling.
+    """
     from empirical.measure.posterior import shuffled_transient_variance
 
     run = dataclasses.replace(training(), optimizer=dataclasses.replace(training().optimizer, weight_decay=0.0))
     lam, gamma = np.array([3.0, 1.0, 0.5]), np.array([2.0, 1.0, 0.4])
-    rates = np.r_[np.full(24, 0.1), np.full(24, 0.01)]
-    steps = np.arange(3, 49, 3)
-    variance = shuffled_transient_variance(
-        robust * lam,
-        gamma,
-        run.optimizer,
-        rates if obeys_drop else np.full(48, 0.1),
-        [32] * 10,
-        num_samples=320,
-        repeated_share=0.9,
-        record=steps.tolist(),
+    rates = np.r_[np.full(before, 0.1), np.full(40, 0.01)]
+    steps = np.unique([*range(4, before + 41, 4), before]) if steps is None else np.asarray(steps)
+    share = 0.9 if order == "run" else 0.0
+    law = functools.partial(
+        shuffled_transient_variance, robust * lam, gamma, run.optimizer, num_samples=320, repeated_share=share
     )
+    variance = law(rates if obeys_drop else np.full(before + 40, 0.1), [32] * 10, record=steps.tolist())
+    (at_drop,) = law(rates, [32] * 10, record=[before])
     positions = (
         np.random.default_rng(0).standard_normal((len(steps), replicas, 3)) * np.sqrt(factor * variance)[:, None]
     )
+    positions += drift * np.sqrt(at_drop) * steps[:, None, None]
     scatter = np.random.default_rng(1).standard_normal((320, 3))
     samples = lam * (1 + 0.3 * (scatter - scatter.mean(axis=0)))
     curvature = FiniteCurvature(step=0.05, exact=samples, fixed=samples, robust=robust * samples)
+    held = frozen(lam, gamma)
     return Ensemble(
         training=run,
         measurement=Measurement(eigenpairs=3),
         iteration=480,
-        ensemble=EnsembleSetting(replicas=replicas),
+        ensemble=EnsembleSetting(replicas=replicas, before=before, after=40, order=order),
         seed=0,
         learning_rate=0.1,
-        frozen=frozen(lam, gamma),
+        frozen=held,
         curvature=curvature if with_curvature else None,
         vectorized=True,
         steps=steps.astype(np.int64),
@@ -221,8 +247,38 @@ def ensemble(*, factor=1.0, obeys_drop=True, replicas=256, robust=1.0, with_curv
         positions=positions,
         norms=np.ones(positions.shape[:2]),
         losses=np.ones(positions.shape[:2]),
-        rungs=None,
+        rungs=rungs(held, positions, moments=[before, int(steps[-1])], moved=moved) if with_rungs else None,
         seconds=1.0,
+    )
+
+
+def rungs(held, positions, *, moments, moved=(1.0, 1.0)):
+    """Simpler dynamics that move as the network does, and λ and γ ``moved`` times the checkpoint's at 16 replicas."""
+    count = len(held.curvatures)
+    lam, gamma = (
+        np.full((len(moments), 17, count), ratio) * values
+        for ratio, values in zip(moved, (held.curvatures, held.slope_variances), strict=True)
+    )
+    nothing = np.zeros((count, count))
+    return Rungs(
+        law=SampleLaw(
+            slopes=np.zeros((320, count)),
+            curvatures=np.zeros((320, count, count)),
+            mean_slope=np.zeros(count),
+            momentum=np.zeros(count),
+            outside_curvature=0.0,
+            outside_coupling=nothing,
+            outside_own=nothing,
+        ),
+        linearised=positions,
+        fixed_inputs=None,
+        places=Places(
+            steps=np.array(moments, dtype=np.int64),
+            curvatures=lam,
+            slope_variances=gamma,
+            attacked_curvatures=lam,
+            attacked_slope_variances=gamma,
+        ),
     )
 
 
@@ -385,7 +441,7 @@ def one_of_each():
         training_run(),
         spectrum(48),
         bound(),
-        ensemble(replicas=8),
+        ensemble(replicas=8, with_rungs=False),
         trajectory(window=20),
         expansion(),
         logged_run(),

@@ -44,7 +44,7 @@ def drawn(training, *, network=1.0, fixed=1.0, linearised=1.0, path=0.0, seed=0,
     )
     rate = training.optimizer.learning_rate
     blank = np.zeros((len(STEPS), replicas, 3))
-    places = np.ones((2, 3, 3)) * LAM
+    places, noise = (np.ones((2, 3, 3)) * values for values in (LAM, held.slope_variances))
     item = Ensemble(
         training=training,
         measurement=Measurement(eigenpairs=3),
@@ -75,9 +75,9 @@ def drawn(training, *, network=1.0, fixed=1.0, linearised=1.0, path=0.0, seed=0,
             places=Places(
                 steps=np.array([60, 100]),
                 curvatures=places,
-                slope_variances=places,
+                slope_variances=noise,
                 attacked_curvatures=places,
-                attacked_slope_variances=places,
+                attacked_slope_variances=noise,
             ),
         ),
         seconds=1.0,
@@ -158,7 +158,7 @@ def test_a_network_parts_at_the_rung_where_it_was_made_to(changes, parted):
     assert tuple(rungs) == parted
     for rung in parted:
         assert rung in found["ladder"].note.partition(";")[0]
-    assert {kind.kind for kind in found["ladder"].results} == {"forest", "time course"}
+    assert {kind.kind for kind in found["ladder"].results} == {"forest", "time course", "table"}
 
 
 def test_the_product_of_the_rungs_is_the_whole():

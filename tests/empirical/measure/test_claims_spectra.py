@@ -210,7 +210,7 @@ def test_an_ensemble_that_ignores_the_drop_refutes_the_transient(name):
     assert verdict.outcome is Outcome.REFUTED
 
 
-def test_replicas_that_feel_the_robust_curvature_support_it_and_refute_the_hessian_at_fixed_inputs():
+def test_replicas_that_feel_the_robust_curvature_support_it_and_leave_nothing_to_say_of_fixed_inputs():
     outcomes = {
         name: judge(name, [ensemble(robust=3.0)])[0]
         for name in (
@@ -222,14 +222,29 @@ def test_replicas_that_feel_the_robust_curvature_support_it_and_refute_the_hessi
     }
     assert [verdict.outcome for verdict in outcomes.values()] == [
         Outcome.REFUTED,
-        Outcome.REFUTED,
+        Outcome.NOT_APPLICABLE,
         Outcome.SUPPORTED,
         Outcome.SUPPORTED,
     ]
-    assert "3.00 ×" in outcomes["robust-curvature"].note
+    assert "3.00 ×" in outcomes["robust-curvature"].note and "3.00 ×" in outcomes["posterior-ensemble"].note
     assert all(decoy.outcome is Outcome.REFUTED for verdict in outcomes.values() for decoy in verdict.decoys)
     (verdict,) = judge("robust-curvature", [ensemble()])
     assert verdict.outcome is Outcome.SUPPORTED and verdict.decoys[0].outcome is Outcome.REFUTED
+
+
+def test_a_measured_spread_that_falls_as_predicted_supports_the_shrink_whatever_its_level():
+    for factor in (1.0, 3.0):
+        (verdict,) = judge("posterior-shrink-measured", [ensemble(factor=factor)])
+        assert verdict.outcome is Outcome.SUPPORTED, verdict.note
+        assert {decoy.name: decoy.outcome for decoy in verdict.decoys} == {
+            "no shrink": Outcome.REFUTED,
+            "the full ratio of the rates at once": Outcome.REFUTED,
+        }
+        assert any("Measured variance" in result.title for result in verdict.results)
+    (verdict,) = judge("posterior-shrink-measured", [ensemble(obeys_drop=False)])
+    assert verdict.outcome is Outcome.REFUTED
+    (verdict,) = judge("posterior-shrink-measured", [ensemble(replicas=16)])
+    assert verdict.outcome is Outcome.INCONCLUSIVE
 
 
 def test_an_ensemble_without_the_curvature_of_the_robust_loss_is_not_applicable():
