@@ -5,8 +5,8 @@ the first failure. What changes a public result also goes through ``python -m th
 claims on it (`Mutant.claims`, else `CLAIMS_ON` its file), which must not end in 0; what is printed says which of the two
 saw it. `Mutant.by` says where the tests alone are asked: the judge, the register, readers of files and settings compute
 no result of the theory. The simulator's faults are listed in `simulator_mutants.py`.
-With ``--record FILE`` every outcome is kept with its seconds, the commit and the environment, and what FILE already
-holds is not asked again; several processes may write to one file. `reports/published/mutants/outcomes.json` is such a
+With ``--record FILE`` every outcome is kept with its seconds, the commit and the environment, and what FILE holds as
+seen is not asked again; several processes may write to one file. `reports/published/mutants/outcomes.json` is such a
 file of the whole table, and `test_mutants.py` holds it against the table.
 Exit status: 0 if every mutant is seen by all that must see it, 1 if one is not, 2 if a passage no longer stands in the
 source, or tests or claims do not run.
@@ -83,6 +83,18 @@ SHUFFLING = "tests/theory/closed_form/test_shuffling.py"
 MINIBATCH = "tests/theory/closed_form/test_minibatch.py"
 AVERAGING = "tests/theory/closed_form/test_averaging.py"
 CORRELATION_TIME = "tests/theory/closed_form/test_correlation_time.py"
+CLAIMS_STATIONARY = "tests/theory/claims/test_stationary.py"
+CLAIMS_SHOWN = "tests/theory/claims/test_shown.py"
+CLAIMS_REPLICATES = "tests/theory/claims/test_replicates.py"
+CLAIMS_TRANSIENT = "tests/theory/claims/test_transient_claims.py"
+CLAIMS_SINGLE = "tests/theory/claims/test_single_run.py"
+CLAIMS_BOUNDS = "tests/theory/claims/test_bound_claims.py"
+CLAIMS_MINIBATCH = "tests/theory/claims/test_minibatch_law.py"
+CONTINUOUS = "tests/theory/closed_form/test_continuous_time.py"
+INTERVALS = "tests/theory/judge/test_intervals.py"
+TRAJECTORY = "tests/theory/judge/test_trajectory.py"
+TERMINAL = "tests/theory/judge/test_terminal.py"
+RESULTS = "tests/theory/judge/test_results.py"
 EXACT = "tests/theory/claims/test_exact.py"
 STATIONARITY = "tests/theory/claims/test_stationarity.py"
 LANGEVIN = "tests/theory/closed_form/test_langevin.py"
@@ -134,7 +146,7 @@ MUTANTS = (
     Mutant("theory/closed_form/propagate.py", "changes.get(first, problem)", "problem", GROUPS),
     Mutant("theory/closed_form/propagate.py", "slope = path.curvature_factors[at][:, None, None] * curvatures + decay", "slope = path.curvature_factors[at][:, None, None] * curvatures + optimizer.weight_decay", GROUPS),
     Mutant("theory/closed_form/attribution.py", "linear_sum_assignment(shares, maximize=True)", "linear_sum_assignment(shares)", ATTRIBUTION),
-    Mutant("theory/closed_form/eigenbasis.py", "basis[:, cluster] = inside @ turn", "basis[:, cluster] = inside", STATIONARY),
+    Mutant("theory/closed_form/eigenbasis.py", "basis[:, cluster] = inside @ turn", "basis[:, cluster] = inside", STATIONARY, claims="price-exact"),
     Mutant("theory/closed_form/eigenbasis.py", "noise = congruence(basis.T, problem.noise_cov)", "noise = congruence(basis, problem.noise_cov)", STATIONARY),
     # The transient.
     Mutant("theory/closed_form/powers.py", "shrink = ratio * mode.slow * mode.fast", "shrink = ratio * mode.slow", TRANSIENT),
@@ -142,7 +154,6 @@ MUTANTS = (
     Mutant("theory/closed_form/powers.py", "envelope = np.exp(0.5 * k * log_product)", "envelope = np.exp(k * log_product)", TRANSIENT),
     Mutant("theory/closed_form/transient.py", "forcing = mode.kick**2 * seen.noise", "forcing = 1.01 * mode.kick**2 * seen.noise", TRANSIENT),
     # Real noise and the bound.
-    Mutant("theory/closed_form/shuffling.py", "return -(count - lag) / (count * (count - 1)) if lag < count else 0.0", "return -1.0 / (count - 1) if lag < count else 0.0", SHUFFLING),
     Mutant("theory/closed_form/shuffling.py", "1.0 - share * (1.0 - factor)", "1.0 - share * factor", SHUFFLING),
     Mutant("theory/closed_form/minibatch.py", "direct = np.diag(gain) * (inputs * shift) ** 2 / (size * (1.0 - own))", "direct = np.diag(gain) * (inputs * shift) ** 2 / size", MINIBATCH),
     Mutant("theory/closed_form/minibatch.py", "misfit * feedback) / (1.0 - feedback)", "misfit * feedback)", MINIBATCH),
@@ -157,7 +168,7 @@ MUTANTS = (
     Mutant("theory/closed_form/edge.py", "(count - batch_size) / (batch_size * (count - 1.0))", "(count - batch_size) / (batch_size * count)", EDGE),
     Mutant("theory/closed_form/edge.py", "(count - 2.0 * batch_size) / ((count - 1.0)", "(count - batch_size) / ((count - 1.0)", EDGE),
     Mutant("theory/closed_form/edge.py", "(1.0 - momentum) * curvature**2 + (1.0 + momentum) * fed", "(1.0 - momentum) * (curvature**2 + fed)", EDGE),
-    Mutant("theory/closed_form/edge.py", "total - inner[:, None] * x * inner", "total", EDGE),
+    Mutant("theory/closed_form/edge.py", "total - inner[:, None] * x * inner", "total", EDGE, claims="mean-square-edge-many"),
     Mutant("theory/closed_form/pac_bayes.py", "return self.kl_diagonal + self.total_correlation", "return self.kl_diagonal", PAC_BAYES),
     Mutant("theory/closed_form/pac_bayes.py", "return -np.log(self.variances)", "return np.log(self.variances)", PAC_BAYES),
     Mutant("theory/closed_form/divergence.py", "        z *= 2.0\n", "        z *= 2.002\n", DIVERGENCE),
@@ -206,6 +217,60 @@ MUTANTS = (
     Mutant("theory/claims/exact_paths.py", 'PRINTED = {"position": 3.28, "pytorch": 0.48}', 'PRINTED = {"position": 3.28, "pytorch": 0.84}', EXACT, by="tests"),
     Mutant("theory/claims/exact_paths.py", "return values if not shift else np.concatenate([values[:shift], values[:-shift]])", "return values", EXACT, by="tests"),
     Mutant("theory/claims/exact_bounds.py", "return {name: risks + (right - risks) * np.sqrt((n - 1) / n)}", "return {name: right}", EXACT, by="tests"),
+    # The continuous-time law.
+    Mutant("theory/closed_form/continuous_time.py", "/ ((1.0 + mu) * pairs)", "/ ((1.0 - mu) * pairs)", CONTINUOUS),
+    Mutant("theory/closed_form/continuous_time.py", "- mu * apart * apart", "+ mu * apart * apart", CONTINUOUS),
+    Mutant("theory/closed_form/continuous_time.py", "size * math.sqrt(float(np.trace(exact)))", "size * float(np.trace(exact))", CONTINUOUS),
+    Mutant("theory/closed_form/continuous_time.py", "frame.outward(rate / (1.0 - optimizer.momentum) * frame.noise", "frame.outward(rate * frame.noise", CONTINUOUS),
+    Mutant("theory/closed_form/divergence.py", "first - second @ (left @ right)", "first - second", CONTINUOUS, claims="continuous-time-error"),
+    # What is claimed of samples: experiments, decoys, comparisons.
+    Mutant("theory/claims/stationary.py", "return state_covariance(scaled_noise(simulation, 1.01))", "return state_covariance(scaled_noise(simulation, 1.0001))", f"{CLAIMS_STATIONARY}::test_the_truth_is_supported_and_refutes_every_decoy", by="tests"),
+    Mutant("theory/claims/stationary.py", "chosen = np.diag(z) if diagonal_only else z.ravel()", "chosen = np.diag(z)", f"{CLAIMS_STATIONARY}::test_the_truth_is_supported_and_refutes_every_decoy", by="tests"),
+    Mutant("theory/claims/stationary.py", "_constant(lambda mu: 1 / (1 - mu))", "_constant(lambda mu: 1 + mu)", f"{CLAIMS_STATIONARY}::test_the_truth_is_supported_and_refutes_every_decoy", by="tests"),
+    Mutant("theory/claims/stationary.py", "flow = predict(simulation)[i, j] * optimizer.learning_rate**2 *", "flow = predict(simulation)[i, j] * optimizer.learning_rate *", f"{CLAIMS_STATIONARY}::test_the_truth_is_supported_and_refutes_every_decoy", by="tests"),
+    Mutant("theory/claims/stationary.py", "found = _tested(item, predict, state_frame(eigenbasis(simulation.problem).basis, m))", "found = _tested(item, predict, _weight_frame(simulation))", f"{CLAIMS_STATIONARY}::test_the_truth_is_supported_and_refutes_every_decoy", by="tests"),
+    Mutant("theory/claims/stationary.py", "_weight_frame(simulation), means=False)", "_weight_frame(simulation), means=True)", f"{CLAIMS_STATIONARY}::test_the_truth_is_supported_and_refutes_every_decoy", by="tests"),
+    Mutant("theory/claims/stationary.py", 'low = np.array(item.measured["largest_decaying"]) / limits - 1\n', 'low = np.array(item.measured["largest_decaying"]) / limits - 1.01\n', f"{CLAIMS_STATIONARY}::test_the_search_finds_the_edge_and_a_coarse_one_does_not_decide", by="tests"),
+    Mutant("theory/claims/stationary.py", "grows = size[2:].sum(axis=0) > size[:2].sum(axis=0)", "grows = size[2:].sum(axis=0) < size[:2].sum(axis=0)", f"{CLAIMS_STATIONARY}::test_the_search_finds_the_edge_and_a_coarse_one_does_not_decide", by="tests"),
+    Mutant("theory/claims/stationary.py", "    worst = max(errors)\n", "    worst = min(errors)\n", f"{CLAIMS_STATIONARY}::test_impulse_responses_hold_to_eleven_digits_and_a_change_in_the_ninth_is_seen", by="tests"),
+    Mutant("theory/claims/stationary.py", "addition = step @ total @ step.T", "addition = step @ total", f"{CLAIMS_STATIONARY}::test_impulse_responses_hold_to_eleven_digits_and_a_change_in_the_ninth_is_seen", by="tests"),
+    Mutant("theory/claims/stationary.py", "steps = -math.log(remainder) / (2 * rate)", "steps = -math.log(remainder) / (8 * rate)", f"{CLAIMS_STATIONARY}::test_the_start_is_forgotten_before_anything_is_recorded", by="tests"),
+    Mutant("theory/claims/moments.py", "normal_p_value(frame @ mean / np.sqrt(", "normal_p_value(0.0 * (frame @ mean) / np.sqrt(", f"{CLAIMS_STATIONARY}::test_means_and_pairs_of_directions_are_judged_and_not_variances_alone", by="tests"),
+    Mutant("theory/claims/moments.py", "normal_p_value((found - expected)[upper]", "normal_p_value(0.0 * (found - expected)[upper]", f"{CLAIMS_STATIONARY}::test_means_and_pairs_of_directions_are_judged_and_not_variances_alone", by="tests"),
+    Mutant("theory/claims/moments.py", "degrees = 2.0 * np.diag(found) ** 2 / np.diag(variance)", "degrees = 8.0 * np.diag(found) ** 2 / np.diag(variance)", f"{CLAIMS_STATIONARY}::test_p_values_of_right_moments_are_uniform", by="tests"),
+    Mutant("theory/claims/moments.py", "stride = int(times[1] - times[0]) if len(times) > 1", "stride = 1 if len(times) > 1", f"{CLAIMS_STATIONARY}::test_p_values_of_right_moments_are_uniform", by="tests"),
+    Mutant("theory/claims/moments.py", "        if self.excess_kurtosis:\n", "        if False:\n", f"{CLAIMS_STATIONARY}::test_noise_of_heavy_tails_widens_the_error_of_a_variance", by="tests"),
+    Mutant("theory/claims/moments.py", "Quadratic(problem.hessian, factor * problem.noise_cov)", "Quadratic(problem.hessian, problem.noise_cov)", f"{CLAIMS_STATIONARY}::test_the_truth_is_supported_and_refutes_every_decoy", by="tests"),
+    Mutant("theory/claims/moments.py", "reached=float(tests.degrees.min())", "reached=float(tests.degrees.max())", f"{CLAIMS_STATIONARY}::test_too_small_a_sample_of_the_truth_is_inconclusive", by="tests"),
+    Mutant("theory/claims/shown.py", "value - reach, value + reach", "value, value + reach", CLAIMS_SHOWN, by="tests"),
+    Mutant("theory/claims/shown.py", 'min(int(item.setting["replicas"])', 'max(int(item.setting["replicas"])', CLAIMS_SHOWN, by="tests"),
+    Mutant("theory/claims/shown.py", "role=Role.DECOY", "role=Role.PREDICTED", CLAIMS_SHOWN, by="tests"),
+    Mutant("theory/claims/replicates.py", "t + bend * t * t / 3.0 + bend * bend * t**3 / 27.0 + bend / 6.0", "t + 0.0 * bend", CLAIMS_REPLICATES, by="tests"),
+    Mutant("theory/claims/replicates.py", "degrees=2.0 * (mean / error) ** 2", "degrees=4.0 * (mean / error) ** 2", CLAIMS_REPLICATES, by="tests"),
+    Mutant("theory/claims/replicates.py", "if outside.max() > margin else", "if outside.max() < margin else", CLAIMS_REPLICATES, by="tests"),
+    Mutant("theory/claims/replicates.py", "return square - mean.mean(axis=0) ** 2", "return square", CLAIMS_REPLICATES, by="tests"),
+    Mutant("theory/claims/replicates.py", "np.argmin(tests.p_value)", "np.argmax(tests.p_value)", CLAIMS_REPLICATES, by="tests"),
+    Mutant("theory/claims/drops.py", "+ np.where(known, product, 0.0) ** 2) / count)", "+ np.where(known, product, 0.0) ** 2) / (16 * count))", f"{CLAIMS_TRANSIENT}::test_tests_of_a_law_are_calibrated_and_have_the_stated_power", by="tests"),
+    Mutant("theory/claims/drops.py", "degrees = np.full(ratio.shape, float(count))", "degrees = np.full(ratio.shape, float(count) / 16)", f"{CLAIMS_TRANSIENT}::test_tests_of_a_law_are_calibrated_and_have_the_stated_power", by="tests"),
+    Mutant("theory/claims/drops.py", "state, begun = law[-1], begun + segment.steps", "state, begun = law[0], begun + segment.steps", f"{CLAIMS_TRANSIENT}::test_the_predicted_law_is_the_plain_recursion", by="tests"),
+    Mutant("theory/claims/transient.py", "path = mean_path(segment.problem or simulation.problem, segment.optimizer, state, steps)", "path = mean_path(simulation.problem, simulation.segments[0].optimizer, state, steps)", f"{CLAIMS_TRANSIENT}::test_the_predicted_law_is_the_plain_recursion", by="tests"),
+    Mutant("theory/claims/transient.py", "        state, begun = path[-1], begun + segment.steps", "        state, begun = path[0], begun + segment.steps", f"{CLAIMS_TRANSIENT}::test_the_predicted_law_is_the_plain_recursion", by="tests"),
+    Mutant("theory/claims/interpolation.py", "INSIDE, OUTSIDE = (2e-5, 5e-5, 1e-4, 2e-4), (5e-4, 7e-4, 1e-3)", "INSIDE, OUTSIDE = (2e-5, 5e-5, 1e-4, 4e-4), (5e-4, 7e-4, 1e-3)", f"{CLAIMS_TRANSIENT}::test_the_region_was_fixed_and_the_maps_agree_with_it", by="tests"),
+    Mutant("theory/claims/single_run.py", "expected = 2 * sigma**2 * times", "expected = sigma**2 * times", CLAIMS_SINGLE, by="tests"),
+    Mutant("theory/claims/single_run.py", "(1 + 0.5 * np.maximum(kurtosis, 0.0))", "(0.1 + 0.5 * np.maximum(kurtosis, 0.0))", CLAIMS_SINGLE, by="tests"),
+    Mutant("theory/claims/single_run.py", "z = (found.mean(axis=0) - sigma)", "z = 0 * (found.mean(axis=0) - sigma)", CLAIMS_SINGLE, by="tests"),
+    Mutant("theory/claims/averaging.py", "normal_p_value(((measured - law) / spread)[upper])", "normal_p_value(0 * ((measured - law) / spread)[upper])", CLAIMS_SINGLE, by="tests"),
+    Mutant("theory/claims/averaging.py", "        reached=float(run.replicas),\n", "        reached=1e9,\n", CLAIMS_SINGLE, by="tests"),
+    Mutant("theory/claims/bound_law.py", "logdet -= float(np.sum(special.digamma(half)", "logdet -= 0.0 * float(np.sum(special.digamma(half)", f"{CLAIMS_BOUNDS}::test_sampled_divergence_and_price_are_unbiased_with_the_error_they_state", by="tests"),
+    Mutant("theory/claims/bound_law.py", " - float(np.trace(self.covariance)) / (self.degrees + 1)", "", f"{CLAIMS_BOUNDS}::test_sampled_divergence_and_price_are_unbiased_with_the_error_they_state", by="tests"),
+    Mutant("theory/claims/bound_law.py", "variance = 0.5 * float(np.trace(spread @ spread))", "variance = float(np.trace(spread @ spread))", f"{CLAIMS_BOUNDS}::test_sampled_divergence_and_price_are_unbiased_with_the_error_they_state", by="tests"),
+    Mutant("theory/claims/commutativity.py", "    return value - bias, math.sqrt(2.0 / replicas", "    return value, math.sqrt(2.0 / replicas", f"{CLAIMS_BOUNDS}::test_sampled_divergence_and_price_are_unbiased_with_the_error_they_state", by="tests"),
+    Mutant("theory/claims/commutativity.py", "value - bias, math.sqrt(2.0 / replicas *", "value - bias, math.sqrt(1.0 / replicas *", f"{CLAIMS_BOUNDS}::test_sampled_divergence_and_price_are_unbiased_with_the_error_they_state", by="tests"),
+    Mutant("theory/claims/minibatch_law.py", '        exact = item.arrays[f"second_{index}"] + item.arrays[f"second_{index + 1}"]\n        worst = max(worst, float(np.abs(above + below - exact).max()', '        exact = item.arrays[f"second_{index}"] + item.arrays[f"second_{index + 1}"]\n        worst = max(worst, 2 * float(np.abs(above - below + exact).max()', f"{CLAIMS_MINIBATCH}::test_evidence_supports_the_claim_and_refutes_its_decoys", by="tests"),
+    Mutant("theory/claims/minibatch_law.py", "    return law(_spread(run, 0.0))", "    return law(_spread(run, 1.0))", f"{CLAIMS_MINIBATCH}::test_evidence_supports_the_claim_and_refutes_its_decoys", by="tests"),
+    Mutant("theory/claims/exact_continuous.py", "    return error / (1 - error)", "    return error", EXACT, by="tests"),
+    Mutant("theory/claims/exact_batches.py", '    return {key: found["mean"] for key in ("end", f"step {setting.phase}")}', '    return {key: found[key] for key in ("end", f"step {setting.phase}")}', EXACT, by="tests"),
+    Mutant("theory/claims/family.py", "heat = setting.temperature / (1 - optimizer.momentum)\n", "heat = setting.temperature\n", EXACT, by="tests"),
     # The oracles.
     Mutant("theory/oracle/transition.py", "v_from_w, v_from_v, v_from_noise = keep * curvature, mu * one, keep * one", "v_from_w, v_from_v, v_from_noise = keep * curvature, one, keep * one", LYAPUNOV),
     Mutant("theory/oracle/transition.py", "-keep * eta @ curvature, mu * one, -keep * eta\n", "-keep * eta @ curvature, mu * one, -eta\n", STATIONARY),
@@ -238,6 +303,38 @@ MUTANTS = (
     Mutant("theory/judge/sources.py", "elif isinstance(node, ast.Name) and node.id in module.bindings:", "elif False:", SOURCES, by="tests"),
     Mutant("theory/verification.py", 'stale=next(filter(None, found), "")', 'stale=""', COMMANDS, by="tests"),
     Mutant("theory/verification.py", "for key in dict.fromkeys((*old, *new)):", "for key in new:", COMMANDS, by="tests"),
+    # Intervals, single runs, the family of tests, and what is shown.
+    Mutant("theory/judge/statistics.py", "trials - successes + 1))\n", "trials - successes))\n", STATISTICS, by="tests"),
+    Mutant("theory/judge/statistics.py", "return float(-special.ndtri(0.5 * alpha))", "return float(-special.ndtri(alpha))", STATISTICS, by="tests"),
+    Mutant("theory/judge/statistics.py", "/ math.sqrt(2.0)))", "/ 2.0))", STATISTICS, by="tests"),
+    Mutant("theory/judge/statistics.py", "weight[1:] @ backward[1:]", "weight @ backward", STATISTICS, by="tests"),
+    Mutant("theory/judge/statistics.py", "low = ratio * half / special.gammainccinv(half, 0.5 * alpha)", "low = ratio * half / special.gammainccinv(half, alpha)", STATISTICS, by="tests"),
+    Mutant("theory/judge/statistics.py", "math.log(max(guess, 4.0))", "math.log(max(guess, 4.0)) + 3.0", STATISTICS, by="tests"),
+    Mutant("theory/judge/intervals.py", "math.sqrt(max(1.0, spread) / float(weights.sum()))", "math.sqrt(spread / float(weights.sum()))", INTERVALS, by="tests"),
+    Mutant("theory/judge/intervals.py", "degrees = total * total / weight if weight > 0", "degrees = total / weight if weight > 0", INTERVALS, by="tests"),
+    Mutant("theory/judge/intervals.py", "weights = 1 / (variances + between)", "weights = 1 / variances", INTERVALS, by="tests"),
+    Mutant("theory/judge/intervals.py", "math.sqrt((1 + bounded**2 / 2) / (count - 3))", "math.sqrt((1 - bounded**2 / 2) / (count - 3))", INTERVALS, by="tests"),
+    Mutant("theory/judge/intervals.py", "inner = 0.0 if low <= 0 <= high else min(abs(low), abs(high))", "inner = min(abs(low), abs(high))", INTERVALS, by="tests"),
+    Mutant("theory/judge/intervals.py", "standard_error=width / (2 * float(", "standard_error=width / (1 * float(", INTERVALS, by="tests"),
+    Mutant("theory/judge/intervals.py", "error = float(np.std(influences, ddof=1)) / math.sqrt(count)", "error = float(np.std(influences, ddof=1)) / count", INTERVALS, by="tests"),
+    Mutant("theory/judge/intervals.py", "standard_error=self.standard_error / abs(unit)", "standard_error=self.standard_error / unit", INTERVALS, by="tests"),
+    Mutant("theory/judge/intervals.py", "between = max(scatter - (len(runs) - 1), 0.0)", "between = max(scatter - len(runs), 0.0)", INTERVALS, by="tests"),
+    Mutant("theory/judge/trajectory.py", "variance[i, i] = 2.0 * times[i] / length", "variance[i, i] = times[i] / length", TRAJECTORY, by="tests"),
+    Mutant("theory/judge/trajectory.py", "running = 1.0 + 2.0 * np.cumsum(own[1 : longest + 1, i] ** 2)", "running = 1.0 + 2.0 * np.cumsum(own[1 : longest + 1, i])", TRAJECTORY, by="tests"),
+    Mutant("theory/judge/trajectory.py", "own[: window + 1, j] + forward * backward)", "own[: window + 1, j])", TRAJECTORY, by="tests"),
+    Mutant("theory/judge/trajectory.py", "enough = length >= SHORTEST_RUN * float(times.max())", "enough = length >= 0 * float(times.max())", TRAJECTORY, by="tests"),
+    Mutant("theory/judge/claim.py", "TEST_ALPHA = FAMILY_ALPHA / FAMILY_SIZE", "TEST_ALPHA = FAMILY_ALPHA", JUDGE, by="tests"),
+    Mutant("theory/judge/claim.py", "    if tests > FAMILY_SIZE:\n", "    if tests > 2 * FAMILY_SIZE:\n", JUDGE, by="tests"),
+    Mutant("theory/judge/claim.py", '            "windows": list(self.windows),\n', "", JUDGE, by="tests"),
+    Mutant("theory/judge/claim.py", "if known and all(known) else", "if all(known) else", JUDGE, by="tests"),
+    Mutant("theory/judge/claim.py", "if comparison.num_tests > self.num_tests:", "if False:", JUDGE, by="tests"),
+    Mutant("theory/judge/claim.py", "    if low > margin:\n        return Outcome.SUPPORTED\n    return Outcome.REFUTED if high < margin", "    if high > margin:\n        return Outcome.SUPPORTED\n    return Outcome.REFUTED if high < margin", JUDGE, by="tests"),
+    Mutant("theory/judge/claim.py", "reach * (1 + normal_quantile(2 * (1 - POWER))", "reach * (1 - normal_quantile(2 * (1 - POWER))", JUDGE, by="tests"),
+    Mutant("theory/judge/terminal.py", "Outcome.REFUTED: 0, Outcome.INCONCLUSIVE: 1", "Outcome.REFUTED: 1, Outcome.INCONCLUSIVE: 0", TERMINAL, by="tests"),
+    Mutant("theory/judge/terminal.py", "return found.pop() if len(found) == 1 else Outcome.INCONCLUSIVE", "return found.pop()", TERMINAL, by="tests"),
+    Mutant("theory/judge/terminal.py", "if verdict.about is None or not verdict.about.pooled:", "if True:", JUDGE, by="tests"),
+    Mutant("theory/judge/results.py", "    if not math.isfinite(number):\n", "    if False:\n", RESULTS, by="tests"),
+    Mutant("theory/judge/results.py", 'raise ValueError(f"{where} needs x, y, low, high of one length; got {sorted(lengths)}.")', "pass", RESULTS, by="tests"),
     # What is read is checked; what is compared is told apart.
     Mutant("theory/judge/evidence.py", 'if _digest(array) != said["sha256"]:', "if False:", READING, by="tests"),
     Mutant("theory/judge/evidence.py", "if (path.parent.name, path.stem) != (evidence.experiment, evidence.run_id):", "if False:", READING, by="tests"),
@@ -276,6 +373,7 @@ CLAIMS_ON = {
     "alignment": "price-exact,commutativity-measures",
     "attribution": "attribution-exact",
     "averaging": "cycle-averages,exponential-average",
+    "continuous_time": "continuous-time-error",
     "correlated": "memory-exact",
     "correlation_time": "cycle-averages",
     "divergence": "divergences-exact",
@@ -449,8 +547,9 @@ def main() -> int:
     chosen = [mutant for mutant in MUTANTS if options.only in mutant.file + mutant.old][part - 1 :: parts]
 
     def ask(mutant: Mutant) -> tuple[dict[str, str], float]:
-        if options.record and digest(asked(mutant)) in recorded(options.record):
-            return {}, 0.0  # known before, or from another process by now
+        kept = recorded(options.record).get(digest(asked(mutant))) if options.record else None
+        if kept and not {kept["seen_by_tests"], kept["seen_by_verify"]} & {False}:
+            return {}, 0.0  # seen before, or by another process by now
         return seen(mutant, by=options.by)
 
     with ThreadPoolExecutor(max_workers=options.jobs) as pool:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 
 from theory.claims.exact import Answers, each, exact_claim, exact_experiment
-from theory.closed_form.edge import batch_sharpness
+from theory.closed_form.edge import DENSE, batch_sharpness, mean_square_edge
 from theory.closed_form.minibatch_moments import stationary_minibatch_moments
 from theory.closed_form.shuffling import Phase, epoch_shuffling_factor, shuffled_covariance
+from theory.closed_form.stability import largest_stable_learning_rate
 from theory.closed_form.stationary import stationary_covariance
 from theory.judge.claim import Claim, Experiment
 from theory.model.optimizer import MomentumSGD
@@ -218,12 +220,16 @@ def _one_curvature(setting: Population) -> Answers:
 
 @keyword_setting
 class Settling(Setting):
-    """Slopes ``(N, k)`` and curvatures ``(N, k, k)`` of N samples, the recursions, and the size of a batch."""
+    """Slopes ``(N, k)`` and curvatures ``(N, k, k)`` of N samples, the recursions, and the size of a batch.
+
+    `fresh` is the covariance of what a sample's slope adds anew at every visit.
+    """
 
     slopes: NDArray[np.float64]
     curvatures: NDArray[np.float64]
     optimizers: tuple[MomentumSGD, ...]
     batch_size: int
+    fresh: NDArray[np.float64]
 
 
 SETTLING = Settling(
@@ -235,6 +241,7 @@ SETTLING = Settling(
         MomentumSGD(0.1, 0.7, nesterov=True, weight_decay=0.2),
     ),
     batch_size=2,
+    fresh=np.array([[0.3, -0.1], [-0.1, 0.2]]),
 )
 
 
@@ -257,6 +264,9 @@ def _settling_oracle(setting: Settling, optimizer: MomentumSGD) -> Answers:
             gradient = one * slope + w @ setting.curvatures[list(batch)].mean(axis=0)
             move = np.hstack([one, *momentum_update(optimizer, w, v, gradient)]).T
             carried += np.kron(move, move) / len(batches)
+        still = np.zeros((k, k))
+        kick = np.hstack([still[:, :1], *momentum_update(optimizer, still, still, np.eye(k))]).T.astype(np.longdouble)
+        carried[:, 0] += (kick @ setting.fresh @ kick.T / setting.batch_size).ravel()  # what a step adds to 1 · 1
         start = np.zeros(len(carried), dtype=np.longdouble)
         start[0] = 1.0
         for _ in range(20):
@@ -272,7 +282,12 @@ def _settling(setting: Settling, optimizer: MomentumSGD) -> Answers:
     answers = {}
     for name, sampling in SAMPLINGS.items():
         found = stationary_minibatch_moments(
-            setting.slopes, setting.curvatures, optimizer, setting.batch_size, sampling=sampling
+            setting.slopes,
+            setting.curvatures,
+            optimizer,
+            setting.batch_size,
+            sampling=sampling,
+            fresh=setting.fresh,
         )
         answers[f"mean, {name},"] = found.mean[0]
         answers[f"covariance, {name},"] = found.state_covariance[0]
@@ -291,12 +306,74 @@ def _settling_swapped(setting: Settling, optimizer: MomentumSGD) -> Answers:
     return {first: found[second], second: found[first]}
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# The edge of many directions
+
+
+@keyword_setting
+class Wide(Setting):
+    """Curvatures of N samples in m directions that no sample couples, ``(N, m)``; the recursions; the batch."""
+
+    curvatures: NDArray[np.float64]
+    optimizers: tuple[MomentumSGD, ...]
+    batch_size: int
+
+
+#: More directions than the map of second moments is held in a matrix for.
+WIDE = Wide(
+    curvatures=1.0 + np.sin(np.multiply.outer(1.0 + np.arange(4.0), 0.7 + 0.3 * np.arange(DENSE + 4.0))) ** 3,
+    optimizers=(MomentumSGD(0.1), MomentumSGD(0.1, 0.8)),
+    batch_size=2,
+)
+
+
+def _wide_oracle(setting: Wide, optimizer: MomentumSGD) -> Answers:
+    """Direction by direction: where the mean of the squared steps over all batches stops contracting, by bisection."""
+
+    def growth(rate: float, curvatures: NDArray) -> float:
+        moves = []
+        for batch in itertools.combinations(range(len(curvatures)), setting.batch_size):
+            slope = float(np.mean(curvatures[list(batch)]))
+            one = replace(optimizer, learning_rate=rate)
+            unit, none = np.ones(1), np.zeros(1)
+            w, v = momentum_update(one, unit, none, slope * unit), momentum_update(one, none, unit, none)
+            moves.append(np.hstack([[w[0], w[1]], [v[0], v[1]]]).reshape(2, 2).T)
+        carried = np.mean([np.kron(move, move) for move in moves], axis=0)
+        return float(np.abs(np.linalg.eigvals(carried)).max()) - 1.0
+
+    edges = []
+    for curvatures in setting.curvatures.T:
+        low = 1e-3
+        while growth(2 * low, curvatures) < 0:
+            low *= 2
+        edges.append(optimize.brentq(growth, low, 2 * low, args=(curvatures,), xtol=1e-15, rtol=1e-14))
+    return {"edge": np.array([min(edges)])}
+
+
+def _wide(setting: Wide, optimizer: MomentumSGD) -> Answers:
+    matrices = setting.curvatures[:, :, None] * np.eye(setting.curvatures.shape[1])
+    return {"edge": np.array([mean_square_edge(matrices, setting.batch_size, optimizer).learning_rate])}
+
+
+def _edge_of_mean(setting: Wide, optimizer: MomentumSGD) -> Answers:
+    """The deterministic edge of the steepest mean curvature."""
+    return {"edge": np.array([largest_stable_learning_rate(setting.curvatures.mean(axis=0).max(), optimizer)])}
+
+
+def _edge_of_one(setting: Wide, optimizer: MomentumSGD) -> Answers:
+    """Batches of a single sample."""
+    return _wide(replace(setting, batch_size=1), optimizer)
+
+
+EDGES = exact_experiment(
+    "edges-by-direction", "the edge of many directions, each followed through every batch", WIDE, each(_wide_oracle)
+)
 ORDERS = exact_experiment("epochs-enumerated", "every order of a population of batches", EPOCHS, each(_epochs_oracle))
 DRAWN = exact_experiment("batches-enumerated", "every batch of a population of samples", POPULATION, _sharpness_oracle)
 SETTLED = exact_experiment(
     "batches-settled", "moments carried through every batch until they stay", SETTLING, each(_settling_oracle)
 )
-EXPERIMENTS: tuple[Experiment, ...] = (ORDERS, DRAWN, SETTLED)
+EXPERIMENTS: tuple[Experiment, ...] = (ORDERS, DRAWN, SETTLED, EDGES)
 
 CLAIMS: tuple[Claim, ...] = (
     exact_claim(
@@ -330,7 +407,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     exact_claim(
         name="batches-settled",
-        statement="(P2), independent batches: the law that g_B(δ) = s_B + A_B δ settles into, and its mean.",
+        statement="(P2), independent batches: the law that g_B(δ) = s_B + A_B δ settles into, what is new at each "
+        "visit included, and its mean.",
         source="own derivation; theory.closed_form.minibatch_moments (1)",
         experiment=SETTLED,
         predict=each(_settling),
@@ -340,5 +418,16 @@ CLAIMS: tuple[Claim, ...] = (
         },
         assumptions=("batches independent of each other", "affine batch gradients"),
         num_tests=4 * len(SETTLING.optimizers),
+    ),
+    exact_claim(
+        name="mean-square-edge-many",
+        statement="ρ(X ↦ G(η)∘T(X)) = 1 where the map is applied and never held: the edge is that of the direction "
+        "which the batches' own curvatures drive out first.",
+        source="own derivation; theory.closed_form.edge (1)",
+        experiment=EDGES,
+        predict=each(_wide),
+        decoys={"edge of the mean curvature": each(_edge_of_mean), "batches of one": each(_edge_of_one)},
+        assumptions=("batches independent of each other", "affine batch gradients"),
+        num_tests=2,
     ),
 )

@@ -403,6 +403,9 @@ def _posteriors_oracle(setting: Posteriors, optimizer: MomentumSGD) -> Answers:
                 "variances": inside,
                 "correlations": _correlations_missed(cov, basis),
                 "kl, full prior": divergence(cov, setting.prior, w - setting.prior_mean),
+                "kl, full priors": [
+                    divergence(cov, v * setting.prior, w - setting.prior_mean) for v in setting.prior_variances
+                ],
                 "curvature times variance": values * inside,
                 "negative log variance": -np.log(inside),
             }
@@ -432,6 +435,7 @@ def _posteriors(setting: Posteriors, optimizer: MomentumSGD) -> Answers:
         "variances": path.variances,
         "correlations": path.total_correlation,
         "kl, full prior": ask(prior=setting.prior).kl,
+        "kl, full priors": ask(prior=PriorGrid(variances=setting.prior_variances, covariance=setting.prior)).kl,
         "curvature times variance": np.array([one.curvature_times_variance for one in terms]),
         "negative log variance": np.array([one.negative_log_variance for one in terms]),
     }
@@ -667,7 +671,7 @@ CLAIMS: tuple[Claim, ...] = (
             "interpolated": each(_interpolated),
         },
         assumptions=(*ASSUMED, "Gaussian posterior and prior"),
-        num_tests=8 * len(OPTIMIZERS),
+        num_tests=9 * len(OPTIMIZERS),
     ),
     exact_claim(
         name="price-exact",

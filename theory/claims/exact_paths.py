@@ -87,6 +87,14 @@ def _dense(problem: Quadratic, optimizer: MomentumSGD) -> tuple[NDArray, NDArray
     return step, inflow, inflow @ problem.dense_noise_cov() @ inflow.T, inflow @ pull
 
 
+def _flipping(problem: Quadratic, optimizer: MomentumSGD) -> MomentumSGD | None:
+    """The same recursion at a rate where the sharpest direction changes sign at every step; heavy ball alone."""
+    if optimizer.direction[0] or optimizer.groups is not None:
+        return None
+    sharpest = float(np.linalg.eigvalsh(problem.dense_hessian())[-1]) + optimizer.weight_decay
+    return replace(optimizer, learning_rate=1.7 * (1 + optimizer.momentum) / (optimizer.gradient_share * sharpest))
+
+
 def _settled(problem: Quadratic, optimizer: MomentumSGD) -> NDArray:
     step, _, forcing, _ = _dense(problem, optimizer)
     return settled(step, forcing)
@@ -113,6 +121,10 @@ def _change_oracle(setting: Change, optimizer: MomentumSGD) -> Answers:
     place = np.concatenate([problem.optimum, np.zeros(m)])
     away = np.concatenate([START, np.zeros(m)]).astype(np.longdouble) - place
     answers["mean"] = place + _at(setting.steps, away, lambda t, now: step @ now + push)
+    sharp = _flipping(problem, after)
+    if sharp is not None:
+        move, _, _, thrown = _dense(problem, sharp)
+        answers["mean, flipping,"] = place + _at(setting.steps, away, lambda t, now: move @ now + thrown)
     if optimizer.form == "pytorch" and optimizer.momentum:
         first = _dense(problem, replace(after, dampening=0.0))
         answers["mean, torch's first step,"] = place + _at(
@@ -136,6 +148,9 @@ def _change(setting: Change, optimizer: MomentumSGD) -> Answers:
         "radius": np.array([moved.spectral_radius]),
         "mean": mean_path(problem, after, START, setting.steps),
     }
+    sharp = _flipping(problem, after)
+    if sharp is not None:
+        answers["mean, flipping,"] = mean_path(problem, sharp, START, setting.steps)
     if optimizer.form == "pytorch" and optimizer.momentum:
         answers["mean, torch's first step,"] = mean_path(
             problem, after, START, setting.steps, undampened_first_step=True
@@ -520,7 +535,7 @@ CLAIMS: tuple[Claim, ...] = (
             "torch's first step dampened": each(_dampened_first),
         },
         assumptions=ASSUMED,
-        num_tests=3 * len(OPTIMIZERS) + 2 * 5,
+        num_tests=3 * len(OPTIMIZERS) + 2 * 5 + 4,
     ),
     exact_claim(
         name="convention-numbers",

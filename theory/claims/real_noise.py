@@ -84,8 +84,8 @@ def _recursion_grid(budget: str) -> RecursionGrid:
     inputs, targets = 0.5 * rng.exponential(size=(5, 2)), rng.normal(size=5)
     return RecursionGrid(
         gaussian=tuple(
-            GaussianRegression(input_cov=_INPUTS, label_noise_variance=_LABEL_NOISE, batch_size=size)
-            for size in (1, 4, 32)
+            GaussianRegression(input_cov=_INPUTS, label_noise_variance=_LABEL_NOISE, batch_size=size, truth=truth)
+            for size, truth in ((1, None), (4, None), (32, None), (4, np.linspace(1.0, -0.5, len(_INPUTS))))
         ),
         rows=tuple(
             RidgeRegression(inputs=inputs, targets=targets, ridge=0.3, batch_size=size, sampling=sampling)
@@ -99,6 +99,7 @@ def _recursion_grid(budget: str) -> RecursionGrid:
             MomentumSGD(0.05, 0.9, form="position"),
             MomentumSGD(0.05, 0.9, nesterov=True),
             MomentumSGD(0.05, 0.9, dampening=0.5),
+            MomentumSGD(0.05, 0.5, weight_decay=0.2),
         ),
     )
 
@@ -113,10 +114,15 @@ def _run_recursions(
         for row, problem in enumerate(setting.gaussian):
             arrays[f"gaussian_{row}_{column}"] = gaussian_second_moment(problem, optimizer).covariance
             limits.append(_brute_limit(problem, optimizer))
-        for row, problem in enumerate(setting.rows):
+        for row, problem in enumerate(_rows_under(setting, optimizer)):
             found = enumerated_second_moment(problem, optimizer)
             arrays[f"rows_{row}_{column}"] = found.covariance
     return {"stability_limits": limits}, arrays
+
+
+def _rows_under(grid: RecursionGrid, optimizer: MomentumSGD) -> tuple[RidgeRegression, ...]:
+    """Rows have a ridge of their own in place of weight decay."""
+    return () if optimizer.weight_decay else grid.rows
 
 
 def _brute_limit(problem: GaussianRegression, optimizer: MomentumSGD) -> float:
@@ -165,7 +171,7 @@ def _compare_recursions(evidence: Mapping[str, Evidence], predict: LawPredictor)
     grid = RecursionGrid.from_dict(item.setting)
     worst = 0.0
     for column, optimizer in enumerate(grid.optimizers):
-        for name, problems in (("gaussian", grid.gaussian), ("rows", grid.rows)):
+        for name, problems in (("gaussian", grid.gaussian), ("rows", _rows_under(grid, optimizer))):
             for row, problem in enumerate(problems):
                 exact = item.arrays[f"{name}_{row}_{column}"]
                 error = float(np.abs(predict(problem, optimizer) - exact).max() / np.abs(exact).max())

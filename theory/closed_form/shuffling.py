@@ -38,24 +38,6 @@ from theory.model.quadratic import Quadratic
 Phase = Literal["end", "mean"] | int
 
 
-def lag_correlation(batches_per_epoch: int, lag: int) -> float:
-    """Correlation of gradient noises h steps apart, averaged over the epoch, equation (1).
-
-    Args:
-        batches_per_epoch: M ≥ 2.
-        lag: h ≥ 0; 1 at 0, and 0 from h = M on.
-
-    Raises:
-        ValueError: if M < 2 or h < 0.
-    """
-    count = _checked_batches(batches_per_epoch, "lag_correlation")
-    if lag < 0:
-        raise ValueError(f"`lag_correlation(lag=...)` must be >= 0; got {lag}.")
-    if lag == 0:
-        return 1.0
-    return -(count - lag) / (count * (count - 1)) if lag < count else 0.0
-
-
 @overload
 def epoch_shuffling_factor(
     learning_rate: float,

@@ -37,9 +37,7 @@ class SecondMoment:
 
 
 def gaussian_second_moment(problem: GaussianRegression, optimizer: MomentumSGD) -> SecondMoment:
-    """Stationary second moment for Gaussian inputs and truth 0, from the recursion of E z zᵀ, z = (w, v)."""
-    if problem.truth is not None and np.any(problem.truth):
-        raise ValueError("`gaussian_second_moment(problem=...)` must have truth 0; got another.")
+    """Stationary moments for Gaussian inputs, from the recursion of E z zᵀ, z = (w − w°, v); means are about w°."""
     cov, size, count = problem.dense_input_cov(), problem.batch_size, problem.dimension
     zero = np.zeros((count, count))
     # Columns: what a unit of w, of v, of gradient does.
@@ -49,18 +47,29 @@ def gaussian_second_moment(problem: GaussianRegression, optimizer: MomentumSGD) 
     move = np.concatenate([np.hstack([w.T, v.T]) for w, v in zip(w_part, v_part, strict=True)])
     push = np.concatenate([part.T for part in g_part])
 
+    # About the truth w°, weight decay is a steady push κ w° in the gradient.
+    truth = np.zeros(count) if problem.truth is None else problem.truth
+    steady = push @ (optimizer.weight_decay * truth)
+    mean = np.linalg.solve(np.eye(2 * count) - move, steady)
+    carried = np.outer(move @ mean, steady)
+    driven = carried + carried.T + np.outer(steady, steady)
+
     def step(moment: NDArray[np.float64], label_noise: float) -> NDArray[np.float64]:
         weights = moment[:count, :count]
         # E (x xᵀ δ − A δ)(…)ᵀ = A Σ A + tr(A Σ) A for x ~ N(0, A), one sample.
         one_sample = cov @ weights @ cov + (np.trace(cov @ weights) + label_noise) * cov
         return move @ moment @ move.T + push @ one_sample @ push.T / size
 
-    return _solved(step, 2 * count, count, problem.label_noise_variance)
+    return _solved(step, mean, driven, problem.label_noise_variance)
 
 
 def _solved(
-    step: Callable[[NDArray[np.float64], float], NDArray[np.float64]], states: int, count: int, label_noise: float
+    step: Callable[[NDArray[np.float64], float], NDArray[np.float64]],
+    mean: NDArray[np.float64],
+    driven: NDArray[np.float64],
+    label_noise: float,
 ) -> SecondMoment:
+    states, count = len(mean), len(mean) // 2
     matrix = np.empty((states * states, states * states))
     for column in range(states * states):
         unit = np.zeros(states * states)
@@ -69,9 +78,9 @@ def _solved(
     growth = float(np.max(np.abs(np.linalg.eigvals(matrix))))
     if not growth < 1.0:
         return SecondMoment(mean=None, covariance=None, growth=growth)
-    constant = step(np.zeros((states, states)), label_noise).ravel()
-    moment = _solved_exactly(matrix, constant).reshape(states, states)
-    return SecondMoment(mean=np.zeros(count), covariance=moment[:count, :count], growth=growth)
+    constant = step(np.zeros((states, states)), label_noise) + driven
+    moment = _solved_exactly(matrix, constant.ravel()).reshape(states, states) - np.outer(mean, mean)
+    return SecondMoment(mean=mean[:count], covariance=moment[:count, :count], growth=growth)
 
 
 def enumerated_second_moment(problem: RidgeRegression, optimizer: MomentumSGD, steps_done: int = 0) -> SecondMoment:

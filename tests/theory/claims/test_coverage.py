@@ -156,7 +156,7 @@ def test_what_has_no_exact_claim_has_another(formula):
 #: Module of claims, or of what claims are made of, to the file of tests that holds it to known truths. The one table.
 TESTED = {
     "adaptive": "test_real_noise.py",
-    "averaging": "test_real_noise.py",
+    "averaging": "test_single_run.py",
     "bound_law": "test_bound_claims.py",
     "bounds": "test_bound_claims.py",
     "commutativity": "test_bound_claims.py",
@@ -177,7 +177,7 @@ TESTED = {
     "regression": "test_real_noise.py",
     "replicates": "test_replicates.py",
     "shown": "test_shown.py",
-    "single_run": "test_transient_claims.py",
+    "single_run": "test_single_run.py",
     "stationarity": "test_stationarity.py",
     "stationary": "test_stationary.py",
     "transient": "test_transient_claims.py",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.linalg import solve_discrete_lyapunov
 
-from theory.closed_form.shuffling import epoch_shuffling_factor, lag_correlation, shuffled_covariance
+from theory.closed_form.shuffling import epoch_shuffling_factor, shuffled_covariance
 from theory.closed_form.stationary import stationary_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
@@ -125,16 +125,6 @@ def test_small_steps_keep_their_digits(scaled, momentum):
     assert np.mean(phases) == pytest.approx(exact, rel=1e-9)
 
 
-def test_lag_correlations_sum_to_minus_one_half():
-    """The noises of an epoch cancel: summed over an epoch, M + 2 Σ (M−h)-weighted correlations vanish."""
-    for batches in (2, 3, 10, 391):
-        inside = [-1 / (batches - 1)] * (batches - 1)
-        assert 1 + sum(inside) == pytest.approx(0, abs=1e-12)
-        assert sum(lag_correlation(batches, lag) for lag in range(1, batches)) == pytest.approx(-0.5)
-        assert lag_correlation(batches, batches) == 0.0
-        assert lag_correlation(batches, 0) == 1.0
-
-
 def test_a_number_gives_a_number_and_an_array_its_shape():
     assert isinstance(epoch_shuffling_factor(0.01, 0.9, 0.01, 391), float)
     curvature = np.array([[0.01, 0.1], [1.0, 10.0]])
@@ -181,5 +171,3 @@ def test_unstable_input_is_refused():
         epoch_shuffling_factor(1.0, 0.9, 3.9, 10)
     with pytest.raises(ValueError, match="within_epoch_correlation"):
         shuffled_covariance(_problem(), MomentumSGD(0.1), batches_per_epoch=5, within_epoch_correlation=-0.3)
-    with pytest.raises(ValueError, match="lag"):
-        lag_correlation(10, -1)
