@@ -37,6 +37,7 @@ from empirical.measure.noise import gradient_noise, repeated_share
 from empirical.measure.objective import training_landscape
 from empirical.measure.operators import (
     HessianOperator,
+    SymmetricOperator,
     bilinear_curvatures,
     finite_curvatures,
     project_gradients,
@@ -51,21 +52,49 @@ from theory.closed_form.stationary import stationary_variance
 from theory.model.quadratic import Quadratic
 
 
-def _frozen(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> tuple[Landscape, Tensor, Frozen]:
-    """What predicts: eigenvectors, and λ, K, ρ_b, slope and momentum in them, at the branching checkpoint."""
-    landscape = training_landscape(checkpoint, data, measurement)
+def top_basis(
+    checkpoint: Checkpoint, operator: SymmetricOperator, measurement: Measurement
+) -> tuple[Tensor, Tensor]:
+    """Largest eigenvalues of a Hessian of the checkpoint's network, shape ``(k,)``, and their eigenvectors ``(P, k)``.
+
+    Raises:
+        NotConvergedError: if Lanczos does not converge.
+    """
+    if checkpoint.setting.network.name == "linear":  # a block of weights a class: eigenvalues may repeat exactly
+        return repeated_eigenpairs(operator, measurement.eigenpairs, tolerance=measurement.tolerance, max_products=600)
+    pairs = top_eigenpairs(
+        operator, measurement.eigenpairs, tolerance=measurement.tolerance, max_products=600
+    ).require()
+    return pairs.largest, pairs.basis
+
+
+def frozen_law(
+    checkpoint: Checkpoint,
+    data: Data,
+    measurement: Measurement,
+    *,
+    basis: Tensor | None = None,
+    landscape: Landscape | None = None,
+) -> tuple[Landscape, Tensor, Frozen]:
+    """What predicts: eigenvectors, and λ, K, ρ_b, slope and momentum in them, at the branching checkpoint.
+
+    Args:
+        checkpoint: where.
+        data: the data it was trained on.
+        measurement: how.
+        basis: directions of another origin, whose Rayleigh quotients are then the λ; None: the eigenvectors.
+        landscape: the loss there, if it is at hand.
+
+    Raises:
+        ValueError: if mini-batch units are asked for.
+    """
+    landscape = training_landscape(checkpoint, data, measurement) if landscape is None else landscape
     if landscape.units_are_batches:
         raise ValueError("the ensemble's prediction needs per-sample gradients: measure in eval or frozen-batch mode.")
-    operator = HessianOperator(landscape)
-    if checkpoint.setting.network.name == "linear":  # a block of weights a class: eigenvalues may repeat exactly
-        largest, basis = repeated_eigenpairs(
-            operator, measurement.eigenpairs, tolerance=measurement.tolerance, max_products=600
-        )
+    if basis is None:
+        largest, basis = top_basis(checkpoint, HessianOperator(landscape), measurement)
     else:
-        pairs = top_eigenpairs(
-            operator, measurement.eigenpairs, tolerance=measurement.tolerance, max_products=600
-        ).require()
-        largest, basis = pairs.largest, pairs.basis
+        largest = bilinear_curvatures(landscape, basis, basis).mean(dim=0).cpu()
     noise = gradient_noise(landscape, basis, resamples=measurement.resamples, seed=measurement.seed)
     draws = [noise.projections]
     for redraw in range(1, measurement.redraws):
@@ -85,7 +114,7 @@ def _frozen(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> tup
     return landscape, basis, frozen
 
 
-def _stationary_radii(checkpoint: Checkpoint, frozen: Frozen) -> NDArray[np.float64]:
+def stationary_radii(checkpoint: Checkpoint, frozen: Frozen) -> NDArray[np.float64]:
     """σ of the white-noise stationary law (S1) in each direction at the checkpoint's rate, NaN where there is none."""
     lam = frozen.curvatures
     keep = (lam > 0) & (checkpoint.learning_rate * lam < 3.5)
@@ -96,7 +125,7 @@ def _stationary_radii(checkpoint: Checkpoint, frozen: Frozen) -> NDArray[np.floa
     return sigma
 
 
-def _typical(radii: NDArray[np.float64]) -> float | None:
+def typical(radii: NDArray[np.float64]) -> float | None:
     """Root mean square of the radii that exist; None where none does."""
     return float(np.sqrt(np.nanmean(radii**2))) if np.isfinite(radii).any() else None
 
@@ -115,9 +144,9 @@ def measure_ensemble(
         ValueError: if mini-batch units are asked for, or the replicas' seeds meet the run's.
     """
     started = time.perf_counter()
-    landscape, basis, frozen = _frozen(checkpoint, data, measurement)
+    landscape, basis, frozen = frozen_law(checkpoint, data, measurement)
     old = checkpoint.learning_rate
-    radius = _typical(_stationary_radii(checkpoint, frozen))
+    radius = typical(stationary_radii(checkpoint, frozen))
     curvature = None
     if radius is not None:
         attack = attack_for(checkpoint, data, measurement, landscape)
@@ -131,8 +160,8 @@ def measure_ensemble(
     record = sorted(
         {
             *(step for step in (1, 4) if step < setting.before),  # while memory and batches can be told apart
-            *_spaced(setting.before, setting.records),
-            *(setting.before + s for s in _spaced(setting.after, setting.records)),
+            *spaced(setting.before, setting.records),
+            *(setting.before + s for s in spaced(setting.after, setting.records)),
         }
     )
     seeds = range(setting.seed, setting.seed + setting.replicas)
@@ -253,14 +282,15 @@ def _places(
     )
 
 
-def _spaced(steps: int, count: int) -> list[int]:
+def spaced(steps: int, count: int) -> list[int]:
+    """At most `count` steps from 1 to `steps`, evenly apart, the last one among them."""
     return sorted({max(1, round(steps * (index + 1) / count)) for index in range(count)}) if steps else []
 
 
 def measure_trajectory(checkpoint: Checkpoint, data: Data, measurement: Measurement, *, window: int) -> Trajectory:
     """The run continued from the checkpoint at its own rate for ``window`` steps, projected on the frozen basis."""
     started = time.perf_counter()
-    _, basis, frozen = _frozen(checkpoint, data, measurement)
+    _, basis, frozen = frozen_law(checkpoint, data, measurement)
     trainer = Trainer.from_checkpoint(checkpoint, data=data, device=basis.device)
     trainer.rates = np.concatenate([trainer.rates[: checkpoint.iteration], np.full(window, checkpoint.learning_rate)])
     start = torch.cat([value.detach().reshape(-1) for value in checkpoint.model.parameters()])
@@ -291,9 +321,9 @@ def measure_expansion(
     started = time.perf_counter()
 
     def studied(source: Checkpoint) -> Studies:
-        landscape, basis, frozen = _frozen(source, data, measurement)
+        landscape, basis, frozen = frozen_law(source, data, measurement)
         count = min(directions, basis.shape[1])
-        sigma = _stationary_radii(checkpoint, frozen)[:count]
+        sigma = stationary_radii(checkpoint, frozen)[:count]
         chosen = np.flatnonzero(np.isfinite(sigma))
         radii = torch.as_tensor(sigma[chosen], dtype=basis.dtype, device=basis.device)
         top = basis[:, torch.as_tensor(chosen, device=basis.device)] * radii
@@ -304,7 +334,7 @@ def measure_expansion(
 
         attack = attack_for(source, data, measurement, landscape)
         return Studies(
-            random=study(random * (_typical(sigma) or 1e-3)),
+            random=study(random * (typical(sigma) or 1e-3)),
             path=study(_path(source, data, path_steps, landscape), even=False),
             top=study(top) if len(chosen) else None,
             top_tenth=study(top * 0.1) if len(chosen) else None,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from empirical.measure.landscape import Landscape
-from empirical.measure.operators import bilinear_curvatures, project_gradients
+from empirical.measure.operators import HessianOperator, project_gradients
 
 __all__ = ["LocalLaw", "local_law"]
 
@@ -59,7 +59,8 @@ def local_law(
         if attack is not None:
             moved.inputs = attack(moved.weights).to(landscape.dtype)
         slopes = project_gradients(moved, directions, method="jvp").values
-        curvatures = bilinear_curvatures(moved, directions, directions).mean(dim=0)
+        products = HessianOperator(moved, method="double-backward", kept_chunks=0).matmat(directions)
+        curvatures = (directions.double() * products.double()).sum(dim=0)
         rows.append((curvatures, slopes.var(dim=0), slopes.mean(dim=0)))
     columns = [np.stack([item.cpu().numpy() for item in column]) for column in zip(*rows, strict=True)]
     return LocalLaw(curvatures=columns[0], slope_variances=columns[1], mean_slopes=columns[2])

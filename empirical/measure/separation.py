@@ -1,0 +1,327 @@
+r"""Why replicas do not spread as the law frozen at their checkpoint says: each explanation gets an ensemble of its own.
+
+Drift         A checkpoint that training has not settled at moves on: replicas part after further training at the same
+              rate, and at the exponential mean of weights and momentum over that training.
+Selection     Eigenvectors are the largest of one draw of data and of one position: directions from one half of the
+              samples with λ and γ from the other; directions from a scout's position with λ and γ of the checkpoint.
+Places        λ and γ where the replicas go: at the positions of scouts, and at their mean.
+Local modes   The linear system that replicas about a mean obey, to first order in a Gaussian's moments, has the mean
+              Hessian E H(w + δ) (statistical linearisation, Booton 1954; by Stein's identity): its eigenvectors from
+              the scouts' positions.
+Scouts        are replicas of their own under other seeds: what is measured at their positions knows nothing of the
+              replicas that are judged.
+Oracle        Tests: a linear model with squared loss, in which λ is the same everywhere; dense mean Hessians.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from empirical.data.resident import Data
+from empirical.measure.checkpoint import attack_for
+from empirical.measure.dynamics import frozen_law, spaced, stationary_radii, top_basis, typical
+from empirical.measure.ensemble import branch
+from empirical.measure.landscape import Landscape
+from empirical.measure.locality import local_law
+from empirical.measure.noise import gradient_noise
+from empirical.measure.operators import HessianOperator, bilinear_curvatures, finite_curvatures
+from empirical.records.dynamics import Frozen
+from empirical.records.separation import Centre, Directions, MovedLaw, Separation
+from empirical.settings.measuring import Measurement
+from empirical.settings.separating import SeparationSetting
+from empirical.training.checkpoint import Checkpoint
+from empirical.training.trainer import Trainer
+
+__all__ = ["MeanHessian", "continued", "measure_separation"]
+
+#: Positions that go into a mean Hessian: a product costs as many as one with each.
+MOST_HESSIANS = 8
+
+Along = Callable[[Tensor], NDArray[np.float64]]
+
+
+class MeanHessian:
+    """(1/n) Σ_r H(w_r), each at its own inputs; a `SymmetricOperator`."""
+
+    def __init__(self, landscapes: Sequence[Landscape]) -> None:
+        self.parts = [HessianOperator(landscape, method="double-backward") for landscape in landscapes]
+        first = self.parts[0]
+        self.dimension, self.dtype, self.device = first.dimension, first.dtype, first.device
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The mean of the products, shape ``(P, k)``."""
+        total = torch.zeros_like(vectors, dtype=torch.float64)
+        for part in self.parts:
+            total += part.matmat(vectors).double()
+        return (total / len(self.parts)).to(vectors.dtype)
+
+
+def continued(checkpoint: Checkpoint, data: Data, epochs: int) -> tuple[Checkpoint, Checkpoint]:
+    """Where further training at the checkpoint's rate leads, and the exponential mean over it.
+
+    The mean forgets by a factor of e in a third of the way, and weighs weights and momentum buffers alike: of a linear
+    system the mean of states is a state. Running statistics of batch norm are those of the end.
+    """
+    steps = epochs * checkpoint.setting.iterations_per_epoch
+    device = next(checkpoint.model.parameters()).device
+    trainer = Trainer.from_checkpoint(checkpoint, data=data, device=device)
+    trainer.rates = np.concatenate([trainer.rates[: checkpoint.iteration], np.full(steps, checkpoint.learning_rate)])
+    memory = math.exp(-3.0 / steps)
+    weights: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    total = 0.0
+    for _ in range(steps):
+        trainer.step()
+        total = memory * total + 1.0
+        for mean, now in ((weights, dict(trainer.model.named_parameters())), (buffers, trainer.momentum())):
+            for name, value in now.items():
+                value = value.detach().double()
+                mean[name] = value.clone() if name not in mean else mean[name] + (value - mean[name]) / total
+    end = dataclasses.replace(
+        checkpoint,
+        iteration=trainer.iteration,
+        epoch=trainer.epoch,
+        model=copy.deepcopy(trainer.model).eval(),
+        momentum={name: value.detach().clone() for name, value in trainer.momentum().items()},
+        next_learning_rate=checkpoint.learning_rate,
+        average=None,
+    )
+    model = copy.deepcopy(end.model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    like = {name: value.to(end.momentum[name].dtype) for name, value in buffers.items()}
+    return end, dataclasses.replace(end, model=model, momentum=like)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Study:
+    """What the measurements at all centres share."""
+
+    data: Data
+    measurement: Measurement
+    setting: SeparationSetting
+    rates: NDArray[np.float64]
+    record: list[int]
+
+    @property
+    def moments(self) -> list[int]:
+        """Steps at which scouts are looked at: as the mean sets off, at the drop, and twice after it."""
+        before, after = self.setting.before, self.setting.after
+        return sorted({max(1, before // 4), before, before + max(1, after // 4), before + after})
+
+    def scouted(self, centre: Checkpoint) -> dict[int, Tensor]:
+        """Positions of the scouts at the moments, shape ``(scouts, P)``, float64."""
+        seen: dict[int, list[Tensor]] = {step: [] for step in self.moments}
+        first = self.setting.seed + self.setting.replicas
+        branch(
+            centre,
+            self.data,
+            _flat(centre)[:, None],
+            seeds=range(first, first + self.setting.scouts),
+            learning_rates=self.rates,
+            record=self.moments,
+            observe=lambda step, weights: seen[step].append(weights.double()),
+        )
+        return {step: torch.cat(pieces) for step, pieces in seen.items()}
+
+
+def measure_separation(
+    checkpoint: Checkpoint,
+    data: Data,
+    measurement: Measurement,
+    setting: SeparationSetting,
+    *,
+    note: Callable[[str], None] | None = None,
+) -> Separation:
+    """All ensembles, and all that predicts them.
+
+    Raises:
+        ValueError: if mini-batch units are asked for, a subset is measured, or seeds meet the run's.
+    """
+    started = time.perf_counter()
+    if measurement.samples is not None and measurement.samples < len(data.train):
+        raise ValueError(
+            f"`Measurement(samples=...)` must be all {len(data.train)} that batches are drawn from; "
+            f"got {measurement.samples}."
+        )
+    old = checkpoint.learning_rate
+    study = _Study(
+        data=data,
+        measurement=measurement,
+        setting=setting,
+        rates=np.r_[np.full(setting.before, old), np.full(setting.after, old * setting.factor)],
+        record=[
+            *spaced(setting.before, setting.records),
+            *(setting.before + step for step in spaced(setting.after, setting.records)),
+        ],
+    )
+    say = note or (lambda _: None)
+    landscape, basis, frozen = frozen_law(checkpoint, data, measurement)
+    positions = study.scouted(checkpoint)
+    halves = _halves(checkpoint, landscape, measurement)
+    attack = _attack(checkpoint, study, landscape)
+    there = _at(landscape, positions[setting.before][0], attack)
+    elsewhere = top_basis(checkpoint, HessianOperator(there), measurement)[1]
+    here, extra = _centre(
+        checkpoint, checkpoint, study, (landscape, basis, frozen), positions, (halves[0][0], halves[1][0], elsewhere)
+    )
+    say("replicas of the checkpoint done")
+    later, average = continued(checkpoint, data, setting.epochs)
+    ends = []
+    for name, centre in (("later", later), ("average", average)):
+        law = frozen_law(centre, data, measurement)
+        ends.append(_centre(checkpoint, centre, study, law, study.scouted(centre), ())[0])
+        say(f"replicas of {name} done")
+    _, _, of_scout = frozen_law(checkpoint, data, measurement, basis=elsewhere, landscape=landscape)
+    first, second = (
+        Directions(
+            curvatures=lam,
+            slope_variances=noise,
+            repeated_share=frozen_law(
+                checkpoint, data, measurement, basis=directions, landscape=landscape
+            )[2].repeated_share,
+            positions=moved,
+        )
+        for (directions, lam, noise), moved in zip(halves, extra[:2], strict=True)
+    )
+    return Separation(
+        training=checkpoint.setting,
+        measurement=measurement,
+        iteration=checkpoint.iteration,
+        separation=setting,
+        seed=checkpoint.seed,
+        learning_rate=old,
+        frozen=frozen,
+        steps=np.array(study.record, dtype=np.int64),
+        learning_rates=study.rates,
+        checkpoint=here,
+        moved=_moved(landscape, basis, positions, attack),
+        later=ends[0],
+        average=ends[1],
+        first_half=first,
+        second_half=second,
+        elsewhere=_directions(of_scout, extra[2]),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _centre(
+    checkpoint: Checkpoint,
+    centre: Checkpoint,
+    study: _Study,
+    law: tuple[Landscape, Tensor, Frozen],
+    scouts: dict[int, Tensor],
+    further: Sequence[Tensor],
+) -> tuple[Centre, list[NDArray[np.float64]]]:
+    """The ensemble at a centre, and its motion in further directions."""
+    setting, data, measurement = study.setting, study.data, study.measurement
+    landscape, basis, frozen = law
+    attack = _attack(centre, study, landscape)
+    spots = scouts[setting.before][:MOST_HESSIANS]
+    hessian = MeanHessian([_at(landscape, weights, attack) for weights in spots])
+    _, local = top_basis(centre, hessian, measurement)
+    _, _, along = frozen_law(centre, data, measurement, basis=local, landscape=landscape)
+    radius = typical(stationary_radii(centre, along))
+    ratio = np.ones(measurement.eigenpairs)
+    if attack is not None and radius is not None:
+        middle = _at(landscape, scouts[setting.before].mean(dim=0), attack)
+        held = finite_curvatures(middle, local, step=radius).mean(dim=0)
+        again = finite_curvatures(middle, local, attack, step=radius).mean(dim=0)
+        ratio = (again / held).cpu().numpy()
+    moved: list[tuple[float, float]] = []
+
+    def look(_: int, weights: Tensor) -> None:
+        away = (weights - start).double()
+        moved.append((float(away.mean(dim=0).norm()), float(away.var(dim=0).sum().sqrt())))
+
+    start = _flat(centre)
+    bases = [basis, local, *further]
+    branches = branch(
+        centre,
+        data,
+        torch.cat([item.double() for item in bases], dim=1),
+        seeds=range(setting.seed, setting.seed + setting.replicas),
+        learning_rates=study.rates,
+        record=study.record,
+        method="vectorized",
+        observe=look,
+    )
+    pieces = np.split(branches.weights, np.cumsum([item.shape[1] for item in bases])[:-1], axis=2)
+    return (
+        Centre(
+            start_position=centre.iteration % centre.setting.iterations_per_epoch,
+            distance=float((start - _flat(checkpoint)).double().norm()),
+            own=_directions(frozen, pieces[0]),
+            local=_directions(along, pieces[1]),
+            moved=_moved(landscape, local, scouts, attack),
+            robust_ratio=ratio,
+            drift=np.array([drift for drift, _ in moved]),
+            spread=np.array([spread for _, spread in moved]),
+        ),
+        pieces[2:],
+    )
+
+
+def _directions(frozen: Frozen, positions: NDArray[np.float64]) -> Directions:
+    return Directions(
+        curvatures=frozen.curvatures,
+        slope_variances=frozen.slope_variances,
+        repeated_share=frozen.repeated_share,
+        positions=positions,
+    )
+
+
+def _moved(
+    landscape: Landscape, basis: Tensor, scouts: dict[int, Tensor], attack: Callable[[Tensor], Tensor] | None
+) -> MovedLaw:
+    spots = [torch.cat([found, found.mean(dim=0, keepdim=True)]) for found in scouts.values()]
+    found = [local_law(landscape, basis, weights, attack) for weights in spots]
+    return MovedLaw(
+        steps=np.array(list(scouts), dtype=np.int64),
+        curvatures=np.stack([law.curvatures for law in found]),
+        slope_variances=np.stack([law.slope_variances for law in found]),
+    )
+
+
+def _halves(
+    checkpoint: Checkpoint, landscape: Landscape, measurement: Measurement
+) -> list[tuple[Tensor, NDArray[np.float64], NDArray[np.float64]]]:
+    """Eigenvectors of either half of the samples; λ and γ along them on the other half."""
+    order = torch.randperm(landscape.num_units, generator=torch.Generator().manual_seed(measurement.seed))
+    halves = [landscape.subset(part.to(landscape.device)) for part in order.tensor_split(2)]
+    found = []
+    for chosen, held in zip(halves, halves[::-1], strict=True):
+        _, directions = top_basis(checkpoint, HessianOperator(chosen), measurement)
+        lam = bilinear_curvatures(held, directions, directions).mean(dim=0).cpu().numpy()
+        noise = gradient_noise(held, directions, resamples=measurement.resamples, seed=measurement.seed)
+        found.append((directions, lam, noise.variances.values))
+    return found
+
+
+def _attack(centre: Checkpoint, study: _Study, landscape: Landscape) -> Callable[[Tensor], Tensor] | None:
+    if centre.setting.method.attack is None:
+        return None
+    return attack_for(centre, study.data, study.measurement, landscape)
+
+
+def _at(landscape: Landscape, weights: Tensor, attack: Callable[[Tensor], Tensor] | None) -> Landscape:
+    """The landscape at other weights, its inputs attacked there and held."""
+    moved = landscape.at(weights)
+    if attack is not None:
+        moved.inputs = attack(moved.weights).to(landscape.dtype)
+    return moved
+
+
+def _flat(centre: Checkpoint) -> Tensor:
+    return torch.cat([value.detach().reshape(-1) for value in centre.model.parameters()])

@@ -1,0 +1,110 @@
+"""Records of ensembles that tell apart why replicas do not spread as the law at their checkpoint says."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from empirical.records.base import IDENTITY, Part, axes, part
+from empirical.records.dynamics import InFrozenBasis
+from empirical.settings.separating import SeparationSetting
+
+__all__ = ["Centre", "Directions", "MovedLaw", "Separation"]
+
+
+@part
+class Directions(Part):
+    """Some directions, what predicts along them, and the replicas' motion in them.
+
+    Args:
+        curvatures: uᵢᵀHuᵢ.
+        slope_variances: per-sample γ.
+        repeated_share: ρ_b.
+        positions: uᵢᵀ(w − w_centre).
+    """
+
+    curvatures: Annotated[NDArray[np.float64], axes("directions")]
+    slope_variances: Annotated[NDArray[np.float64], axes("directions")]
+    repeated_share: Annotated[NDArray[np.float64], axes("directions")]
+    positions: Annotated[NDArray[np.float64], axes("records", "replicas", "directions")]
+
+
+@part
+class MovedLaw(Part):
+    """λ and γ along some directions at the positions of scouts, and at their mean (the last place).
+
+    The inputs are those that the attack finds at each place, held there.
+
+    Args:
+        steps: when the scouts were looked at.
+        curvatures: uᵢᵀH(w)uᵢ.
+        slope_variances: per-sample γ.
+    """
+
+    steps: Annotated[NDArray[np.int64], axes("moments")]
+    curvatures: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
+    slope_variances: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
+
+
+@part
+class Centre(Part):
+    """An ensemble that parts at a centre.
+
+    Args:
+        start_position: batches of the epoch under way that are done there.
+        distance: ‖w_centre − w_checkpoint‖.
+        own: the centre's own eigenvectors; λ and γ there.
+        local: eigenvectors of the mean Hessian at the scouts' positions when the rate drops; λ and γ at the centre.
+        moved: λ and γ along those where the scouts are.
+        robust_ratio: along `local` at the scouts' mean, over the distance σ: curvature with the attack run again over
+            that with the inputs it found there; 1 without an attack.
+        drift: ‖mean displacement‖ in all of weight space, at each record.
+        spread: square root of the trace of the replicas' covariance there.
+    """
+
+    start_position: int
+    distance: float
+    own: Directions
+    local: Directions
+    moved: MovedLaw
+    robust_ratio: Annotated[NDArray[np.float64], axes("directions")]
+    drift: Annotated[NDArray[np.float64], axes("records")]
+    spread: Annotated[NDArray[np.float64], axes("records")]
+
+
+@part
+class Separation(InFrozenBasis):
+    """Why the spread of replicas is not what the law at their checkpoint says: one ensemble for each explanation.
+
+    Args:
+        separation: how many replicas, how far, how much further training.
+        steps: since the replicas parted, at each record.
+        learning_rates: the rate of every step.
+        checkpoint: replicas that part at the checkpoint.
+        moved: λ and γ along the checkpoint's own eigenvectors where the scouts are.
+        later: after further training at the same rate.
+        average: at the running mean of weights and momentum over that training.
+        first_half: eigenvectors of one half of the data; λ and γ of the other half. Replicas of `checkpoint`.
+        second_half: the other way round.
+        elsewhere: eigenvectors at the position of a scout when the rate drops; λ and γ at the checkpoint.
+    """
+
+    experiment: ClassVar[str] = "separation"
+
+    separation: Annotated[SeparationSetting, IDENTITY]
+    steps: Annotated[NDArray[np.int64], axes("records")]
+    learning_rates: Annotated[NDArray[np.float64], axes("all steps")]
+    checkpoint: Centre
+    moved: MovedLaw
+    later: Centre
+    average: Centre
+    first_half: Directions
+    second_half: Directions
+    elsewhere: Directions
+
+    @property
+    def drop(self) -> int:
+        """Step at which the rate drops."""
+        return self.separation.before
