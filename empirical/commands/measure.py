@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from empirical.commands.options import add_measuring_options, available_cores, device_name, measuring
 from empirical.settings.measuring import EnsembleSetting, Measuring
+from empirical.settings.separating import SeparationSetting
 from theory.judge.front import worst
 
 if TYPE_CHECKING:
@@ -144,18 +145,16 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
             kept = tuple(str(file) for file in thinned(files, what.checkpoints))
             checkpoints.append(Chain(kind="checkpoints", paths=kept, measurements=measurements, options=options))
         branching = _branching(files, first)
-        if not branching or (what.replicas == 0 and what.window == 0):
+        if not branching or (what.replicas == 0 and what.separations == 0 and what.window == 0):
             continue
-        ensemble = None
-        if what.replicas and (what.ensembles == "all" or index == 0):
+        ensemble, separation = None, None
+        if what.ensembles == "all" or index == 0:
             _, before, after = first.setting.decays[0]
-            ensemble = EnsembleSetting(
-                replicas=what.replicas,
-                before=what.ensemble_steps,
-                after=what.ensemble_after,
-                records=what.ensemble_records,
-                factor=after / before,
-            )
+            path = {"before": what.ensemble_steps, "after": what.ensemble_after, "factor": after / before}
+            if what.replicas:
+                ensemble = EnsembleSetting(replicas=what.replicas, records=what.ensemble_records, **path)
+            if what.separations:
+                separation = SeparationSetting(replicas=what.separations, **path)
         frozen = [measurement for measurement in measurements if measurement.batch_norm != "train"]
         if not frozen:
             continue
@@ -165,6 +164,7 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
                 paths=tuple(str(file) for file in branching),
                 measurements=(frozen[0],),
                 ensemble=ensemble,
+                separation=separation,
                 expansion=what.expansions,
                 window=what.window,
                 options=options,

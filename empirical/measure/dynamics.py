@@ -52,9 +52,7 @@ from theory.closed_form.stationary import stationary_variance
 from theory.model.quadratic import Quadratic
 
 
-def top_basis(
-    checkpoint: Checkpoint, operator: SymmetricOperator, measurement: Measurement
-) -> tuple[Tensor, Tensor]:
+def top_basis(checkpoint: Checkpoint, operator: SymmetricOperator, measurement: Measurement) -> tuple[Tensor, Tensor]:
     """Largest eigenvalues of a Hessian of the checkpoint's network, shape ``(k,)``, and their eigenvectors ``(P, k)``.
 
     Raises:

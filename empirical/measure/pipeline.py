@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from empirical.claims import registered
-from empirical.records import Ensemble, Expansion, Record, Spectrum, Trajectory
+from empirical.records import Ensemble, Expansion, Record, Separation, Spectrum, Trajectory
 from empirical.settings.measuring import EnsembleSetting, Measurement
+from empirical.settings.separating import SeparationSetting
 from theory.judge.evidence import Evidence, provenance
 from theory.judge.files import atomic_write
 from theory.judge.front import FAULT, RUN_FAILED, out_of_memory, sentence_of, status_of
@@ -48,6 +49,7 @@ class Chain:
             stage, the first of which is where replicas branch.
         measurements: what is made at each checkpoint.
         ensemble: of "dynamics"; None for none.
+        separation: of "dynamics", what explains the replicas' spread; None for none.
         expansion: whether "dynamics" studies how quadratic the loss is.
         window: steps of the trajectories of "dynamics"; 0 for none.
         options: of `run_chain`: out, device, data_root, download, threads.
@@ -57,6 +59,7 @@ class Chain:
     paths: tuple[str, ...]
     measurements: tuple[Measurement, ...]
     ensemble: EnsembleSetting | None = None
+    separation: SeparationSetting | None = None
     expansion: bool = True
     window: int = 0
     options: Mapping[str, Any]
@@ -265,13 +268,13 @@ def _bound(chain: Chain, loaded: Sequence[Checkpoint], measurement: Measurement)
 
 
 def _dynamics(chain: Chain, note: Note) -> list[Failure]:
-    from empirical.measure import dynamics
+    from empirical.measure import dynamics, separation
 
     stages = [_load(path, chain) for path in chain.paths]
     item = stages[0]
     data = _data(item, chain)
     measurement = chain.measurements[0]
-    ensemble, window = chain.ensemble, chain.window
+    ensemble, causes, window = chain.ensemble, chain.separation, chain.window
     base = {"measurement": measurement}
     jobs: list[tuple[Checkpoint, type[Record], dict[str, Any], Callable[[], Record]]] = []
     if chain.expansion:
@@ -300,6 +303,17 @@ def _dynamics(chain: Chain, note: Note) -> list[Failure]:
                 Ensemble,
                 base | {"ensemble": ensemble},
                 lambda: dynamics.measure_ensemble(item, data, measurement, ensemble, progress=progress),
+            )
+        )
+    if causes is not None:
+        jobs.append(
+            (
+                item,
+                Separation,
+                base | {"separation": causes},
+                lambda: separation.measure_separation(
+                    item, data, measurement, causes, note=lambda line: note(f"{chain.label} separation: {line}")
+                ),
             )
         )
     for stage, kind, identity, work in jobs:

@@ -188,9 +188,9 @@ def measure_separation(
         Directions(
             curvatures=lam,
             slope_variances=noise,
-            repeated_share=frozen_law(
-                checkpoint, data, measurement, basis=directions, landscape=landscape
-            )[2].repeated_share,
+            repeated_share=frozen_law(checkpoint, data, measurement, basis=directions, landscape=landscape)[
+                2
+            ].repeated_share,
             positions=moved,
         )
         for (directions, lam, noise), moved in zip(halves, extra[:2], strict=True)

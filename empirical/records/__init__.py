@@ -15,6 +15,7 @@ from empirical.records.base import Part, Record
 from empirical.records.bound import BoundOverTraining
 from empirical.records.dynamics import Ensemble, Expansion, Trajectory
 from empirical.records.log import LoggedRun
+from empirical.records.separation import Separation
 from empirical.records.spectrum import Spectrum
 from empirical.records.training import TrainingRun
 from theory.judge.evidence import Evidence, read_evidence
@@ -27,6 +28,7 @@ __all__ = [
     "LoggedRun",
     "Part",
     "Record",
+    "Separation",
     "Spectrum",
     "TrainingRun",
     "Trajectory",
@@ -38,7 +40,7 @@ __all__ = [
 #: Experiment to the type of its records.
 EXPERIMENTS: dict[str, type[Record]] = {
     kind.experiment: kind
-    for kind in (TrainingRun, Spectrum, BoundOverTraining, Ensemble, Trajectory, Expansion, LoggedRun)
+    for kind in (TrainingRun, Spectrum, BoundOverTraining, Ensemble, Separation, Trajectory, Expansion, LoggedRun)
 }
 
 

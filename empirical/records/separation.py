@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from empirical.records.base import IDENTITY, Part, axes, part
 from empirical.records.dynamics import InFrozenBasis
-from empirical.settings.separating import SeparationSetting
+from empirical.settings import SeparationSetting
 
 __all__ = ["Centre", "Directions", "MovedLaw", "Separation"]
 

@@ -14,6 +14,7 @@ from empirical.settings.network import NETWORKS, NetworkSetting
 from empirical.settings.precision import Precision
 from empirical.settings.presets import PRESETS, Preset, make_training
 from empirical.settings.schedule import LearningRate
+from empirical.settings.separating import SeparationSetting
 from empirical.settings.training import Training
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "NetworkSetting",
     "Precision",
     "Preset",
+    "SeparationSetting",
     "Training",
     "make_training",
 ]

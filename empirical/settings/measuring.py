@@ -152,6 +152,7 @@ class Measuring(Setting):
         ensemble_after: steps after the drop, ≥ 1.
         ensemble_records: records before and after the drop, beside the first steps.
         ensembles: which runs get an ensemble.
+        separations: replicas of each of the ensembles that separate what explains the spread of those runs; 0 for none.
         window: steps of the trajectory before each decay; 0 for none.
 
     Raises:
@@ -167,19 +168,23 @@ class Measuring(Setting):
     ensemble_after: int = 40
     ensemble_records: int = 8
     ensembles: Literal["first", "all"] = "first"
+    separations: int = 0
     window: int = 200
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_at_least(self, checkpoints=0, replicas=0, window=0)
+        require_at_least(self, checkpoints=0, replicas=0, separations=0, window=0)
         require_at_least(self, ensemble_steps=1, ensemble_after=1, ensemble_records=1)
-        require_at_most(self, replicas=10**6, ensemble_steps=10**6, ensemble_after=10**6, window=10**7)
+        require_at_most(
+            self, replicas=10**6, separations=10**6, ensemble_steps=10**6, ensemble_after=10**6, window=10**7
+        )
         if 0 < self.window < SHORTEST_TRAJECTORY:
             raise ValueError(
                 f"`Measuring(window=...)` must be 0 or >= {SHORTEST_TRAJECTORY}, the shortest trajectory that can be "
                 f"judged; got {self.window}."
             )
-        if self.replicas == 1:
-            raise ValueError("`Measuring(replicas=...)` must be 0 or >= 2; got 1.")
+        for name in ("replicas", "separations"):
+            if getattr(self, name) == 1:
+                raise ValueError(f"`Measuring({name}=...)` must be 0 or >= 2; got 1.")
         if self.modes is not None and (not self.modes or not set(self.modes) <= set(BATCH_NORMS)):
             raise ValueError(f"`Measuring(modes=...)` must be some of {BATCH_NORMS}; got {self.modes}.")

@@ -12,18 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from reports.palette import COLORS
-from reports.recipes import agreement, curves, forest, heat_map
+from reports.recipes import agreement, curves, forest, heat_map, stacked
 from reports.recipes.canvas import Legend, finished, styled, wrapped
 from reports.recipes.looks import MOST, Entry, Looks, subjects_of
 from reports.recipes.words import axis_names, describe
 from reports.svg import Drawing
-from theory.judge.results import Agreement, Chart, Forest, HeatMap, Profile, TimeCourse
+from theory.judge.results import Agreement, Chart, Forest, HeatMap, Profile, Stack, TimeCourse
 
 _RECIPES: dict[type, ModuleType] = {
     TimeCourse: curves,
     Profile: curves,
     Agreement: agreement,
     Forest: forest,
+    Stack: stacked,
     HeatMap: heat_map,
 }
 

@@ -437,6 +437,8 @@ def logged_run(
 
 def one_of_each():
     """A record of every experiment."""
+    from tests.empirical.separation_making import separation
+
     return (
         training_run(),
         spectrum(48),

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="figures are drawn with matplotlib: install the extra `report`")
 
 from reports.palette import COLORS
-from reports.recipes import heat_map
+from reports.recipes import heat_map, stacked
 from reports.recipes.canvas import Scale
 from reports.recipes.curves import heights, residuals, scales
 from reports.recipes.drawing import by_subject, draw, draw_grid
@@ -159,3 +159,15 @@ def test_a_decoy_far_off_does_not_flatten_what_was_measured():
 )
 def test_uneven_cells_of_a_small_map_have_one_size_and_their_numbers_on_the_axis(values, spacing):
     assert heat_map._spacing(values) == spacing
+
+
+def test_parts_of_a_whole_lie_end_to_end_on_either_side_of_zero():
+    chart = next(one for one in CHARTS if one.kind == "stack")
+    found = [(one.subject, start) for one, start in stacked.segments(chart, "before")]
+    assert found == [("drift", 0.0), ("rest", 0.0)]  # one to the left of zero, one to the right
+    later = dataclasses.replace(
+        chart, estimates=(*chart.estimates, dataclasses.replace(chart.estimates[0], subject="x"))
+    )
+    assert stacked.segments(later, "before")[-1][1] == pytest.approx(-0.3)
+    low, high = stacked.scales([later])[0].low, stacked.scales([later])[0].high
+    assert low < -0.6 and high > 0.2

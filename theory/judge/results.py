@@ -245,6 +245,23 @@ class Forest(_Titled):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stack(Forest):
+    """A forest whose estimates of one category are parts of a whole: drawn end to end, what is negative to the left.
+
+    Raises:
+        ValueError: if an estimate has no subject, or one stands twice in a category.
+    """
+
+    kind: str = field(default="stack", init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parts = [(one.category, one.subject) for one in self.estimates]
+        if not all(subject for _, subject in parts) or len(set(parts)) < len(parts):
+            raise ValueError(f"`Stack({self.title!r})` needs parts with names of their own in each category.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeatMap(_Titled):
     """Values over a grid.
 
@@ -385,6 +402,7 @@ _KINDS: Mapping[str, Callable[..., Result]] = {
     "profile": Profile,
     "agreement": Agreement,
     "forest": Forest,
+    "stack": Stack,
     "heat map": HeatMap,
     "small multiples": SmallMultiples,
     "table": Table,

@@ -20,6 +20,7 @@ from theory.judge.results import (
     Role,
     Sample,
     SmallMultiples,
+    Stack,
     Table,
     TimeCourse,
     read_result,
@@ -48,6 +49,17 @@ RESULTS = (
         estimates=(Estimate(category="AT", value=0.3, low=0.1, high=0.5, band=Band.INTERVAL),),
         margins=(0.2,),
         null=0.0,
+    ),
+    Stack(
+        title="s",
+        sample=EXACT,
+        x=Axis("ln ratio"),
+        estimates=(
+            Estimate(category="before", subject="drift", value=-0.3),
+            Estimate(category="before", subject="rest", value=0.1),
+            Estimate(category="after", subject="drift", value=0.2),
+        ),
+        margins=(-0.2, 0.2),
     ),
     HeatMap(
         title="h",
@@ -84,7 +96,9 @@ def test_a_result_comes_back_from_json_as_it_was(result):
         (lambda: Sample(1, ""), "say what"),
         (lambda: SmallMultiples(title="m", sample=EXACT, names=("one",), panels=(COURSE, COURSE)), "a name for each"),
         (lambda: SmallMultiples(title="m", sample=EXACT, names=("1", "2"), panels=RESULTS[:2]), "of one kind"),
-        (lambda: dataclasses.replace(RESULTS[4], cells=((1.0, 2.0),)), "2 × 2"),
+        (lambda: dataclasses.replace(RESULTS[5], cells=((1.0, 2.0),)), "2 × 2"),
+        (lambda: dataclasses.replace(RESULTS[4], estimates=RESULTS[4].estimates[:1] * 2), "names of their own"),
+        (lambda: dataclasses.replace(RESULTS[4], estimates=RESULTS[3].estimates), "names of their own"),
         (lambda: read_result({"kind": "pie"}), "pie"),
     ],
 )

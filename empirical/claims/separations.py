@@ -1,0 +1,400 @@
+r"""What explains that replicas do not spread as the law at their checkpoint says: each explanation on its own, and all.
+
+Measured  ln of measured over predicted variance, mean over directions, at two places: *before* the drop, and the
+          *decay* from there to the end. Each is a mean over the records of one epoch, so that every phase of shuffling
+          has its say; a decay above 0 is slower than predicted.
+Explains  An explanation changes what predicts (λ, γ), along which directions, or where the replicas part. What it
+          explains is what it takes away of ln measured/predicted; it explains the spread if what it leaves is within a
+          factor of `MARGIN` at both places. Where the law of the checkpoint is itself that good, nothing is to explain.
+Interval  Bootstrap over replicas, the same draw for all explanations: of the same replicas they are paired. Scouts
+          behind a moved λ or γ are drawn likewise. Bonferroni over the two places.
+Law       (P1), λ and γ those of each step: between the moments at which scouts were seen, interpolated.
+Preregistered  The explanations, their margin and both places were fixed before any was judged; `spread-predicted` was
+          found on digits runs with seeds 3 and 4 and is to be judged on others.
+Source    Own question to Theorems 4.5 and 4.7 of Xu and Zhang, arXiv 2410.07719.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from empirical.claims import EmpiricalClaim, each_record
+from empirical.claims.series import about_checkpoint, hypothesis
+from empirical.measure.posterior import shuffled_transient_variance
+from empirical.records.separation import Centre, Directions, MovedLaw, Separation
+from theory.judge.claim import HYPOTHESIS_ALPHA, Comparison, NotApplicableError, Predictor
+from theory.judge.intervals import of_magnitude
+from theory.judge.results import Axis, Band, Estimate, Result, Sample, Stack, Table
+
+#: What an explanation may leave of measured over predicted variance.
+MARGIN = 1.25
+#: Draws of replicas and scouts behind an interval.
+RESAMPLES = 299
+#: Chance that an interval at one of the two places misses.
+_TAIL = HYPOTHESIS_ALPHA / 2
+
+Array: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Some directions in which the replicas of a centre are watched, and what is to predict their spread.
+
+    Attributes:
+        centre: where they parted.
+        directions: λ, γ and ρ_b in them when they parted, and the replicas' motion.
+        moved: λ and γ in them where scouts were; None: they stay as they were.
+        at_mean: whether those are taken at the scouts' mean instead of on average over scouts.
+        stiffer: factor on λ in each direction.
+        noisier: factor on γ.
+    """
+
+    centre: Centre
+    directions: Directions
+    moved: MovedLaw | None = None
+    at_mean: bool = False
+    stiffer: Array | float = 1.0
+    noisier: float = 1.0
+
+    def laws(self, steps: int, draws: NDArray[np.intp]) -> tuple[Array, Array]:
+        """λ and γ of every step under each draw of scouts, shapes ``(steps, draws, k)``; the first draw is all."""
+        frozen = self.directions
+        if self.moved is None:
+            shape = (steps, len(draws), len(frozen.curvatures))
+            return (
+                np.broadcast_to(frozen.curvatures * self.stiffer, shape),
+                np.broadcast_to(frozen.slope_variances * self.noisier, shape),
+            )
+
+        def path(start: Array, seen: Array) -> Array:
+            spots = seen[:, -1:] if self.at_mean else seen[:, :-1]
+            chosen = np.zeros_like(draws[:, :1]) if self.at_mean else draws % spots.shape[1]
+            means = spots[:, chosen].mean(axis=2)  # (moments, draws, k)
+            knots = np.concatenate([np.broadcast_to(start, means[:1].shape), means])
+            at = np.r_[0, self.moved.steps] if self.moved is not None else np.zeros(1)
+            now = np.arange(steps)
+            upper = np.clip(np.searchsorted(at, now, side="right"), 1, len(at) - 1)
+            share = ((now - at[upper - 1]) / (at[upper] - at[upper - 1]))[:, None, None]
+            return (1 - share) * knots[upper - 1] + share * knots[upper]
+
+        return (
+            self.stiffer * path(frozen.curvatures, self.moved.curvatures),
+            self.noisier * path(frozen.slope_variances, self.moved.slope_variances),
+        )
+
+
+Explanation: TypeAlias = Predictor[[Separation], tuple[Sight, ...]]
+
+
+def _own(name: str) -> Explanation:
+    def sights(item: Separation) -> tuple[Sight, ...]:
+        centre: Centre = getattr(item, name)
+        return (Sight(centre, centre.own),)
+
+    return sights
+
+
+def _held_out(item: Separation) -> tuple[Sight, ...]:
+    return (Sight(item.checkpoint, item.first_half), Sight(item.checkpoint, item.second_half))
+
+
+def _elsewhere(item: Separation) -> tuple[Sight, ...]:
+    return (Sight(item.checkpoint, item.elsewhere),)
+
+
+def _places(item: Separation) -> tuple[Sight, ...]:
+    return (Sight(item.checkpoint, item.checkpoint.own, item.moved),)
+
+
+def _mean_place(item: Separation) -> tuple[Sight, ...]:
+    return (Sight(item.checkpoint, item.checkpoint.own, item.moved, at_mean=True),)
+
+
+def _local(name: str, *, robust: bool = False, noisier: float = 1.0) -> Explanation:
+    def sights(item: Separation) -> tuple[Sight, ...]:
+        centre: Centre = getattr(item, name)
+        stiffer = centre.robust_ratio if robust else 1.0
+        return (Sight(centre, centre.local, centre.moved, stiffer=stiffer, noisier=noisier),)
+
+    return sights
+
+
+def _noisier(explanation: Explanation) -> Explanation:
+    """The same explanation with twice the noise."""
+    return lambda item: tuple(
+        Sight(
+            one.centre,
+            one.directions,
+            one.moved,
+            at_mean=one.at_mean,
+            stiffer=one.stiffer,
+            noisier=2 * one.noisier,
+        )
+        for one in explanation(item)
+    )
+
+
+NOTHING: Explanation = _own("checkpoint")
+#: Explanations by the name of their claim, with what each says.
+EXPLANATIONS: Mapping[str, tuple[str, Explanation]] = {
+    "drift": ("replicas part after further training at the same rate", _own("later")),
+    "averaging": ("replicas part at the running mean of weights and momentum over further training", _own("average")),
+    "held-out-data": ("eigenvectors come from one half of the data, λ and γ from the other", _held_out),
+    "held-out-position": ("eigenvectors come from another replica's position, λ and γ from the checkpoint", _elsewhere),
+    "places": ("λ and γ are those at other replicas' positions", _places),
+    "mean-place": ("λ and γ are those at other replicas' mean position", _mean_place),
+    "local-modes": (
+        "eigenvectors are those of the mean Hessian over other replicas' positions, λ and γ those there",
+        _local("checkpoint"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Levels:
+    """ln measured/predicted: before the drop and its change to the end, whole and under every draw.
+
+    Attributes:
+        values: (before, decay).
+        draws: likewise, shape ``(RESAMPLES, 2)``.
+    """
+
+    values: Array
+    draws: Array
+
+    def minus(self, other: Levels) -> Levels:
+        """Draw by draw: what two explanations share cancels."""
+        return Levels(self.values - other.values, self.draws - other.draws)
+
+    def interval(self, place: int) -> tuple[float, float]:
+        """At one of the two places, simultaneous over both."""
+        low, high = np.quantile(self.draws[:, place], [_TAIL / 2, 1 - _TAIL / 2])
+        return float(low), float(high)
+
+    def magnitude(self) -> tuple[float, float]:
+        """Interval of the larger of the two magnitudes."""
+        inner, outer = np.array([of_magnitude(self.interval(place)) for place in (0, 1)]).max(axis=0)
+        return float(inner), float(outer)
+
+
+PLACES = ("before the drop", "decay after it")
+
+
+@functools.lru_cache(maxsize=64)
+def levels(item: Separation, explanation: Explanation) -> Levels:
+    """ln measured/predicted variance of an explanation.
+
+    Raises:
+        NotApplicableError: if no direction has positive curvature, or an epoch's records do not fit a window.
+    """
+    rng = np.random.default_rng(0)
+    replicas, scouts = item.separation.replicas, item.separation.scouts
+    chosen = np.vstack([np.arange(replicas), rng.integers(0, replicas, (RESAMPLES, replicas))])
+    looked = np.vstack([np.arange(scouts), rng.integers(0, scouts, (RESAMPLES, scouts))])
+    windows = _windows(item)
+    total, count = np.zeros((RESAMPLES + 1, len(item.steps))), 0
+    for sight in explanation(item):
+        lam, noise = sight.laws(len(item.learning_rates), looked)
+        keep = (lam > 0).all(axis=(0, 1))
+        if not keep.any():
+            continue
+        lam, noise = lam[:, :, keep], noise[:, :, keep]
+        shape = (len(lam), -1)
+        predicted = shuffled_transient_variance(
+            lam.reshape(shape),
+            noise.reshape(shape),
+            item.optimizer,
+            item.learning_rates,
+            item.batch_sizes,
+            num_samples=item.num_samples,
+            repeated_share=np.tile(sight.directions.repeated_share[keep] * (item.sampling == "shuffle"), len(looked)),
+            start_position=sight.centre.start_position,
+            record=item.steps.tolist(),
+        ).reshape(len(item.steps), len(looked), -1)
+        positions = sight.directions.positions[:, :, keep]
+        for draw, rows in enumerate(chosen):
+            measured = positions[:, rows].var(axis=1, ddof=1)
+            total[draw] += np.log(measured / predicted[:, draw]).sum(axis=1)
+        count += int(keep.sum())
+    if not count:
+        raise NotApplicableError("no direction has positive curvature wherever it was looked at")
+    before, after = (total[:, window].mean(axis=1) / count for window in windows)
+    both = np.stack([before, after - before], axis=1)
+    return Levels(both[0], both[1:])
+
+
+def _windows(item: Separation) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Records of the last epoch before the drop, and of the last of all."""
+    epoch, end = len(item.batch_sizes), len(item.learning_rates)
+    if item.drop < 2 * epoch or end - item.drop < epoch:
+        raise NotApplicableError(
+            f"two epochs before the drop and one after it take {3 * epoch} steps; here are {item.drop} and "
+            f"{end - item.drop}"
+        )
+    return (
+        (item.steps > item.drop - epoch) & (item.steps <= item.drop),
+        item.steps > end - epoch,
+    )
+
+
+def _compare(item: Separation, predict: Explanation) -> Comparison:
+    base, found = levels(item, NOTHING), levels(item, predict)
+    results = (explained_table(item),)
+    if base.magnitude()[1] <= math.log(MARGIN):
+        raise NotApplicableError(
+            f"nothing to explain: the law of the checkpoint itself is within a factor of {MARGIN:g}", *results
+        )
+    return _judged(item, base, found, results)
+
+
+def _judged(item: Separation, base: Levels, found: Levels, results: tuple[Result, ...]) -> Comparison:
+    inner, outer = found.magnitude()
+    parts = [
+        f"{place}: {was:+.2f} of ln measured/predicted, {left:+.2f} left"
+        for place, was, left in zip(PLACES, base.values, found.values, strict=True)
+    ]
+    return Comparison(
+        estimate=-float(np.abs(found.values).max()),
+        interval=(-outer, -inner),
+        note=f"{'; '.join(parts)}; {item.separation.replicas} replicas",
+        results=results,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def explained_table(item: Separation) -> Table:
+    """Every explanation beside the others: what it explains and what it leaves."""
+    base = levels(item, NOTHING)
+    rows = [("the checkpoint's law", *_cells(None, base))]
+    for name, (_, explanation) in EXPLANATIONS.items():
+        try:
+            found = levels(item, explanation)
+        except NotApplicableError:
+            continue
+        rows.append((name, *_cells(base.minus(found), found)))
+    rows.append(("predicted", *_cells(base.minus(levels(item, PREDICTED)), levels(item, PREDICTED))))
+    heads = [f"{what} {place}" for place in PLACES for what in ("explained", "left")]
+    return Table(
+        title="What explains the spread, in ln units",
+        columns=("explanation", *heads),
+        rows=tuple(rows),
+        sample=Sample(item.separation.replicas, "replicas"),
+        caption="ln of measured over predicted variance, mean over directions and one epoch; in brackets 97.5 % "
+        "intervals from resampled replicas and scouts.",
+    )
+
+
+def _cells(explained: Levels | None, left: Levels) -> tuple[str, ...]:
+    found = []
+    for place in (0, 1):
+        for one in (explained, left):
+            if one is None:
+                found.append("–")
+                continue
+            low, high = one.interval(place)
+            found.append(f"{one.values[place]:+.2f} [{low:+.2f}, {high:+.2f}]")
+    return tuple(found)
+
+
+# --- all together -----------------------------------------------------------------------------------------------------
+
+PREDICTED: Explanation = _local("average", robust=True)
+#: From the checkpoint's law to the prediction, what each step adds.
+STEPS: tuple[tuple[str, Explanation], ...] = (
+    ("the checkpoint's law", NOTHING),
+    ("λ and γ at replicas' positions", _places),
+    ("eigenvectors of the mean Hessian there", _local("checkpoint")),
+    ("replicas part at the running mean", _local("average")),
+    ("curvature with the attack run again", PREDICTED),
+)
+
+
+def contributions(item: Separation) -> Stack:
+    """What each step from the checkpoint's law to the prediction takes away; with the rest they make the whole."""
+    found = [(name, levels(item, explanation)) for name, explanation in STEPS]
+    estimates = []
+    for place, category in enumerate(PLACES):
+        for (_, before), (name, now) in itertools.pairwise(found):
+            step = before.minus(now)
+            low, high = step.interval(place)
+            estimates.append(
+                Estimate(
+                    category=category,
+                    subject=name,
+                    value=float(step.values[place]),
+                    low=low,
+                    high=high,
+                    band=Band.INTERVAL,
+                )
+            )
+        last = found[-1][1]
+        low, high = last.interval(place)
+        estimates.append(
+            Estimate(
+                category=category,
+                subject="unexplained",
+                value=float(last.values[place]),
+                low=low,
+                high=high,
+                band=Band.INTERVAL,
+            )
+        )
+    return Stack(
+        title="What makes up measured over predicted spread",
+        sample=Sample(item.separation.replicas, "replicas"),
+        x=Axis("ln measured/predicted variance"),
+        estimates=tuple(estimates),
+        caption="Steps from the checkpoint's law to the prediction; together with what is unexplained they are the "
+        "whole.",
+        margins=(-math.log(MARGIN), math.log(MARGIN)),
+    )
+
+
+def _compare_predicted(item: Separation, predict: Explanation) -> Comparison:
+    results: tuple[Result, ...] = (contributions(item), explained_table(item))
+    return _judged(item, levels(item, NOTHING), levels(item, predict), results)
+
+
+EACH = each_record(Separation, about_checkpoint)
+
+
+def _explained_by(name: str) -> EmpiricalClaim[Separation, Explanation]:
+    says, explanation = EXPLANATIONS[name]
+    return hypothesis(
+        f"spread-explained-by-{name}",
+        f"Where replicas do not spread as (P1) at their checkpoint says, they do once {says}: before the drop, and in "
+        f"its decay after it, variance is within a factor of {MARGIN:g} (the effect is minus the larger |ln ratio|).",
+        "this project's question to Theorems 4.5 and 4.7",
+        _compare,
+        {"nothing moved": NOTHING, "twice the noise": _noisier(explanation)},
+        -math.log(MARGIN),
+        EACH,
+        (WINDOWS,),
+        experiment=Separation.experiment,
+        predict=explanation,
+    )
+
+
+WINDOWS = "means over the last epoch before the drop and over the last of all"
+SPREAD_PREDICTED = hypothesis(
+    "spread-predicted",
+    "TO BE STATED",
+    "found by this project on digits runs with seeds 3 and 4",
+    _compare_predicted,
+    {"the checkpoint's law": NOTHING, "twice the noise": _noisier(PREDICTED)},
+    -math.log(MARGIN),
+    EACH,
+    (WINDOWS,),
+    experiment=Separation.experiment,
+    predict=PREDICTED,
+)
+
+CLAIMS = (*(_explained_by(name) for name in EXPLANATIONS), SPREAD_PREDICTED)

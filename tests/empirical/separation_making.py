@@ -1,0 +1,90 @@
+"""A record of separated explanations in which the truth is known: one part of it has the law that replicas obey."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from empirical.measure.posterior import shuffled_transient_variance
+from empirical.records import Separation
+from empirical.records.separation import Centre, Directions, MovedLaw
+from empirical.settings import Measurement, SeparationSetting
+from tests.empirical.record_making import frozen, training
+
+
+def separation(right="", *, replicas=600, scouts=8, seed=0):
+    """Replicas that obey (P1) at a curvature and noise that the checkpoint's law misses, and one explanation finds.
+
+    Args:
+        right: the part of the record that has the true law: "own", "later", "average", "first_half" (and the second),
+            "elsewhere", "places", "mean place", "local", "average local", or nothing has.
+    """
+    run = dataclasses.replace(training(), optimizer=dataclasses.replace(training().optimizer, weight_decay=0.0))
+    lam, gamma = np.array([1.5, 0.8, 0.5]), np.array([2.0, 1.0, 0.4])
+    setting = SeparationSetting(replicas=replicas, scouts=scouts, before=60, after=40, seed=10**6)
+    rates = np.r_[np.full(60, 0.1), np.full(40, 0.01)]
+    steps = np.r_[np.arange(3, 61, 3), np.arange(62, 101, 2)]
+    variance = shuffled_transient_variance(
+        lam, gamma, run.optimizer, rates, [32] * 10, num_samples=320, repeated_share=0.9, record=steps.tolist()
+    )
+    rng = np.random.default_rng(seed)
+
+    def replicas_of(shared=None):
+        unit = rng.standard_normal((len(steps), replicas, 3)) if shared is None else shared
+        return unit * np.sqrt(variance)[:, None]
+
+    common = rng.standard_normal((len(steps), replicas, 3))
+
+    def law(name):
+        """The true curvature and noise where they are right; else a softer, noisier one."""
+        return (lam, gamma) if name == right else (0.5 * lam, 3.0 * gamma)
+
+    def directions(name, shared=None):
+        curvatures, noise = law(name)
+        return Directions(
+            curvatures=curvatures,
+            slope_variances=noise,
+            repeated_share=np.full(3, 0.9),
+            positions=replicas_of(shared),
+        )
+
+    def moved(at_scouts, at_mean):
+        spots = [law(at_scouts)] * scouts + [law(at_mean)]
+        return MovedLaw(
+            steps=np.array([1, 60, 70, 100]),
+            curvatures=np.array([[spot[0] for spot in spots]] * 4),
+            slope_variances=np.array([[spot[1] for spot in spots]] * 4),
+        )
+
+    def centre(own, local, shared=None):
+        return Centre(
+            start_position=0,
+            distance=0.0,
+            own=directions(own, shared),
+            local=directions(local, shared),
+            moved=moved(local, local),
+            robust_ratio=np.ones(3),
+            drift=np.ones(len(steps)),
+            spread=np.ones(len(steps)),
+        )
+
+    return Separation(
+        training=run,
+        measurement=Measurement(eigenpairs=3),
+        iteration=480,
+        separation=setting,
+        seed=0,
+        learning_rate=0.1,
+        frozen=frozen(*law("own")),
+        steps=steps.astype(np.int64),
+        learning_rates=rates,
+        checkpoint=centre("own", "local", common),
+        moved=moved("places", "mean place"),
+        later=centre("later", "later local"),
+        average=centre("average", "average local"),
+        first_half=directions("first_half", common),
+        second_half=directions("first_half", common),
+        elsewhere=directions("elsewhere", common),
+        seconds=1.0,
+    )

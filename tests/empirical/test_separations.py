@@ -1,0 +1,121 @@
+"""Each explanation of the replicas' spread is supported where it is the true one, and refuted where another is."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+import pytest
+
+from empirical.claims import separations
+from tests.empirical.record_making import separation
+
+#: Explanation to the part of a made record that then has the true law.
+RIGHT = {
+    "drift": "later",
+    "averaging": "average",
+    "held-out-data": "first_half",
+    "held-out-position": "elsewhere",
+    "places": "places",
+    "mean-place": "mean place",
+    "local-modes": "local",
+}
+
+
+@functools.cache
+def made(right="", **changes):
+    return separation(right, **changes)
+
+
+def verdicts(item):
+    return {
+        entry.claim.name: entry.judge(subject) for entry in separations.CLAIMS for subject in entry.subjects([item])
+    }
+
+
+def test_every_explanation_has_a_record_in_which_it_is_true():
+    assert set(RIGHT) == set(separations.EXPLANATIONS)
+
+
+@pytest.mark.parametrize("cause", RIGHT)
+def test_the_true_cause_is_supported_and_all_others_are_refuted(cause):
+    found = verdicts(made(RIGHT[cause]))
+    outcomes = {name: found[f"spread-explained-by-{name}"].outcome.value for name in RIGHT}
+    assert outcomes == {name: "supported" if name == cause else "refuted" for name in RIGHT}
+    verdict = found[f"spread-explained-by-{cause}"]
+    assert {decoy.name: decoy.outcome.value for decoy in verdict.decoys} == {
+        "nothing moved": "refuted",
+        "twice the noise": "refuted",
+    }
+
+
+def test_where_the_law_holds_there_is_nothing_to_explain():
+    found = verdicts(made("own"))
+    for name in RIGHT:
+        verdict = found[f"spread-explained-by-{name}"]
+        assert verdict.outcome.value == "not applicable" and "nothing to explain" in verdict.note
+
+
+def test_the_parts_make_up_the_whole():
+    item = made("local")
+    whole = separations.levels(item, separations.NOTHING).values
+    chart = separations.contributions(item)
+    for place, category in enumerate(separations.PLACES):
+        parts = [one.value for one in chart.estimates if one.category == category]
+        assert sum(parts) == pytest.approx(whole[place], abs=1e-12)
+    assert [one.subject for one in chart.estimates][len(separations.STEPS) - 1] == "unexplained"
+
+
+def test_a_level_is_the_log_ratio_and_its_interval_that_of_the_replicas():
+    item = made("own")
+    found = separations.levels(item, separations.NOTHING)
+    # three directions, independent records (of the epoch before the drop: 4)
+    expected = math.sqrt(2 / 600 / 3 / 4)
+    assert abs(found.values[0]) < 4 * expected
+    assert np.std(found.draws[:, 0]) == pytest.approx(expected, rel=0.2)
+    doubled = dataclasses.replace(item.checkpoint.own, positions=math.sqrt(2) * item.checkpoint.own.positions)
+    twice = dataclasses.replace(item, checkpoint=dataclasses.replace(item.checkpoint, own=doubled))
+    assert separations.levels(twice, separations.NOTHING).values[0] == pytest.approx(found.values[0] + math.log(2))
+    assert separations.levels(twice, separations.NOTHING).values[1] == pytest.approx(found.values[1])
+
+
+def test_explanations_of_the_same_replicas_are_paired():
+    item = made("elsewhere")  # its replicas move along both bases alike: all that differs is the prediction
+    base = separations.levels(item, separations.NOTHING)
+    step = base.minus(separations.levels(item, separations.EXPLANATIONS["held-out-position"][1]))
+    assert np.ptp(step.draws, axis=0).max() < 1e-12 < abs(step.values).min()
+
+
+def test_a_moved_law_is_followed_from_moment_to_moment():
+    item = made("places")
+    law = dataclasses.replace(
+        item.moved,
+        steps=np.array([10, 60, 100]),
+        curvatures=np.array([[[1.0] * 3] * 9, [[2.0] * 3] * 9, [[4.0] * 3] * 9]),
+        slope_variances=np.ones((3, 9, 3)),
+    )
+    own = dataclasses.replace(item.checkpoint.own, curvatures=np.full(3, 3.0), slope_variances=np.full(3, 3.0))
+    sight = separations.Sight(item.checkpoint, own, law)
+    lam, noise = sight.laws(100, np.arange(8)[None])
+    np.testing.assert_allclose(lam[[0, 5, 10, 35, 60, 80], 0, 0], [3.0, 2.0, 1.0, 1.5, 2.0, 3.0])
+    np.testing.assert_allclose(noise[[0, 5, 10, 99], 0, 0], [3.0, 2.0, 1.0, 1.0])
+
+
+def test_scouts_are_drawn_and_their_mean_is_not():
+    item = made("places")
+    seen = np.arange(1.0, 10.0)[None, :, None] * np.ones((4, 9, 3))  # eight scouts, then the mean
+    law = dataclasses.replace(item.moved, curvatures=seen, slope_variances=seen)
+    draws = np.array([np.arange(8), np.zeros(8, dtype=int)])
+    scouts, _ = separations.Sight(item.checkpoint, item.checkpoint.own, law).laws(100, draws)
+    np.testing.assert_allclose(scouts[50, :, 0], [4.5, 1.0])
+    mean, _ = separations.Sight(item.checkpoint, item.checkpoint.own, law, at_mean=True).laws(100, draws)
+    np.testing.assert_allclose(mean[50, :, 0], [9.0, 9.0])
+
+
+def test_a_window_shorter_than_its_epochs_is_not_applicable():
+    item = made("local")
+    short = dataclasses.replace(item, training=dataclasses.replace(item.training, batch_size=8))
+    for verdict in verdicts(short).values():
+        assert verdict.outcome.value == "not applicable" and "epochs before the drop" in verdict.note
