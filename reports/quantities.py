@@ -53,6 +53,8 @@ QUANTITIES: Mapping[str, Quantity] = {
     "transient-ensemble": Quantity(Unit.MISFIT, "spread after the drop and (P1) apart by"),
     "transient-robust-curvature": Quantity(Unit.MISFIT, "spread after the drop and (P1) apart by"),
     "ladder": Quantity(Unit.MISFIT, "spread of replicas and (P1) apart by"),
+    "spread-explained-by": Quantity(Unit.MISFIT, "spread of replicas and the explained law apart by"),
+    "spread-predicted": Quantity(Unit.MISFIT, "spread of replicas and prediction apart by"),
     "control": Quantity(Unit.MISFIT, "spread of replicas and (P2) apart by"),
     "control-limit": Quantity(Unit.FACTOR, "rungs apart by at least"),
     "control-limit-law": Quantity(Unit.MISFIT, "spread of linearised replicas and (P2) apart by"),

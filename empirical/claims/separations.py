@@ -386,7 +386,10 @@ def _explained_by(name: str) -> EmpiricalClaim[Separation, Explanation]:
 WINDOWS = "means over the last epoch before the drop and over the last of all"
 SPREAD_PREDICTED = hypothesis(
     "spread-predicted",
-    "TO BE STATED",
+    "Replicas that part at the running mean of weights and momentum over further training spread, before the drop and "
+    "in its decay after it, as (P1) says along eigenvectors of the mean Hessian over other replicas' positions, with "
+    "λ and γ as they are there and λ stiffer as the attack run again makes it: variance is within a factor of "
+    f"{MARGIN:g} (the effect is minus the larger |ln ratio|).",
     "found by this project on digits runs with seeds 3 and 4",
     _compare_predicted,
     {"the checkpoint's law": NOTHING, "twice the noise": _noisier(PREDICTED)},

@@ -30,7 +30,7 @@ from torch import Tensor
 from empirical.data.resident import Data
 from empirical.measure.checkpoint import attack_for
 from empirical.measure.dynamics import frozen_law, spaced, stationary_radii, top_basis, typical
-from empirical.measure.ensemble import branch
+from empirical.measure.ensemble import branch, why_not_vectorized
 from empirical.measure.landscape import Landscape
 from empirical.measure.locality import local_law
 from empirical.measure.noise import gradient_noise
@@ -131,6 +131,7 @@ class _Study:
             seeds=range(first, first + self.setting.scouts),
             learning_rates=self.rates,
             record=self.moments,
+            method="vectorized",
             observe=lambda step, weights: seen[step].append(weights.double()),
         )
         return {step: torch.cat(pieces) for step, pieces in seen.items()}
@@ -147,9 +148,13 @@ def measure_separation(
     """All ensembles, and all that predicts them.
 
     Raises:
-        ValueError: if mini-batch units are asked for, a subset is measured, or seeds meet the run's.
+        ValueError: if mini-batch units are asked for, a subset is measured, the replicas cannot be vectorized, or seeds
+            meet the run's.
     """
     started = time.perf_counter()
+    obstacle = why_not_vectorized(checkpoint)
+    if obstacle:
+        raise ValueError(f"`measure_separation(checkpoint=...)` must be of a run without {obstacle}.")
     if measurement.samples is not None and measurement.samples < len(data.train):
         raise ValueError(
             f"`Measurement(samples=...)` must be all {len(data.train)} that batches are drawn from; "

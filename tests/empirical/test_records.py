@@ -76,7 +76,8 @@ def test_a_run_id_is_known_before_anything_is_measured(record):
     identity = {
         field.name: getattr(record, field.name)
         for field in dataclasses.fields(record)
-        if field.name in {"training", "measurement", "iteration", "iterations", "ensemble", "separation", "window", "source"}
+        if field.name
+        in {"training", "measurement", "iteration", "iterations", "ensemble", "separation", "window", "source"}
         and field.name not in ({"iterations"} if isinstance(record, TrainingRun) else set())
     }
     assert type(record).run_id_of(seed=record.seed, **identity) == record.run_id
