@@ -444,6 +444,7 @@ def one_of_each():
         spectrum(48),
         bound(),
         ensemble(replicas=8, with_rungs=False),
+        separation(replicas=8, scouts=3),
         trajectory(window=20),
         expansion(),
         logged_run(),

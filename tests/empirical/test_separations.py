@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from empirical.claims import separations
-from tests.empirical.record_making import separation
+from tests.empirical.separation_making import separation
 
 #: Explanation to the part of a made record that then has the true law.
 RIGHT = {
