@@ -6,9 +6,11 @@ checkpoint is written once and a resumed pipeline skips it.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from empirical.measure.density import spectral_density
 from empirical.measure.lanczos import Eigenpairs, top_eigenpairs
 from empirical.measure.landscape import Landscape, has_batch_norm
 from empirical.measure.noise import cross_fit_noise, gradient_noise, repeated_share
-from empirical.measure.objective import measured_samples, training_inputs, training_landscape
+from empirical.measure.objective import batch_attack, measured_samples, training_inputs, training_landscape
 from empirical.measure.operators import (
     GradientCovarianceOperator,
     HessianOperator,
@@ -29,15 +31,33 @@ from empirical.measure.operators import (
     probe_determinism,
     project_gradients,
 )
+from empirical.measure.sharpness import (
+    FEWEST,
+    GRADIENTS_A_BATCH,
+    attacked_batch_sharpness,
+    network_batch_sharpness,
+)
 from empirical.measure.tracking import continue_directions, subspace_change
 from empirical.records.parts import RepeatedShare
-from empirical.records.spectrum import CrossFit, Density, Gap, Lanczos, Spectrum, Start, Turning, WeightNorms
+from empirical.records.spectrum import (
+    BatchSharpness,
+    CrossFit,
+    Density,
+    Gap,
+    Lanczos,
+    Spectrum,
+    Start,
+    Turning,
+    WeightNorms,
+)
 from empirical.settings.measuring import Measurement
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.evaluate import evaluate
 
 #: Eigenvectors are stored with the evidence up to this many weights.
 STORED_WEIGHTS = 200_000
+#: Half the finite step of batch sharpness, as a share of the weights' norm.
+SHARPNESS_STEP = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +197,8 @@ def measure_checkpoint(
         weights=_weights(checkpoint),
         repeated_share=_share(checkpoint, data, measurement, basis, noise.projections) if of_samples else None,
         cross_fit=_cross_fit(landscape, measurement, note) if of_samples else None,
+        **recorded_sharpness(checkpoint, data, measurement, landscape),
+        average_curvature=_average_curvature(checkpoint, data, measurement),
         start=None if initial_weights is None else _start(landscape, basis, initial_weights),
         eigenvectors=basis.float().cpu().numpy() if landscape.dimension <= STORED_WEIGHTS else None,
         turning=None if previous is None else _turning(previous.hessian, basis),
@@ -187,6 +209,47 @@ def measure_checkpoint(
     )
     hessian.release()
     return Measured(record=record, hessian_pairs=pairs, noise_pairs=noise_pairs)
+
+
+def recorded_sharpness(
+    checkpoint: Checkpoint, data: Data, measurement: Measurement, landscape: Landscape
+) -> dict[str, BatchSharpness | None]:
+    """Batch sharpness at fixed inputs, over a finite step, and over that step with the attack run again.
+
+    The first and the last cost at most twice the gradients of one epoch of the run each, its attack included (a step of
+    which is a forward pass and a backward pass to the inputs, two thirds of a gradient).
+    """
+    count, attack = len(landscape.inputs), checkpoint.setting.method.attack
+    size = min(checkpoint.setting.batch_size, count)
+    cost = 1.0 if attack is None else 1.0 + attack.steps * attack.restarts * 2 / 3
+    shared: dict[str, Any] = {
+        "with_replacement": checkpoint.setting.order == "replacement",
+        "seed": measurement.seed,
+    }
+    batches = max(FEWEST, int(2 * cost * count / size / GRADIENTS_A_BATCH))
+    found = network_batch_sharpness(landscape, checkpoint.optimizer, size, batches=batches, **shared)
+    if attack is None:
+        return {"sharpness": found, "finite_sharpness": None, "attacked_sharpness": None}
+    step = SHARPNESS_STEP * float(landscape.weights.double().norm())
+    again = batch_attack(checkpoint, data, measurement, landscape)
+    over = {
+        name: attacked_batch_sharpness(landscape, checkpoint.optimizer, size, how, step=step, **shared)
+        for name, how in (("finite_sharpness", None), ("attacked_sharpness", again))
+    }
+    return {"sharpness": found, **over}
+
+
+def _average_curvature(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> float | None:
+    """λ₁ of the training loss at the weights' running average, its inputs attacked there."""
+    if checkpoint.average is None:
+        return None
+    model = copy.deepcopy(checkpoint.model)
+    model.load_state_dict(checkpoint.average)
+    hessian = HessianOperator(training_landscape(replace(checkpoint, model=model), data, measurement))
+    pairs = top_eigenpairs(
+        hessian, 1, tolerance=max(measurement.tolerance, 1e-3), max_products=600, seed=measurement.seed
+    )
+    return float(pairs.require().values[0])
 
 
 def _start(landscape: Landscape, basis: Tensor, initial_weights: Tensor) -> Start:
@@ -263,8 +326,6 @@ def _cross_fit(landscape: Landscape, measurement: Measurement, note: Callable[[s
 
 def attack_for(checkpoint: Checkpoint, data: Data, measurement: Measurement, landscape: Landscape):
     """A function from flat weights to the inputs that the run's attack finds there, from the same starts."""
-    import copy
-
     probe = copy.deepcopy(checkpoint.model)
     at = replace(checkpoint, model=probe)
     count = measured_samples(data, measurement)

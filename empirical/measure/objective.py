@@ -7,6 +7,8 @@ landscape's "inputs" are pairs.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,6 +17,7 @@ from empirical.data.augmentation import augment, draw_augmentation
 from empirical.data.resident import Data
 from empirical.data.streams import generator
 from empirical.measure.landscape import Landscape
+from empirical.measure.sharpness import BatchAttack
 from empirical.settings.attack import PGD
 from empirical.settings.measuring import Measurement
 from empirical.training.attack import pgd
@@ -86,6 +89,26 @@ def training_inputs(
     if checkpoint.setting.method.objective == "trades":
         return torch.stack([clean, adversarial], dim=1), labels
     return adversarial, labels
+
+
+def batch_attack(checkpoint: Checkpoint, data: Data, measurement: Measurement, landscape: Landscape) -> BatchAttack:
+    """The run's attack on a batch of the measured samples at any weights: equal numbers have equal starts."""
+    probe = copy.deepcopy(checkpoint.model)
+    attack = checkpoint.setting.method.attack
+    assert attack is not None, "a run without an attack has no batches to attack again"
+    setting = _attack_in(attack, measurement.batch_norm)
+    split = data.train.first(len(landscape.inputs))
+
+    def attacked(weights: Tensor, samples: Tensor, number: int) -> Tensor:
+        with torch.no_grad():
+            for name, value in landscape.unflatten(weights).items():
+                probe.get_parameter(name).copy_(value)
+        clean, labels = split.pixels(split.images[samples]), split.labels[samples]
+        source = generator(measurement.seed, "sharpness", number, 1, device=clean.device)
+        found = pgd(probe, clean, labels, setting, generator=source)
+        return torch.stack([clean, found], dim=1) if checkpoint.setting.method.objective == "trades" else found
+
+    return attacked
 
 
 def _attack_in(attack: PGD, batch_norm: str) -> PGD:

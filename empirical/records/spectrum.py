@@ -269,6 +269,10 @@ class Spectrum(AtCheckpoint):
         weights: norms.
         repeated_share: of the noise; None where units are mini-batches.
         cross_fit: None where units are mini-batches, or it did not converge.
+        sharpness: batch sharpness at fixed inputs, with the limits of the checkpoint's learning rate.
+        finite_sharpness: the same over a finite step; None without an attack.
+        attacked_sharpness: over that step with the attack run again on both sides; None without an attack.
+        average_curvature: λ₁ at the running average of the weights; None where the run keeps none.
         start: None without a checkpoint of the initial weights.
         eigenvectors: of the k largest; None for large networks.
         turning: None at the first checkpoint.
@@ -306,6 +310,10 @@ class Spectrum(AtCheckpoint):
     weights: WeightNorms
     repeated_share: RepeatedShare | None
     cross_fit: Annotated[CrossFit | None, APART]
+    sharpness: Annotated[BatchSharpness, APART]
+    finite_sharpness: Annotated[BatchSharpness | None, APART]
+    attacked_sharpness: Annotated[BatchSharpness | None, APART]
+    average_curvature: float | None
     start: Start | None
     eigenvectors: Annotated[NDArray[np.float32] | None, axes("weights", "directions")]
     turning: Turning | None
@@ -323,3 +331,8 @@ class Spectrum(AtCheckpoint):
     def curvatures(self) -> NDArray[np.float64]:
         """Largest eigenvalues of the data Hessian, shape ``(k,)``."""
         return self.eigenvalues[: len(self.gamma.values)]
+
+    @property
+    def mean_log_curvature(self) -> float | None:
+        """Mean of ln λ over them; None where one of them is not positive."""
+        return float(np.log(self.curvatures).mean()) if (self.curvatures > 0).all() else None

@@ -11,7 +11,17 @@ from empirical.records import BoundOverTraining, Ensemble, Expansion, LoggedRun,
 from empirical.records.dynamics import FiniteCurvature, Frozen, Places, Rungs, SampleLaw, Studies, Study
 from empirical.records.log import ImportedLog, Log, LogColumns, Remark
 from empirical.records.parts import Estimate, RepeatedShare, SplitMetrics, VarianceEstimates
-from empirical.records.spectrum import Alignment, CrossFit, Density, Gap, Lanczos, Start, Turning, WeightNorms
+from empirical.records.spectrum import (
+    Alignment,
+    BatchSharpness,
+    CrossFit,
+    Density,
+    Gap,
+    Lanczos,
+    Start,
+    Turning,
+    WeightNorms,
+)
 from empirical.records.training import EpochColumns, EpochLine, IterationColumns, MaskingReport, StoredCheckpoint
 from empirical.settings import EnsembleSetting, LearningRate, Measurement, make_training
 
@@ -75,6 +85,21 @@ def alignment(*, cosines=0.95, pairs=K + SMALLEST, influences=None):
         slope_error=0.1,
         covariance=np.eye(pairs),
         num_probes=6,
+    )
+
+
+def sharpness(value):
+    """Sixteen batches of 32 that agree."""
+    return BatchSharpness(
+        value=float(value),
+        standard_error=0.02 * float(value),
+        low=0.96 * float(value),
+        high=1.04 * float(value),
+        batch_size=32,
+        small_batch_limit=2.0,
+        large_batch_limit=38.0,
+        curvatures=np.full(16, float(value)),
+        squares=np.ones(16),
     )
 
 
@@ -144,6 +169,10 @@ def spectrum(
         weights=WeightNorms(norm=10.0, layers={"body.0.weight": 10.0}),
         repeated_share=RepeatedShare(values=np.full(K, 0.9), standard_errors=np.full(K, 0.01), redraws=2),
         cross_fit=CrossFit(eigenvalues=lam[:3], gamma=variances(gamma[:3])),
+        sharpness=sharpness(0.5 * lam[0]),
+        finite_sharpness=sharpness(0.5 * lam[0]),
+        attacked_sharpness=sharpness(0.6 * lam[0]),
+        average_curvature=None,
         start=Start(prior_variance=0.01, distance=1.0, displacement=np.full(K, 0.1)),
         eigenvectors=np.zeros((1000, K), dtype=np.float32),
         turning=Turning(angles=np.zeros(K), overlap=1.0, null=0.01, matched_cosines=np.ones(K)),

@@ -56,7 +56,8 @@ def parsed(*arguments):
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     for method in ("at", "awp"):
-        changes = {"epochs": 6, "masking_probe": 0, "train_size": 64, "test_size": 32, "attack_batch_norm": "batch"}
+        changes = {"epochs": 6, "masking_probe": 0, "train_size": 64, "test_size": 32, "ema": 0.5}
+        changes["attack_batch_norm"] = "batch"
         train(make_training("smoke", method, changes), seed=0, out=folder)
     return folder
 
@@ -79,6 +80,16 @@ def test_a_folder_of_runs_becomes_evidence_of_every_kind(measured):
             assert (item.eigenvalues[:2] >= item.eigenvalues[1:3]).all()
             assert item.units == ("samples" if item.measurement.batch_norm == "eval" else "batches")
             assert len(item.gamma.low) == 3
+            kinds_of_sharpness = (item.sharpness, item.finite_sharpness, item.attacked_sharpness)
+            for found in kinds_of_sharpness:
+                assert found is not None and found.batch_size == 32
+                assert found.small_batch_limit == pytest.approx(0.2 / item.learning_rate)
+                assert found.large_batch_limit == pytest.approx(3.8 / item.learning_rate)
+                assert found.low <= found.value <= found.high
+                assert found.small_batch_position == pytest.approx(19 * found.large_batch_position)
+            assert item.finite_sharpness.value != item.attacked_sharpness.value
+            assert np.array_equal(item.finite_sharpness.squares, item.attacked_sharpness.squares)
+            assert item.average_curvature is not None and item.average_curvature != item.eigenvalues[0]
         if isinstance(item, Ensemble):
             assert sum(item.batch_sizes) == item.num_samples == 64 and item.positions.shape[1] == item.ensemble.replicas
             assert item.curvature is None or item.curvature.exact.shape[0] == 64

@@ -8,8 +8,15 @@ import torch
 from scipy import stats
 from torch import nn
 
+from empirical.data.resident import load_data
+from empirical.measure.checkpoint import recorded_sharpness
 from empirical.measure.landscape import Landscape
+from empirical.measure.objective import training_landscape
 from empirical.measure.sharpness import FEWEST, attacked_batch_sharpness, interval, network_batch_sharpness
+from empirical.settings.controls import CONTROLS
+from empirical.settings.measuring import Measurement
+from empirical.training.checkpoint import load_checkpoint
+from empirical.training.run import train
 from tests.empirical.measure.conftest import smooth_network, toy_data, trained
 from theory.closed_form.edge import batch_sharpness, sampled_batch_sharpness
 from theory.model.optimizer import MomentumSGD
@@ -170,3 +177,25 @@ def test_an_argument_out_of_range_is_named(changes, named):
     with pytest.raises(ValueError, match=named) as caught:
         network_batch_sharpness(_small(), SGD, arguments.pop("batch_size"), **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_on_a_control_a_twentieth_is_reached_for_less_than_the_gradients_of_two_epochs(tmp_path):
+    """1,200 images: of 300 an epoch has nine batches, and no number of them within its cost says as much."""
+    setting = CONTROLS[5].training(
+        epochs=3, train_size=1200, validation_size=0, test_size=32, evaluation_every=100, masking_probe=0
+    )
+    train(setting, seed=0, out=tmp_path)
+    item = load_checkpoint(sorted(tmp_path.glob("runs/*/checkpoints/*.pt"))[-1])
+    data, measurement = load_data(setting.data), Measurement(dtype="float32")
+    found = recorded_sharpness(item, data, measurement, training_landscape(item, data, measurement))
+    epoch, attack = 1200 / 32, setting.method.attack
+    gradients = epoch * (1 + attack.steps * 2 / 3)  # of training: a step of the attack is two thirds of one
+    spent = {"sharpness": 4, "finite_sharpness": 3, "attacked_sharpness": 1 + 2 * gradients / epoch}
+    for name, each in spent.items():
+        estimate = found[name]
+        assert estimate.standard_error <= 0.05 * estimate.value, name
+        assert each * len(estimate.squares) <= 2.1 * gradients, name  # the denominator's gradient beside the two
+        assert estimate.low < estimate.value < estimate.high
+    # The inputs hardly move under so weak an attack, and the model has no kinks.
+    assert found["attacked_sharpness"].value == pytest.approx(found["finite_sharpness"].value, rel=0.05)
+    assert found["finite_sharpness"].value == pytest.approx(found["sharpness"].value, rel=0.1)
