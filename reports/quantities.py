@@ -58,6 +58,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "control": Quantity(Unit.MISFIT, "spread of replicas and (P2) apart by"),
     "control-limit": Quantity(Unit.FACTOR, "rungs apart by at least"),
     "control-limit-law": Quantity(Unit.MISFIT, "spread of linearised replicas and (P2) apart by"),
+    "mean-path": Quantity(Unit.PLAIN, "minus the distance of the mean path in spreads"),
     "robust-curvature": Quantity(Unit.MISFIT, "curvature with the attack run again and at fixed inputs apart by"),
     "quadratic-approximation": Quantity(Unit.DEVIATION, "loss off its expansion by"),
     "commutativity": Quantity(Unit.PLAIN, "slack"),

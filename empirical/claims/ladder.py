@@ -26,7 +26,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from empirical.claims import EmpiricalClaim, Subject, each_record
 from empirical.claims.applicability import (
@@ -45,7 +44,7 @@ from empirical.records import Ensemble, Record
 from empirical.settings.controls import RUNGS, Rung, Sabotage, control_of
 from theory.closed_form.minibatch_moments import MinibatchMoments, minibatch_second_moments
 from theory.closed_form.outside import Outside
-from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Comparison, Predictor
+from theory.judge.claim import Claim, Comparison, Predictor
 from theory.judge.results import Axis, Band, Curve, Estimate, Forest, Mark, Role, Sample, Table, TimeCourse
 from theory.judge.verdict import Kind
 from theory.model.regression import Sampling
@@ -53,8 +52,6 @@ from theory.model.regression import Sampling
 #: What a rung may be off by on a network before theory and network part there, and on a control.
 MARGIN = 1.25
 CONTROL_MARGIN = 1.15
-#: Mean displacement, in standard deviations of the spread, that the mean path may be off by.
-PATH_MARGIN = 0.5
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -551,92 +548,4 @@ def control_claims(sabotage: Sabotage = "none") -> tuple[EmpiricalClaim[Any, Any
     )
 
 
-Paths: TypeAlias = Predictor[[Ensemble], Array]
-
-
-def _mean_path(item: Ensemble) -> Array:
-    """E δ of the mini-batch law, shape ``(records, directions)``."""
-    return minibatch_law(item).mean[:, : len(item.frozen.curvatures)]
-
-
-def _no_path(item: Ensemble) -> Array:
-    return np.zeros(item.positions.shape[::2])
-
-
-def _compare_path(item: Ensemble, predict: Paths) -> Comparison:
-    keep = Ladder.of(item).keep
-    predicted = predict(item)[:, keep]
-    chosen = item.positions[:, :, keep].astype(np.float64)
-    mean, spread = chosen.mean(axis=1), chosen.std(axis=1, ddof=1)
-    off = (mean - predicted) / spread
-    replicas, records = chosen.shape[1], len(item.steps)
-    # A mean square of normal errors: Σ (off·√R)² is a non-central χ² over the directions.
-    degrees = int(keep.sum())
-    alpha = HYPOTHESIS_ALPHA / records
-    square = (off**2).sum(axis=1) * replicas
-    low, high = (np.array([_noncentrality(s, degrees, tail) for s in square]) for tail in (1 - alpha / 2, alpha / 2))
-    scale = 1.0 / (replicas * degrees)
-    centre = np.sqrt(np.maximum(square - degrees, 0.0) * scale)
-    at = int(np.argmax(centre))
-    curves = []
-    for name, direction in zip(("largest λ", "smallest λ"), (0, degrees - 1), strict=True):
-        error = stats.norm.ppf(0.975) * spread[:, direction] / math.sqrt(replicas)
-        y = mean[:, direction]
-        curves += [
-            Curve(
-                role=Role.MEASURED, subject=name, x=item.steps, y=y, low=y - error, high=y + error, band=Band.INTERVAL
-            ),
-            Curve(role=Role.PREDICTED, subject=name, x=item.steps, y=predicted[:, direction], by="(P2)"),
-        ]
-    return Comparison(
-        estimate=-float(centre[at]),
-        interval=(-float(np.sqrt(high * scale).max()), -float(np.sqrt(low * scale).max())),
-        note=(
-            f"mean path off by {centre[at]:.2f} standard deviations of the spread (root mean square over {degrees} "
-            f"directions) at step {int(item.steps[at])}, the worst of {records} records"
-        ),
-        results=(
-            TimeCourse(
-                title="Mean path of the replicas",
-                sample=Sample(replicas, "replicas"),
-                x=Axis("steps since branching"),
-                y=Axis("mean displacement along a tracked direction"),
-                curves=tuple(curves),
-                marks=(Mark(float(item.drop), "the replicas drop"),),
-            ),
-        ),
-    )
-
-
-def _noncentrality(square: float, degrees: int, level: float) -> float:
-    """The non-centrality under which a χ² is below `square` with the given chance; 0 where none is that small."""
-    from scipy.optimize import brentq
-
-    if stats.chi2.cdf(square, degrees) <= level:
-        return 0.0
-
-    def excess(centre: float) -> float:
-        return float(stats.ncx2.cdf(square, degrees, centre)) - level
-
-    top = square + 10 * math.sqrt(square + degrees) + 50
-    if not excess(top) < 0 < excess(1e-9):
-        return top
-    root: Any = brentq(excess, 1e-9, top)
-    return float(root)
-
-
-MEAN_PATH = hypothesis(
-    "mean-path-ensemble",
-    "The replicas' mean moves as the mini-batch law says: at every record within half a standard deviation of the "
-    "spread, root mean square over the tracked directions (the effect is minus that distance).",
-    "Theorem 4.7 (mean of the posterior)",
-    _compare_path,
-    {"the mean stays at the checkpoint": _no_path},
-    -PATH_MARGIN,
-    lambda records: (s for s in each_record(Ensemble, about_checkpoint)(records) if s.seen.rungs is not None),
-    (TOP_K, "slopes, curvatures and their eigenvectors frozen at the checkpoint"),
-    experiment=Ensemble.experiment,
-    predict=_mean_path,
-)
-
-CLAIMS = (*control_claims(), LADDER, *(_rung_claim(rung) for rung in RUNGS), MOVED, MEAN_PATH)
+CLAIMS = (*control_claims(), LADDER, *(_rung_claim(rung) for rung in RUNGS), MOVED)

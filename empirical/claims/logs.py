@@ -57,6 +57,7 @@ def _claim(
     compare: Compare[Seen, Rule],
     margin: float,
     subjects: Selected[Seen],
+    windows: tuple[str, ...] = (),
     tags: tuple[str, ...] = ("logs",),
 ) -> EmpiricalClaim[Seen, Rule]:
     """A hypothesis about logs: which of their epochs are compared decides, nothing is predicted."""
@@ -71,6 +72,7 @@ def _claim(
         decoys=decoys,
         compare=compare,
         margin=margin,
+        windows=windows,
         tags=tags,
     )
     return EmpiricalClaim(claim=claim, subjects=subjects)
@@ -228,9 +230,9 @@ ROBUST_OVERFITTING = _claim(
 )
 
 
-# --- decay-dip ---------------------------------------------------------------------------------------------------
+# --- decay-dip-beyond-placebo ------------------------------------------------------------------------------------
 
-Starts = Selector[[Run, int], tuple[int, ...]]
+Chosen = Selector[[Run, int], effects.Starts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,10 +243,9 @@ class _AtDecay:
     runs: tuple[Record, ...]
 
 
-def _dip_effect(run: Run, index: int, select: Starts) -> tuple[Outcome, str]:
+def _dip_effect(run: Run, index: int, select: Chosen) -> tuple[Outcome, str]:
     effects.need_decay(run, index)
-    starts = select(run, index)
-    found, unit = effects.fall(run, index, starts)
+    found, unit = effects.fall(run, index, select(run, index))
     scaled = found.scaled(unit)
     note = _dip_note(run, index, found, unit) if select is effects.at_the_decay else ""
     return (scaled.estimate, scaled.interval(HYPOTHESIS_ALPHA)), note
@@ -258,11 +259,13 @@ def _dip_note(run: Run, index: int, found: Contrast, unit: float) -> str:
     if location is not None:
         change += f" [{run.epoch(location.interval[0])}, {run.epoch(location.interval[1])}]"
     parts = [
-        f"rate {decay.before:g} → {decay.after:g}, {change}; test robust loss changes by {-found.estimate:+.4f} "
-        f"[{-high:+.4f}, {-low:+.4f}] nats (σ = {unit:.4f}): {word}"
+        f"rate {decay.before:g} → {decay.after:g}, {change}; beyond placebo decays test robust loss changes by "
+        f"{-found.estimate:+.4f} [{-high:+.4f}, {-low:+.4f}] nats (σ = {unit:.4f}): {word}"
     ]
-    placebo, _ = effects.fall(run, index, effects.at_placebo_decays(run, index))
-    parts.append(f"at placebo decays before it, by {-placebo.estimate:+.4f}")
+    alone, _ = effects.fall(run, index, effects.Starts(at=(run.change(index),)))
+    parts.append(
+        f"by {-alone.estimate:+.4f} at the decay, by {found.estimate - alone.estimate:+.4f} at placebo decays before it"
+    )
     values = run.test
     smooth = np.convolve(values, np.full(5, 0.2), mode="valid")
     lowest = int(np.argmin(smooth)) + 2
@@ -281,7 +284,7 @@ def _dip_note(run: Run, index: int, found: Contrast, unit: float) -> str:
     return "; ".join(parts)
 
 
-def _compare_dip(seen: _AtDecay, select: Starts) -> Comparison:
+def _compare_dip(seen: _AtDecay, select: Chosen) -> Comparison:
     runs = [run_of(item) for item in seen.runs]
     found = [_dip_effect(run, seen.decay, select) for run in runs]
     if len(found) > 1:
@@ -316,21 +319,27 @@ def _each_decay(records: Sequence[Record]) -> Iterable[Subject[_AtDecay]]:
 
 
 DECAY_DIP = _claim(
-    name="decay-dip",
+    name="decay-dip-beyond-placebo",
     statement=(
-        "At a learning-rate decay test robust loss falls: the 5 epochs after the change lie below the 10 before "
-        "it by more than 1 σ of the epoch noise."
+        "At a learning-rate decay test robust loss falls: the 5 epochs after the change lie below the 10 before it, by "
+        "more than 1 σ of the epoch noise beyond what the same windows show at placebo decays earlier in the stage."
     ),
     source="Xu and Zhang, arXiv 2410.07719, Theorem 4.7 and section 6 (the bound dips before it rises)",
     assumptions=(
         "epoch noise around a quadratic trend is AR(1)",
         "the change is the split at which two straight lines fit the robust losses best, near the drop",
+        "evaluated every epoch in the windows",
+        "without the decay, the loss would have gone on as at placebo decays",
     ),
     select=effects.at_the_decay,
-    decoys={"placebo decays, where nothing happened": effects.at_placebo_decays},
+    decoys={"placebo decays against others, where nothing happened": effects.at_placebo_decays},
     compare=_compare_dip,
     margin=MARGIN,
     subjects=_each_decay,
+    windows=(
+        "before: the 10 epochs ahead of the change; after: the 5 from it on",
+        "less the mean of the same at every placebo decay of the stage before, of successive epochs",
+    ),
 )
 
 

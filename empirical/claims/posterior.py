@@ -40,12 +40,10 @@ from empirical.claims.spread import Spread
 from empirical.measure.posterior import shuffled_transient_variance, trajectory_variance
 from empirical.records import Ensemble, Trajectory
 from empirical.records.dynamics import FiniteCurvature, InFrozenBasis
-from theory.closed_form.transient import mean_path
 from theory.judge.claim import HYPOTHESIS_ALPHA, Compare, Comparison, NotApplicableError, Predictor
 from theory.judge.intervals import Contrast, from_influences, of_magnitude
 from theory.judge.results import Agreement, Axis, Band, Curve, Mark, Result, Role, Sample, Table, TimeCourse
 from theory.model.optimizer import MomentumSGD
-from theory.model.quadratic import Quadratic
 
 AGREEMENT = 1.5
 CURVATURE = 1.25
@@ -187,9 +185,6 @@ def _ensemble_results(
             ),
             Curve(role=Role.PREDICTED, subject=name, x=steps, y=predicted[:, direction], by="(P1)"),
         ]
-    first = int(np.flatnonzero(keep)[0])
-    drift = item.positions.mean(axis=1)[:, first]
-    error = WIDE * item.positions.std(axis=1, ddof=1)[:, first] / math.sqrt(replicas)
     scatter = measured[record, keep]
     return (
         TimeCourse(
@@ -199,18 +194,6 @@ def _ensemble_results(
             x=STEP,
             y=VARIANCE,
             curves=tuple(curves),
-            marks=drop,
-        ),
-        TimeCourse(
-            title="Mean path of the ensemble",
-            sample=sample,
-            caption="F^k m₀ from the mean slope and the momentum at the checkpoint.",
-            x=STEP,
-            y=Axis("mean displacement along u₁"),
-            curves=(
-                Curve(role=Role.MEASURED, x=steps, y=drift, low=drift - error, high=drift + error, band=Band.INTERVAL),
-                Curve(role=Role.PREDICTED, x=steps, y=_mean_paths(item)[:, first]),
-            ),
             marks=drop,
         ),
         Agreement(
@@ -231,28 +214,6 @@ def _ensemble_results(
         ),
         _direction_table(item, predicted, measured, record),
     )
-
-
-def _mean_paths(item: Ensemble) -> NDArray[np.float64]:
-    """Mean displacement of each mode along the path: F₁ᵏ m₀, then F₂ᵏ of where that led."""
-    optimizer, steps, drop = item.optimizer, item.steps, item.drop
-    lam = item.frozen.curvatures
-    total = lam + optimizer.weight_decay
-    out = np.zeros((len(steps), len(lam)))
-    for index in np.flatnonzero(lam > 0):
-        problem = Quadratic(np.array([lam[index]]), np.array([1.0]))
-        # The optimum of the quadratic lies at −slope/λ from the checkpoint; m₀ counts from there.
-        offset = item.frozen.mean_slope[index] / total[index]
-        start = np.array([offset, item.frozen.momentum[index]])
-        before = [0, *sorted({int(s) for s in steps if s <= drop} | {drop})]
-        path = dict(zip(before, mean_path(problem, optimizer, start, before), strict=True))
-        later = sorted(int(s) - drop for s in steps if s > drop)
-        if later:
-            slower = dataclasses.replace(optimizer, learning_rate=float(item.learning_rates[-1]))
-            moved = mean_path(problem, slower, path[drop], later)
-            path |= {drop + s: state for s, state in zip(later, moved, strict=True)}
-        out[:, index] = [path[int(s)][0] - offset for s in steps]
-    return out
 
 
 def _direction_table(

@@ -14,8 +14,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,46 +171,97 @@ def decay_windows(run: Run, index: int) -> tuple[int, int]:
     return max(min(BEFORE, (b - a) // 2), 1), max(min(AFTER, (d - c) // 2), 1)
 
 
-def fall(run: Run, index: int, starts: Sequence[int]) -> tuple[Contrast, float]:
-    """How far the test robust loss falls at `starts`, in nats, and σ of the stretch before the decay.
+@dataclass(frozen=True)
+class Starts:
+    """First rows of the window after the change, and of those that it is held against (none: against nothing)."""
 
-    Effect: mean over starts s of [mean of the BEFORE epochs ahead of s − mean of the AFTER epochs from s on]. At a
-    decay, the epochs between the scheduled drop and the estimated change belong to neither window.
+    at: tuple[int, ...]
+    against: tuple[int, ...] = ()
+
+
+def fall(run: Run, index: int, starts: Starts) -> tuple[Contrast, float]:
+    """How far the test robust loss falls, in nats, and σ of the stretch before the decay.
+
+    Effect: mean over starts s of [mean of the BEFORE epochs ahead of s − mean of the AFTER epochs from s on], less the
+    same over the starts it is held against: a difference in differences. The epochs between the scheduled drop and the
+    estimated change belong to neither window, and as many are left out at placebo decays.
 
     Args:
         run: which.
         index: of the decay.
-        starts: first rows of the window after; the decay's own start, or those of placebo decays.
+        starts: the decay's own start, or those of placebo decays.
+
+    Raises:
+        NotApplicableError: if a stretch is too short for its noise, or windows hold epochs that are not successive.
     """
     values = run.test
     before = noise_of(values, run.stretch_before(index), "the stretch of constant rate before the decay")
     after = noise_of(values, run.stretch_after(index), "the stretch after the decay")
-    num_before, num_after = decay_windows(run, index)
-    end = run.stretch_before(index)[1]
     windows = []
-    for start in starts:
-        ahead = min(start, end)
-        windows += [(ahead - num_before, ahead, 1 / len(starts)), (start, start + num_after, -1 / len(starts))]
+    for rows, sign in ((starts.at, 1.0), (starts.against, -1.0)):
+        for start in rows:
+            (a, b), (c, d) = _windows(run, index, start)
+            if not (_successive(run, a, b) and _successive(run, c, d)):
+                raise NotApplicableError(
+                    f"robust loss was not evaluated every epoch between epochs {run.epoch(a)} and {run.epoch(d - 1)}"
+                )
+            windows += [(a, b, sign / len(rows)), (c, d, -sign / len(rows))]
     found = contrast(values, window_weights(run.length, windows), (before, after))
     return found, before.standard_deviation
 
 
-def at_the_decay(run: Run, index: int) -> tuple[int, ...]:
-    """Where the curves change."""
-    return (run.change(index),)
+def _windows(run: Run, index: int, start: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    num_before, num_after = decay_windows(run, index)
+    ahead = start - _unsettled(run, index)
+    return (ahead - num_before, ahead), (start, start + num_after)
 
 
-def at_placebo_decays(run: Run, index: int) -> tuple[int, ...]:
-    """Every row of the stretch before a decay at which both windows fit into it: nothing happened there.
+def _unsettled(run: Run, index: int) -> int:
+    """Epochs between the scheduled drop and the change of the curves."""
+    return run.change(index) - run.stretch_before(index)[1]
+
+
+def _successive(run: Run, first: int, last: int) -> bool:
+    return bool((np.diff(run.epochs[first:last]) == 1).all())
+
+
+def at_the_decay(run: Run, index: int) -> Starts:
+    """Where the curves change, against every placebo decay."""
+    return Starts(at=(run.change(index),), against=placebo_decays(run, index))
+
+
+def at_placebo_decays(run: Run, index: int) -> Starts:
+    """A decoy's: every other block of placebo decays, AFTER of them where there are enough, against the rest.
+
+    Raises:
+        NotApplicableError: if there are fewer than two.
+    """
+    rows = placebo_decays(run, index)
+    if len(rows) < 2:
+        raise NotApplicableError("the stretch before the decay holds one placebo decay; a decoy needs two")
+    size = max(1, min(AFTER, len(rows) // 4))
+    blocks = [rows[first : first + size] for first in range(0, len(rows), size)]
+    return Starts(at=tuple(chain(*blocks[1::2])), against=tuple(chain(*blocks[::2])))
+
+
+def placebo_decays(run: Run, index: int) -> tuple[int, ...]:
+    """Every row of the stretch before a decay at which both windows fit into it, of successive epochs: nothing
+    happened there.
 
     Raises:
         NotApplicableError: if none fits.
     """
     first, last = run.stretch_before(index)
     num_before, num_after = decay_windows(run, index)
-    rows = tuple(range(first + num_before, last - num_after + 1))
+    ahead = num_before + _unsettled(run, index)
+    rows = tuple(
+        row for row in range(first + ahead, last - num_after + 1) if _successive(run, row - ahead, row + num_after)
+    )
     if not rows:
-        raise NotApplicableError("no placebo decay fits into the stretch before the decay")
+        raise NotApplicableError(
+            f"no placebo decay fits into the stretch before the decay, epochs {run.epoch(first)} to "
+            f"{run.epoch(last - 1)}: {num_before} and {num_after} epochs evaluated one after the other are needed"
+        )
     return rows
 
 

@@ -87,6 +87,7 @@ class Preset:
     steps: int = 10
     evaluation_steps: int = 20
     evaluation_every: int = 1
+    evaluation_around: int | None = None
     evaluation_batch_size: int = 500
     train_probe: int | None = None
     learning_rate: float
@@ -147,7 +148,9 @@ PRESETS: Mapping[PresetName, Preset] = {
     "cifar10": _photographs("cifar10"),
     "cifar100": _photographs("cifar100"),
     "svhn": _photographs("svhn", step_size=1 / 255, learning_rate=0.01, awp_warmup=5),
-    "cifar10-short": _photographs("cifar10", summary="cifar10, 60 epochs", epochs=60, evaluation_every=2),
+    "cifar10-short": _photographs(
+        "cifar10", summary="cifar10, 60 epochs", epochs=60, evaluation_every=2, evaluation_around=14
+    ),
     "digits-cpu": Preset(
         summary="8×8 digits, small convolutional net, minutes on two cores",
         data=DataSetting(name="digits", train_size=300, validation_size=300, label_noise=0.15),
@@ -158,6 +161,7 @@ PRESETS: Mapping[PresetName, Preset] = {
         step_size=0.0375,
         evaluation_steps=10,
         evaluation_every=2,
+        evaluation_around=14,
         evaluation_batch_size=600,
         learning_rate=0.1,
         weight_decay=2e-3,
@@ -173,6 +177,7 @@ PRESETS: Mapping[PresetName, Preset] = {
         steps=5,
         evaluation_steps=10,
         evaluation_every=2,
+        evaluation_around=14,
         train_probe=1000,
         decays=(0.5,),
         epochs=44,
@@ -271,6 +276,7 @@ def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None 
     judge = PGD(**_merged(own, changes["evaluation.attack"], ball))
     evaluation: dict[str, Any] = {
         "every": base.evaluation_every,
+        "around": base.evaluation_around,
         "batch_size": base.evaluation_batch_size,
         "train_probe": base.train_probe,
     } | changes["evaluation"]

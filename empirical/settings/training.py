@@ -142,6 +142,21 @@ class Training(Setting):
         rates = self.rates()
         return tuple((i, float(rates[i - 1]), float(rates[i])) for i in decay_iterations(rates))
 
+    @cached_property
+    def placebo_decays(self) -> tuple[int, ...]:
+        """Iterations at which nothing happens, to hold decays against: the middle of the stage before each."""
+        begins = (0, *(iteration for iteration, _, _ in self.decays))
+        return tuple((begin + iteration) // 2 for begin, (iteration, _, _) in zip(begins, self.decays, strict=False))
+
+    def evaluates_after(self, epoch: int) -> bool:
+        """Whether the network is evaluated after so many epochs."""
+        around, centres = self.evaluation.around, [iteration for iteration, _, _ in self.decays]
+        if around is not None:
+            centres += self.placebo_decays
+        reach = (3 if around is None else around) * self.iterations_per_epoch
+        near = any(abs(epoch * self.iterations_per_epoch - centre) <= reach for centre in centres)
+        return near or epoch % self.evaluation.every == 0 or epoch == self.epochs
+
     def run_id(self, seed: int) -> str:
         """The name under which the run's evidence is filed: a digest of the Setting and the seed."""
         return run_id(EXPERIMENT, self.to_dict(), seed)

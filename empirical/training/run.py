@@ -417,11 +417,7 @@ class _Run:
     def _close_epoch(self) -> None:
         """Write the epoch's line, with an evaluation where one is due, then the checkpoint."""
         epoch = self.trainer.epoch
-        near = any(
-            abs(self.trainer.iteration - decay) <= 3 * self.setting.iterations_per_epoch for decay in self.decays
-        )
-        due = epoch % self.setting.evaluation.every == 0 or near or epoch == self.setting.epochs
-        self._write_epoch(self._evaluated() if due else {})
+        self._write_epoch(self._evaluated() if self.setting.evaluates_after(epoch) else {})
         self.sums[:] = 0
         self._save(epoch)
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from empirical.claims import ladder
+from empirical.claims import ladder, paths
 from empirical.records import Ensemble
 from empirical.records.dynamics import Places, Rungs, SampleLaw
 from empirical.settings import EnsembleSetting, Measurement, make_training
@@ -104,7 +104,7 @@ def made(which, **changes):
 
 
 def verdicts(item, sabotage="none"):
-    entries = [entry for entry in ladder.CLAIMS if "control" not in entry.claim.tags]
+    entries = [entry for entry in (*ladder.CLAIMS, *paths.CLAIMS) if "control" not in entry.claim.tags]
     found = {}
     for entry in (*ladder.control_claims(sabotage), *entries):
         for subject in entry.subjects([item]):
@@ -114,7 +114,7 @@ def verdicts(item, sabotage="none"):
 
 def test_a_control_drawn_from_the_law_is_supported_and_every_sabotage_refuted():
     found = verdicts(made("held"))
-    assert set(found) == {"control", "mean-path-ensemble"}
+    assert set(found) == {"control", "mean-path-ensemble", "mean-path-recursion"}
     assert found["control"].outcome.value == "supported", found["control"]
     assert [str(decoy.outcome) for decoy in found["control"].decoys] == ["refuted"] * 5
     assert found["mean-path-ensemble"].outcome.value == "supported"
@@ -191,6 +191,29 @@ def test_a_path_that_the_law_does_not_foresee_is_refuted():
     assert verdict.outcome.value == "refuted" and verdict.estimate == pytest.approx(-0.9, abs=0.05)
 
 
+def test_the_recursion_along_eigenvectors_is_the_mean_where_nothing_couples_them():
+    """A dense recursion step by step, and replicas about it or half a spread and more away."""
+    item = made("network")
+    optimizer, rates = item.optimizer, item.learning_rates
+    slope = item.frozen.mean_slope
+    place, velocity, path = np.zeros(3), item.frozen.momentum.copy(), {}
+    for step, rate in enumerate(rates, start=1):
+        gradient = slope + (LAM + optimizer.weight_decay) * place
+        velocity = optimizer.momentum * velocity + gradient
+        place = place - rate * velocity
+        path[step] = place
+    along = np.array([path[int(step)] for step in item.steps])
+    rng = np.random.default_rng(3)
+    spread = np.sqrt(np.einsum("tii->ti", ladder.minibatch_law(item).covariance))
+    for away, outcome in ((0.0, "supported"), (0.9, "refuted")):
+        positions = (along + away * spread)[:, None] + rng.standard_normal(item.positions.shape) * spread[:, None]
+        verdict = verdicts(dataclasses.replace(item, positions=positions))["mean-path-recursion"]
+        assert verdict.outcome.value == outcome, verdict
+        assert verdict.decoys[0].outcome.value == "refuted"
+        (course,) = verdict.results
+        assert np.allclose(course.curves[1].y, along[:, 0], rtol=1e-9)
+
+
 def test_without_an_attack_the_network_is_its_own_run_at_fixed_inputs():
     item = made("held", fixed=1.3)
     rungs = dataclasses.replace(item.rungs, fixed_inputs=None)
@@ -207,7 +230,7 @@ def test_controls_are_known_by_their_setting_and_nothing_else_is_one():
 
 def test_an_ensemble_without_rungs_has_no_ladder():
     item = dataclasses.replace(made("network"), rungs=None)
-    assert not verdicts(item)
+    assert set(verdicts(item)) == {"mean-path-recursion"}, "which any ensemble has"
     with pytest.raises(ValueError, match="measured without rungs"):
         item.require_rungs()
 

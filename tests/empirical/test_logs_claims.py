@@ -125,7 +125,7 @@ def test_a_method_is_judged_over_data_orders_and_not_over_runs():
     assert "needs 3 data orders; the 4 runs here have 1 (cifar10, seed 0)" in verdict.note
 
 
-# --- decay-dip ---------------------------------------------------------------------------------------------------
+# --- decay-dip-beyond-placebo ------------------------------------------------------------------------------------
 
 
 def test_a_dip_is_judged_decay_by_decay():
@@ -138,12 +138,51 @@ def test_a_dip_is_judged_decay_by_decay():
 
 
 def test_a_steady_slope_is_no_response_to_a_decay():
-    # The loss falls by 0.03 an epoch all along: the windows differ by 15 σ, and so do placebo decays.
+    # The loss falls by 0.03 an epoch all along: the windows differ by 15 σ, and so they do at placebo decays.
     shape = {"fall": (0.0,), "rise": (-0.03,), "train_fall": (0.2,), "before": -0.03, "level": 8.0}
     item = log(epochs=120, decays=(60,), **shape)
     (verdict,) = judge(claims.DECAY_DIP, item).values()
-    assert verdict.estimate > 10
-    assert verdict.outcome is Outcome.INCONCLUSIVE and "no power against the decoy placebo decays" in verdict.note
+    assert abs(verdict.estimate) < 1.5 and verdict.outcome is not Outcome.SUPPORTED
+    alone, unit = effects.fall(effects.run_of(item), 0, effects.Starts(at=(60,)))
+    assert alone.estimate > 10 * unit
+
+
+def test_the_dip_is_a_difference_in_differences():
+    item = log(epochs=120, decays=(60,), **OVERFITTING)
+    run = effects.run_of(item)
+    starts = effects.at_the_decay(run, 0)
+    values, change = run.test, run.change(0)
+    assert run.decays[0].row == 59 and change == 60  # such a log shows the drop one epoch early: it is in no window
+
+    def by_hand(start):
+        return values[start - 11 : start - 1].mean() - values[start : start + 5].mean()
+
+    found, _ = effects.fall(run, 0, starts)
+    assert starts.at == (change,) and len(starts.against) > 10 and max(starts.against) + 5 <= change
+    assert found.estimate == pytest.approx(by_hand(change) - np.mean([by_hand(s) for s in starts.against]), rel=1e-9)
+
+
+def test_a_dip_needs_every_epoch_around_the_decay_and_around_a_placebo():
+    item = log(epochs=120, decays=(60,), **OVERFITTING)
+
+    def seen(keep):
+        columns = item.log.columns
+        loss = np.where(keep, columns.test_robust_loss, np.nan)
+        found = dataclasses.replace(item.log, columns=dataclasses.replace(columns, test_robust_loss=loss))
+        (verdict,) = judge(claims.DECAY_DIP, dataclasses.replace(item, log=found)).values()
+        return verdict
+
+    epochs = np.arange(120)
+    around = (np.abs(epochs - 60) <= 14) | (np.abs(epochs - 30) <= 20)
+    found = seen(around | (epochs % 2 == 0))
+    assert found.outcome is not Outcome.NOT_APPLICABLE and found.interval[0] > 5, found.note
+    for keep, reason in (
+        (epochs % 2 == 0, "evaluated one after the other are needed"),
+        ((np.abs(epochs - 30) <= 14) | (epochs % 2 == 0), "was not evaluated every epoch between epochs"),
+        ((np.abs(epochs - 60) <= 14) | (epochs % 2 == 0), "no placebo decay fits"),
+    ):
+        verdict = seen(keep)
+        assert verdict.outcome is Outcome.NOT_APPLICABLE and reason in verdict.note, verdict.note
 
 
 def test_a_peak_far_from_any_decay_is_named_as_the_reason():
@@ -297,7 +336,8 @@ def test_our_own_runs_are_judged_by_the_same_claims(every):
     found = {(verdict.claim, verdict.subject): verdict for verdict in judge_all(register, runs)}
     assert found["robust-overfitting", "at-seed0"].outcome is Outcome.SUPPORTED
     assert found["robust-overfitting", "awp-seed0"].outcome is Outcome.REFUTED
-    assert found["decay-dip", "at-seed0 · decay 1"].outcome is Outcome.SUPPORTED
+    dip = found["decay-dip-beyond-placebo", "at-seed0 · decay 1"]
+    assert dip.outcome is (Outcome.SUPPORTED if every == 1 else Outcome.NOT_APPLICABLE), dip.note
     pair = found["awp-tightens-bound", "awp-seed0 · against at-seed0"]
     assert pair.outcome is Outcome.SUPPORTED and "gap at fixed weights" in pair.note
     assert pair.evidence == tuple(run.run_id for run in runs)
@@ -341,7 +381,7 @@ def test_the_register_holds_the_claims_and_names_what_is_missing(monkeypatch):
     found = collect(["logs"])
     assert [entry.claim.name for entry in found.claims] == [
         "robust-overfitting",
-        "decay-dip",
+        "decay-dip-beyond-placebo",
         "decay-size",
         "awp-tightens-bound",
         "bound-tracks-gap",
@@ -479,7 +519,7 @@ def test_runs_of_one_schedule_hand_over_one_prediction(tmp_path, capsys):
 def test_a_verdict_says_in_fields_what_it_is_about():
     runs = [log(f"run {n}", seed=n, order=f"cifar10, seed {n}", **OVERFITTING) for n in range(3)]
     verdicts = judge_all(Register(claims=claims.CLAIMS, missing=()), runs)
-    dips = [verdict.about for verdict in verdicts if verdict.claim == "decay-dip"]
+    dips = [verdict.about for verdict in verdicts if verdict.claim == "decay-dip-beyond-placebo"]
     assert [about.decay for about in dips if about and len(about.runs) == 1] == [1, 2] * 3
     (method,) = (about for about in dips if about and len(about.runs) > 1)
     assert method.runs == ("run 0", "run 1", "run 2") and method.methods == ("at",) * 3 and method.decay == 1
@@ -499,12 +539,17 @@ def test_the_published_logs_give_the_verdicts_their_protocols_promise(tmp_path):
     found = {(verdict.claim, verdict.subject): verdict.outcome for verdict in verdicts}
     for label in ("rice/cifar10_standard__preactresnet18", "awp/cifar10_linf_standard", "awp/cifar100_linf_standard"):
         assert found["robust-overfitting", label] is Outcome.SUPPORTED
-        assert found["decay-dip", f"{label} · decay 1"] is Outcome.SUPPORTED
-    for label in ("awp/cifar10_linf_standard", "rice/cifar10_standard__preactresnet18"):
-        assert found["decay-dip", f"{label} · decay 2"] is Outcome.REFUTED
+        assert found["decay-dip-beyond-placebo", f"{label} · decay 1"] is Outcome.SUPPORTED
+    cifar = [key for key in found if key[0].startswith("decay-dip") and "cifar" in key[1] and "decay 1" in key[1]]
+    assert {found[key] for key in cifar if "(method)" not in key[1]} == {Outcome.SUPPORTED} and len(cifar) == 10
+    assert found["decay-dip-beyond-placebo", "awp/cifar10_linf_standard · decay 2"] is Outcome.REFUTED
     for label in ("awp/cifar10_linf_awp", "awp/cifar100_linf_awp"):
         assert found["robust-overfitting", label] is Outcome.REFUTED
-    svhn = [outcome for (claim, subject), outcome in found.items() if claim == "decay-dip" and "svhn_" in subject]
-    assert len(svhn) == 6 and set(svhn) == {Outcome.REFUTED}
+    svhn = [
+        outcome
+        for (claim, subject), outcome in found.items()
+        if claim == "decay-dip-beyond-placebo" and "svhn_" in subject
+    ]
+    assert len(svhn) == 6 and set(svhn) == {Outcome.REFUTED, Outcome.INCONCLUSIVE}
     changes = [effects.run_of(item).change(0) for item in done.records]
     assert sorted(changes) == [60, 90, *[100] * 9]

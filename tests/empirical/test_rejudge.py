@@ -93,7 +93,7 @@ def test_a_record_that_is_not_whole_is_refused_by_every_command_in_one_line(fold
     change(record)
     path.write_text(json.dumps(record), encoding="utf-8")
     before = content(folder)
-    words = {"verify": [], "gate": ["--require", "decay-dip"], "rejudge": []}[command]
+    words = {"verify": [], "gate": ["--require", "decay-dip-beyond-placebo"], "rejudge": []}[command]
     assert main([command, str(folder), *words]) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1 and path.stem in shown.err

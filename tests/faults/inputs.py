@@ -540,7 +540,7 @@ def evidence(results: Path, rng: np.random.Generator, count: int) -> Iterator[Ca
     readers = {
         "verify": ("empirical", "verify", "OUT"),
         "build": ("reports", "build", "OUT", "--markdown"),
-        "gate": ("empirical", "gate", "OUT", "--require", "decay-dip"),
+        "gate": ("empirical", "gate", "OUT", "--require", "decay-dip-beyond-placebo"),
         "rejudge": ("empirical", "rejudge", "OUT"),
     }
     # What only a typed record says: fields that no other reader knows.
@@ -627,8 +627,8 @@ def verdicts(results: Path, rng: np.random.Generator, count: int) -> Iterator[Ca
         "compare": ("reports", "compare", "OUT", "OUT"),
         "rejudge": ("empirical", "rejudge", "OUT"),
         "index": ("reports", "index", "IN/all"),
-        "gate": ("empirical", "gate", "OUT", "--require", "decay-dip"),
-        "theory gate": ("theory", "gate", "OUT", "--require", "decay-dip"),
+        "gate": ("empirical", "gate", "OUT", "--require", "decay-dip-beyond-placebo"),
+        "theory gate": ("theory", "gate", "OUT", "--require", "decay-dip-beyond-placebo"),
     }
     stored = json.loads((results / "verdicts.json").read_text())
 

@@ -202,6 +202,7 @@ def test_an_option_reaches_its_field(name):
         "schedule": "cosine", "peak": "3", "train_size": "64", "test_size": "50", "validation_size": "9",
         "image_size": "8", "norm": "l2", "train_probe": "7", "momentum": "0.5", "nesterov": None, "epochs": "9",
         "steps": "7", "batch_size": "7", "factor": "1/8", "pool": "2",
+        "evaluation_around": "7",
     }  # fmt: skip
     text = examples.get(name, "")
     if text == "":
@@ -257,3 +258,17 @@ def test_what_training_would_ignore_is_refused():
     for changes, named in (({"groups": ParameterGroups(decay_factors=np.ones(3))}, "alike"), ({"discount": 0.5}, "1")):
         with pytest.raises(ValueError, match=named):
             dataclasses.replace(setting, optimizer=dataclasses.replace(setting.optimizer, **changes))
+
+
+def test_around_decays_and_placebo_decays_every_epoch_is_evaluated():
+    setting = make_training("digits-cpu", "at")
+    assert [iteration // 10 for iteration, _, _ in setting.decays] == [48, 84]
+    assert [iteration // 10 for iteration in setting.placebo_decays] == [24, 66]
+    found = {epoch for epoch in range(121) if setting.evaluates_after(epoch)}
+    dense = {epoch for centre in (24, 48, 66, 84) for epoch in range(centre - 14, centre + 15)}
+    assert found == dense | set(range(0, 121, 2))
+    plain = make_training("digits-cpu", "at", {"evaluation_around": None})
+    assert {e for e in range(121) if plain.evaluates_after(e) and e % 2} == {45, 47, 49, 51, 81, 83, 85, 87}
+    assert "around" not in plain.to_dict()["evaluation"], "Settings of before are still the same"
+    with pytest.raises(ValueError, match=r"`Evaluation\(around=\.\.\.\)` must be >= 1; got 0"):
+        make_training("digits-cpu", "at", {"evaluation_around": 0})
