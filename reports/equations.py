@@ -134,5 +134,10 @@ def to_mathml(latex: str, *, block: bool) -> str:
     from latex2mathml.converter import convert
 
     made = convert(latex, display="block" if block else "inline")
-    made = made.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+    made = re.sub(r"&#x(\w+);", _sign, made.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', ""))
     return made.replace("<math", f'<math alttext="{html.escape(" ".join(latex.split()))}"', 1)
+
+
+def _sign(found: re.Match[str]) -> str:
+    sign = chr(int(found[1], 16))
+    return html.escape(sign)

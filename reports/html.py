@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 from urllib.parse import quote
 
+from reports.equations import mathml
 from reports.formatting import DASH, cell, is_number
 from reports.outline import (
     MARKS,
@@ -57,15 +58,6 @@ _MANY_SUBJECTS = 40
 _MANY_DECOYS = 12
 _SUBSCRIPT = re.compile(r"(?<![\w/])([^\W\d_])_(?:\{([^}]+)\}|([A-Za-z0-9*]{1,2})(?![A-Za-z0-9_]))")
 _SUPERSCRIPT = re.compile(r"((?<![\w/])[^\W\d_]|[)>\]])\^(?:\{([^}]+)\}|([A-Za-z0-9*]{1,2})(?![A-Za-z0-9_]))")
-_EQUATION = (
-    '<math display="block" '
-    'alttext="sigma_i^2 = eta gamma_i (1 + mu) / (lambda_i (1 - mu) (2 (1 + mu) - eta lambda_i))">'
-    "<mrow><msubsup><mi>σ</mi><mi>i</mi><mn>2</mn></msubsup><mo>=</mo><mfrac>"
-    "<mrow><mi>η</mi><msub><mi>γ</mi><mi>i</mi></msub><mo>(</mo><mn>1</mn><mo>+</mo><mi>μ</mi><mo>)</mo></mrow>"
-    "<mrow><msub><mi>λ</mi><mi>i</mi></msub><mo>(</mo><mn>1</mn><mo>−</mo><mi>μ</mi><mo>)</mo>"
-    "<mo>(</mo><mn>2</mn><mo>(</mo><mn>1</mn><mo>+</mo><mi>μ</mi><mo>)</mo><mo>−</mo><mi>η</mi>"
-    "<msub><mi>λ</mi><mi>i</mi></msub><mo>)</mo></mrow></mfrac></mrow></math>"
-)
 
 
 def head(title: str, above: str = "") -> str:
@@ -73,9 +65,14 @@ def head(title: str, above: str = "") -> str:
     return (
         f'<header><p class="kicker">{above or "Spikeshrink"}</p><h1>{text(title)}</h1>'
         f'<p class="question">{html.escape(QUESTION)}</p>'
-        f'<div class="equation">{_EQUATION}<span class="tag">(S1)</span></div>'
+        f"{equation('S1')}"
         f'<p class="symbols">{html.escape(SYMBOLS)}</p></header>'
     )
+
+
+def equation(label: str) -> str:
+    """A numbered equation as a block of MathML."""
+    return f'<div class="equation">{mathml(label)}<span class="tag">({label})</span></div>'
 
 
 def document(title: str, body: Sequence[str], outlines: str) -> str:
@@ -140,6 +137,7 @@ class Page:
         if len(part.verdicts) == 1:
             blocks.append(f" {_found(first)}")
         blocks.append(f'</h2><p class="statement">{prose(first.statement)}</p>')
+        blocks.extend(equation(label) for label in part.equations)
         if len(part.verdicts) == 1:
             facts = "".join(
                 f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in verdict_facts(first)
@@ -169,7 +167,7 @@ class Page:
         """Links to the runs behind a section, and to the numbers that its figures draw."""
         names = dict.fromkeys(run_id for verdict in part.verdicts for run_id in verdict.evidence)
         links = [
-            (f"evidence/{quote(self._runs[name].experiment)}/{name}.json", f"evidence {self._runs[name].experiment}")
+            (_address(self._runs[name]), f"evidence {self._runs[name].experiment}")
             for name in names
             if name in self._runs
         ][:_MOST_LINKS]
@@ -236,12 +234,30 @@ class Page:
         if results.evidence:
             blocks.append(self._table(runs_table(results.evidence, results.verdicts)))
         for run in results.evidence.values():
-            rows = [[text(name), text(value)] for name, value in setting_rows(run.setting)]
+            fields = text(_lines(setting_rows(run.setting)))
             title = f"Setting of {text(run.experiment)}, run {text(run.run_id)}"
-            made = grid(("field", "value"), rows, [False, False], "", label=title)
-            blocks.append(f"<details><summary>{title}</summary>{made}</details>")
+            blocks.append(
+                f'<details><summary>{title}</summary><pre class="scroll" tabindex="0" role="region" '
+                f'aria-label="{title}">{fields}</pre></details>'
+            )
         blocks.append("</section>")
         return "".join(blocks)
+
+
+def _lines(fields: Sequence[tuple[str, str]]) -> str:
+    """Name and value a line; fields of one object stand under its name."""
+    lines, above = [], ""
+    for name, value in fields:
+        parent, _, field = name.rpartition(".")
+        if parent and parent != above:
+            lines.append(parent)
+        above = parent
+        lines.append(f"  {field}  {value}" if parent else f"{field}  {value}")
+    return "\n".join(lines)
+
+
+def _address(run: Evidence) -> str:
+    return f"evidence/{quote(run.experiment)}/{run.run_id}.json"
 
 
 def _overview(rows: Sequence[Row]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reports.equations import EQUATIONS
 from reports.formatting import DASH, cell, is_number
 from reports.outline import (
     MARKS,
@@ -32,11 +33,6 @@ from theory.judge.evidence import Evidence
 from theory.judge.results import Table
 from theory.judge.verdict import Outcome
 
-_EQUATION = (
-    r"$$\sigma_i^2 = \frac{\eta\,\gamma_i\,(1+\mu)}{\lambda_i\,(1-\mu)\,\bigl(2(1+\mu)-\eta\lambda_i\bigr)} "
-    r"\tag{S1}$$"
-)
-
 
 def render(results: Results, figures: Mapping[str, Sequence[tuple[str, str]]] | None = None) -> str:
     """``report.md``.
@@ -46,7 +42,14 @@ def render(results: Results, figures: Mapping[str, Sequence[tuple[str, str]]] | 
         figures: claim to (relative path, description) of the figures drawn as files, in their order.
     """
     parts = sections(results.verdicts)
-    blocks = ["# Spikeshrink: what was found", QUESTION, _EQUATION, SYMBOLS, f"**{summary(parts)}**", "## Verdicts"]
+    blocks = [
+        "# Spikeshrink: what was found",
+        QUESTION,
+        _equation("S1"),
+        SYMBOLS,
+        f"**{summary(parts)}**",
+        "## Verdicts",
+    ]
     blocks.append(_overview(overview(parts)))
     blocks.extend(_matrix(matrix) for matrix in matrices(parts))
     blocks.append("## Claims")
@@ -56,6 +59,10 @@ def render(results: Results, figures: Mapping[str, Sequence[tuple[str, str]]] | 
     blocks.extend(f"### {_text(part.claim)}\n\n{_text(set_aside(part))}" for part in nothing)
     blocks.extend(_provenance(results))
     return "\n\n".join(blocks) + "\n"
+
+
+def _equation(label: str) -> str:
+    return f"$${EQUATIONS[label].latex} \\tag{{{label}}}$$"
 
 
 def _overview(rows: Sequence[Row]) -> str:
@@ -89,7 +96,7 @@ def _part(name: str, outcome: Outcome) -> str:
 
 def _section(part: Section, figures: Sequence[tuple[str, str]] | None) -> list[str]:
     first = part.first
-    blocks = [f"### {_text(part.claim)}", _text(first.statement)]
+    blocks = [f"### {_text(part.claim)}", _text(first.statement), *map(_equation, part.equations)]
     if len(part.verdicts) == 1:
         facts = [f"{name} {_text(value)}" for name, value in verdict_facts(first)]
         blocks.append(f"**{_text(boundary(first)) or _outcome(first.outcome)}**: {'; '.join(facts)}.")
@@ -130,9 +137,7 @@ def _provenance(results: Results) -> list[str]:
 
 
 def _setting(run: Evidence) -> str:
-    # What kind of object a value is stands in the evidence; here it would be every third row.
-    shown = ((name, value) for name, value in setting_rows(run.setting) if name.rpartition(".")[2] != "type")
-    rows = [(_text(name), _text(value)) for name, value in shown]
+    rows = [(_text(name), _text(value)) for name, value in setting_rows(run.setting)]
     title = f"Setting of {_text(run.experiment)}, run {run.run_id}"
     return f"<details><summary>{title}</summary>\n\n{_grid(('field', 'value'), rows, [False, False])}\n\n</details>"
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reports.equations import EQUATIONS, cited
 from reports.formatting import DASH, cell, count, number, percent, probability
 from reports.quantities import Unit, held_against, quantity_of, said, shown
 from reports.recipes.words import axis_names
@@ -67,6 +68,11 @@ class Section:
     def has_subjects(self) -> bool:
         """Whether the claim was judged on named runs, pairs or groups."""
         return any(verdict.subject for verdict in self.verdicts)
+
+    @property
+    def equations(self) -> tuple[str, ...]:
+        """Labels of the equations that statement and source cite."""
+        return tuple(label for label in cited(f"{self.first.statement} {self.first.source}") if label in EQUATIONS)
 
     def charts(self) -> tuple[Multiples, ...]:
         """Charts in the order of the verdicts; those of many subjects side by side."""
@@ -280,9 +286,14 @@ def runs_table(evidence: Mapping[str, Evidence], verdicts: Sequence[Verdict]) ->
 
 
 def setting_rows(setting: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
-    """A Setting as dotted names and values; an array is told by its shape and its ends."""
+    """A Setting as dotted names and values; an array is told by its shape and its ends.
+
+    What kind of object a value is stands in the evidence; here it would be every third row.
+    """
     rows: list[tuple[str, str]] = []
     for key, value in setting.items():
+        if key == "type":
+            continue
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and set(value) == {"array"}:
             rows.append((name, _array(value["array"])))

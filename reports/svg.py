@@ -15,14 +15,19 @@ from reports.palette import COLORS
 
 @dataclass(frozen=True)
 class Sheet:
-    """What all drawings of a page share: the outlines of letters and the looks of lines, by short names."""
+    """What all drawings of a page share: outlines of letters, words set from them, looks of lines, by short names."""
 
     letters: dict[str, str] = field(default_factory=dict)  # outline to name
+    words: dict[str, str] = field(default_factory=dict)  # letters in their places to name
     looks: dict[str, str] = field(default_factory=dict)  # declarations to name
 
     def letter(self, outline: str) -> str:
         """The name of an outline."""
         return self.letters.setdefault(outline, f"g{len(self.letters):x}")
+
+    def word(self, letters: str) -> str:
+        """The name of a word: letters that stand beside each other."""
+        return self.words.setdefault(letters, f"w{len(self.words):x}")
 
     def look(self, declarations: str) -> str:
         """The name of a look."""
@@ -31,10 +36,11 @@ class Sheet:
     def element(self) -> str:
         """The hidden element that holds the letters, and the style of the looks."""
         paths = "".join(f'<path id="{name}" {outline}/>' for outline, name in self.letters.items())
+        words = "".join(f'<g id="{name}">{letters}</g>' for letters, name in self.words.items())
         rules = "".join(f".{name}{{{declarations}}}" for declarations, name in self.looks.items())
         return (
             f'<svg class="outlines" width="0" height="0" aria-hidden="true"><style>{rules}</style>'
-            f"<defs>{paths}</defs></svg>"
+            f"<defs>{paths}{words}</defs></svg>"
         )
 
 
@@ -70,7 +76,7 @@ class Drawing:
         letters: dict[str, str] = {}
 
         def collect(match: re.Match[str]) -> str:
-            attributes = " ".join(match.group(2).split())
+            attributes = re.sub(r'd="([^"]*)"', _outline, " ".join(match.group(2).split()))
             letters[match.group(1)] = sheet.letter(attributes)  # matplotlib numbers letters drawing by drawing
             return ""
 
@@ -95,22 +101,83 @@ class Drawing:
         for name, color in COLORS.items():
             body = body.replace(f": {color}", f": var(--{name})")
         body = re.sub(r'style="([^"]*)"', lambda match: f'class="{sheet.look(match.group(1))}"', body)
+        clip = re.compile(r' clip-path="(url\([^)]*\))"(?: class="(\w+)")?')
+        body = clip.sub(lambda match: _clipped(match, sheet), body)
         label = f"{identifier}-alt"
         return (
             f'<svg role="img" aria-labelledby="{label}" viewBox="0 0 {self.width * 0.75:g} {self.height * 0.75:g}" '
             f'width="{self.width:g}" height="{self.height:g}">'
-            f'<title id="{label}">{escape(self.description, quote=False)}</title>{_compact(body)}</svg>'
+            f'<title id="{label}">{escape(self.description, quote=False)}</title>'
+            f"{_shared_words(_compact(body), sheet)}</svg>"
         )
 
 
+def _clipped(match: re.Match[str], sheet: Sheet) -> str:
+    look = sheet.look(f"clip-path: {match.group(1)}")
+    return f' class="{match.group(2)} {look}"' if match.group(2) else f' class="{look}"'
+
+
 def _compact(body: str) -> str:
-    """Two decimals of a point, a tenth of what a screen shows, and no space that says nothing."""
+    """A tenth of a point, a hundredth of a scale: less than a screen shows; no space that says nothing."""
 
     def rounded(match: re.Match[str]) -> str:
-        return f'{match.group(1)}="{re.sub(r"-?[0-9]+[.][0-9]+", _two_decimals, " ".join(match.group(2).split()))}"'
+        name, words = match.group(1), " ".join(match.group(2).split())
+        words = re.sub(r"-?[0-9]+[.][0-9]+", _scale if name == "transform" else _place, words)
+        return f'{name}="{_short(words) if name == "d" else words}"'
 
     return re.sub(r">\s+<", "><", re.sub(r'\b(d|x|y|transform)="([^"]*)"', rounded, body)).strip()
 
 
-def _two_decimals(match: re.Match[str]) -> str:
-    return f"{float(match.group()):.2f}".rstrip("0").rstrip(".")
+def _outline(match: re.Match[str]) -> str:
+    return f'd="{_short(match.group(1))}"'
+
+
+def _short(path: str) -> str:
+    """A path without the spaces and repeated letters that SVG lets one leave out."""
+    made, before = [], ""
+    for letter, numbers in re.findall(r"([A-Za-z])([^A-Za-z]*)", path):
+        again = (letter == before and letter in "LCQ") or (letter, before) == ("L", "M")
+        made.append(f" {numbers.strip()}" if again else f"{letter}{numbers.strip()}")
+        before = letter
+    return "".join(made)
+
+
+_LETTER = re.compile(r'<use href="#(g[0-9a-f]+)"(?: transform="translate\(([-\d.]+)(?: [-\d.]+)?\)")?/>')
+_WORD = re.compile(rf'<g class="(\w+)" transform="([^"]*)">((?:{_LETTER.pattern})+)</g>')
+_GROUP = re.compile(r"<g(?: [^>]*)?>|</g>")
+
+
+def _shared_words(body: str, sheet: Sheet) -> str:
+    """Each word once a page, its letters placed in whole units of the font, and no group that groups nothing."""
+
+    def placed(match: re.Match[str]) -> str:
+        at = round(float(match.group(2) or 0))
+        place = f' x="{at}"' if at else ""
+        return f'<use href="#{match.group(1)}"{place}/>'
+
+    def named(match: re.Match[str]) -> str:
+        name = sheet.word(_LETTER.sub(placed, match.group(3)))
+        return f'<use href="#{name}" class="{match.group(1)}" transform="{match.group(2)}"/>'
+
+    open_groups: list[bool] = []
+
+    def grouped(match: re.Match[str]) -> str:
+        tag = match.group()
+        if tag == "</g>":
+            return tag if open_groups.pop() else ""
+        open_groups.append(tag != "<g>")
+        return tag if tag != "<g>" else ""
+
+    return _GROUP.sub(grouped, _WORD.sub(named, body))
+
+
+def _place(match: re.Match[str]) -> str:
+    return _rounded(match.group(), 1)
+
+
+def _scale(match: re.Match[str]) -> str:
+    return _rounded(match.group(), 2)
+
+
+def _rounded(number: str, decimals: int) -> str:
+    return f"{float(number):.{decimals}f}".rstrip("0").rstrip(".")

@@ -20,7 +20,7 @@ from reports.palette import COLORS
 from tests.reports.samples import empirical_results, theory_results, verdict
 from tests.theory.judge.test_results import RESULTS
 from theory.judge.results import EXACT, Axis, Band, Chart, Curve, HeatMap, Profile, Role, Table
-from theory.judge.verdict import About, Outcome, read_verdicts, write_verdicts
+from theory.judge.verdict import About, Kind, Outcome, read_verdicts, write_verdicts
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -399,3 +399,27 @@ def test_a_chart_drawn_before_is_pointed_to(tmp_path):
     assert main(["build", str(tmp_path)]) == 0
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert text.count("<figure") == 1 and "<b>the same again.</b> As figure 1." in text
+
+
+def test_an_equation_that_a_statement_cites_is_set_under_it(tmp_path):
+    cites = dataclasses.replace(verdict("one", ()), statement="the law is (S2) along (T1), not (Z9)", source="own (S2)")
+    write_verdicts([cites], tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    section = page[page.index('id="one"') : page.index('id="provenance"')]
+    assert section.count("<math") == 2 and "(S2)</span>" in section and "(T1)</span>" in section
+    assert r"\tilde C_{ij}" in section and "<mfrac>" in section and Checker(page).wrong == []
+    told = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert told.count(r"\tag{S2}") == 1 and told.count(r"\tag{T1}") == 1 and "Z9}" not in told
+
+
+def test_runs_are_told_apart_by_method_and_seed_everywhere_on_a_page(tmp_path):
+    runs = [
+        verdict("ladder", (), about=About(name=f"at-seed{seed}-0123abc{seed}", epoch=48), kind=Kind.HYPOTHESIS)
+        for seed in (3, 4)
+    ]
+    write_verdicts(runs, tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    for name in ("index.html", "report.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "AT, seed 3 · epoch 48" in text and "0123abc" not in text
