@@ -29,11 +29,9 @@ from torch import Tensor
 
 from empirical.measure.lanczos import Eigenpairs
 from empirical.measure.operators import SymmetricOperator
+from theory.assumptions import FLAT
 
-__all__ = ["FLAT", "Excess", "commutation_excess"]
-
-#: χ₀ above which random noise commutes too well to be told from commuting noise.
-FLAT = 0.9
+__all__ = ["Excess", "commutation_excess"]
 
 
 @dataclass(frozen=True, kw_only=True)

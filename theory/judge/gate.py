@@ -388,5 +388,9 @@ def _measured(check: Check) -> str:
 
 
 def _xml_safe(text: str) -> str:
-    """Text without the control characters that XML 1.0 has no way to write."""
-    return "".join(c for c in text if c in "\t\n\r" or ord(c) >= 32)
+    """Text without the characters that XML 1.0 has no way to write (its production 2)."""
+    return "".join(
+        c
+        for c in text
+        if c in "\t\n\r" or (c >= " " and not "\ud800" <= c <= "\udfff" and c < "\ufffe") or c > "\uffff"
+    )
