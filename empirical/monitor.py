@@ -65,7 +65,7 @@ class AssumptionMonitor:
         stop: Mapping[str, float] | None = None,
         settings: Mapping[str, Any] | None = None,
     ):
-        from empirical.measure.assumptions import RULES
+        from theory.assumptions import RULES
 
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"`AssumptionMonitor(every=...)` must be an integer >= 1; got {every!r}.")

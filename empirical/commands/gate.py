@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _known(thresholds: Thresholds, measured: set[str], judged: set[str]) -> None:
     """Refuse a name that no gate will ever find: it is misspelt."""
-    from empirical.measure.assumptions import RULES
+    from theory.assumptions import RULES
 
     names = sorted({*RULES, *measured})
     for name in (*thresholds.maximum, *thresholds.minimum):
@@ -379,6 +379,7 @@ def _from_checkpoint(path: Path, args: argparse.Namespace) -> AssumptionReport:
         [(inputs, labels)],
         learning_rate=item.learning_rate,
         batch_size=min(item.setting.batch_size, count),
+        sampling="replacement" if item.setting.order == "replacement" else "shuffled",
         momentum=item.setting.optimizer.momentum,
         dampening=item.setting.optimizer.dampening,
         nesterov=item.setting.optimizer.nesterov,

@@ -10,6 +10,7 @@ Checks (each has its rule; `RULES` says what a failure costs)
     price                   nats per tracked direction; at most 0.1
     alignment               mean cosine cᵢ within them, against the same nulls
     expansion               error of the quadratic expansion at radius σ; at most a quarter
+    expansion_path          error of ½dᵀHd along the optimizer's own steps, slope taken off; at most a quarter
     optimum                 mean of (Δᵢ/σᵢ)², Δ the Newton step to where the gradient vanishes; χ²_k/k where stationary
     drift                   variance between contiguous parts of the data over what exchangeable samples give
     whiteness               correlation of neighbouring parts' mean slopes; as of exchangeable samples
@@ -31,8 +32,8 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ from torch import Tensor, nn
 
 from empirical.measure.commuting import Excess, commutation_excess
 from empirical.measure.expansion import expansion_error
-from empirical.measure.lanczos import Eigenpairs, NotConvergedError, top_eigenpairs
+from empirical.measure.lanczos import Eigenpairs, top_eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.operators import (
     GradientCovarianceOperator,
@@ -56,15 +57,18 @@ from empirical.measure.operators import (
 from empirical.measure.optimizers import Optimizing, read_optimizer
 from empirical.measure.posterior import price_interval
 from empirical.measure.quantities import of_expansion, stability
+from empirical.measure.sharpness import network_batch_sharpness
 from empirical.measure.subject import Loss, Stochastic, Subject, UserLandscape, attacked, quiet, subject
 from empirical.settings.measuring import BatchNorm
-from theory.closed_form.edge import mean_square_edge, sampled_batch_sharpness
-from theory.closed_form.rotated_noise import ALPHA, Commuting, NullTest, commutation_test, prices
+from theory.assumptions import RULES, commutation_checks, judged, limited, unjudged
+from theory.closed_form.edge import mean_square_edge
+from theory.closed_form.rotated_noise import commutation_test, prices
 from theory.closed_form.shuffling import epoch_shuffling_factor
 from theory.closed_form.stability import modes, stability_ratio
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.fluctuation import FluctuationStatus, first_fluctuation_dissipation
 from theory.judge.gate import Check, GateReport, Quantity, Result, Thresholds, decide
+from theory.judge.intervals import from_influences
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.regression import Sampling
@@ -72,47 +76,10 @@ from theory.model.regression import Sampling
 __all__ = ["RULES", "AssumptionReport", "check_assumptions"]
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What is demanded of a quantity unless told otherwise, and what it costs where it fails."""
-
-    largest: float | None = None
-    smallest: float | None = None
-    cost: str = ""
-
-    def __str__(self) -> str:
-        if self.largest is not None:
-            return f"at most {self.largest:g}"
-        return f"at least {self.smallest:g}" if self.smallest is not None else "reported"
-
-
-#: Default demands. Limits that are no null's quantile are prices in the bound: a tenth of a nat a direction, a quarter
-#: of the loss's change, a tenth of the curvature; a half is midway between the two ends of the excess.
-RULES: Mapping[str, Rule] = {
-    "stability": Rule(largest=1.0, cost="no stationary law: the iterates diverge along the steepest direction"),
-    "mean_square_stability": Rule(largest=1.0, cost="the second moment diverges: no posterior covariance exists"),
-    "batch_sharpness": Rule(largest=1.0, cost="single batches overshoot: steps are beyond every batch's edge"),
-    "commutativity": Rule(smallest=0.5, cost="H and C share no eigenbasis: only (S2) holds, no product form"),
-    "commutativity_deflated": Rule(
-        smallest=0.5, cost="the bulk's noise is as if random: products hold for outliers alone"
-    ),
-    "commutativity_top": Rule(cost="(S1) is no better than for random noise: correlations between modes are missing"),
-    "price": Rule(largest=0.1, cost="nats a direction by which the KL term of the bound is too small"),
-    "alignment": Rule(cost="tracked directions are no eigenvectors of the noise"),
-    "expansion": Rule(
-        largest=0.25, cost="the loss is no quadratic at the posterior's width: tr(HΣ)/2 is off by as much"
-    ),
-    "optimum": Rule(cost="the run is still travelling: its mean is off the optimum by more than the posterior's width"),
-    "drift": Rule(cost="the data's parts pull apart: batches are no draws from one law"),
-    "whiteness": Rule(cost="neighbouring batches are correlated: (S1) with white noise is the wrong law"),
-    "positive_curvature": Rule(largest=0.1, cost="a saddle: along negative curvature there is no stationary law"),
-    "stationarity": Rule(cost="dissipation and fluctuation do not balance: the run is not stationary"),
-    "shuffling": Rule(),
-    "underdamped": Rule(),
-    "relaxation": Rule(),
-}
+#: Of what is left of the budget, for the eigenvectors; the other half is for what is measured along them.
+SHARE = 0.5
+#: Residual of the most negative pair over the largest curvature: a tenth of what the rule allows that curvature.
+LOWER_END = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +90,9 @@ class AssumptionReport:
         gate: all checks under the rules or under the thresholds given, as the gate's files and exit status.
         checks: name to estimate, interval, null, result and reason.
         curvatures: λ of the tracked directions, shape ``(k,)``, without weight decay.
+        curvature_intervals: of λ, shape ``(k, 2)``, 95 % each, over samples at fixed directions.
         noise_variances: γ of the mini-batch gradient in them, shape ``(k,)``.
+        noise_intervals: of γ, shape ``(k, 2)``, likewise.
         variances: σ² of (S1) for white noise, shape ``(k,)``.
         shuffled_variances: the same under shuffled epochs, averaged over an epoch; None with replacement.
         samples: measured.
@@ -134,7 +103,9 @@ class AssumptionReport:
     gate: GateReport
     checks: Mapping[str, Check]
     curvatures: Array
+    curvature_intervals: Array
     noise_variances: Array
+    noise_intervals: Array
     variances: Array
     shuffled_variances: Array | None
     samples: int
@@ -206,7 +177,7 @@ def check_assumptions(
         batches: any iterable of batches, in the order of training.
         learning_rate: η of the run.
         momentum: μ of torch's SGD.
-        batch_size: of the run; default: the first batch's.
+        batch_size: of the run; default: the first batch's, where there are several.
         sampling: "shuffled" (epochs) or "replacement".
         weight_decay: β.
         dampening: d.
@@ -264,6 +235,11 @@ def check_assumptions(
             chunk=chunk,
         )
         optimizing.dress(item.landscape)
+        if batch_size is None and len(item.batch_sizes) == 1 and (item.num_batches or 1) == 1:
+            raise ValueError(
+                f"`{where}(batch_size=...)` is needed where batches= holds one batch: these are all "
+                f"{item.batch_sizes[0]} samples, and not how many a step of the run takes."
+            )
         size = item.batch_sizes[0] if batch_size is None else batch_size
         total = max(sum(item.batch_sizes), (item.num_batches or 0) * item.batch_sizes[0])
         if size > total:
@@ -388,8 +364,15 @@ class _Run:
         lam, gamma, slopes = lam[usable], gamma[usable], slopes[:, usable]
         variances, shuffled = np.empty(0), None
         if not usable.any():
+            full = factor == 0.0
+            if full:
+                self.notes.append(
+                    f"batch_size={self.batch_size} is all the data: steps without noise have no stationary law to judge"
+                )
             for name in ("mean_square_stability", "commutativity_top", "price", "alignment", "expansion", "optimum"):
-                self._none(name, "no tracked direction has a stationary law")
+                self._none(
+                    name, "full batches have no gradient noise" if full else "no tracked direction has a stationary law"
+                )
         else:
             variances = stationary_variance(Quadratic(lam, gamma), self.optimizer)
             chosen = torch.as_tensor(np.flatnonzero(usable), device=landscape.device)
@@ -400,12 +383,15 @@ class _Run:
             self._expansion(landscape, basis, variances)
             self._optimum(landscape, basis, slopes, lam, variances)
             shuffled = self._modes(lam, variances, sampled[:, usable])
+        self._path(landscape, seconds)
         self._stationarity(landscape, seconds)
         self._say("")
         return {
             "checks": {name: self.checks[name] for name in RULES if name in self.checks},
             "curvatures": lam,
+            "curvature_intervals": _curvature_intervals(lam, sampled[:, usable]),
             "noise_variances": gamma,
+            "noise_intervals": _noise_intervals(slopes, gamma),
             "variances": variances,
             "shuffled_variances": shuffled,
             "samples": count,
@@ -416,40 +402,80 @@ class _Run:
 
     def _affordable(self, landscape: Landscape) -> tuple[float, Landscape]:
         """Seconds of a Hessian product, and as many samples as the budget carries."""
-        few = landscape.subset(torch.arange(min(32, landscape.num_units), device=landscape.device))
-        vector = torch.ones(landscape.dimension, 1, dtype=landscape.dtype, device=landscape.device)
-        operator = HessianOperator(few, method="double-backward")
-        operator.matmat(vector)
-        start = time.perf_counter()
-        operator.matmat(vector)
-        each = (time.perf_counter() - start) / few.num_units
+        count = landscape.num_units
+        sizes = sorted({min(8, count), min(landscape.chunk, count, 64)})
+        taken = []
+        for size in sizes:
+            few = landscape.subset(torch.arange(size, device=landscape.device))
+            vector = torch.ones(landscape.dimension, 1, dtype=landscape.dtype, device=landscape.device)
+            operator = HessianOperator(few, method="double-backward")
+            operator.matmat(vector)  # the first one builds the graph
+            start = time.perf_counter()
+            operator.matmat(vector)
+            taken.append(time.perf_counter() - start)
+        # Vectors as long as the weights cost the same for any number of samples.
+        each = max((taken[-1] - taken[0]) / max(sizes[-1] - sizes[0], 1), 0.02 * taken[-1] / sizes[-1])
+        fixed = max(taken[0] - each * sizes[0], 0.0)
         products = 45 + 14 * self.top_k
         left = 0.8 * (self.deadline - time.monotonic())
-        fits = int(left / (each * products))
-        if fits < landscape.num_units:
-            kept = max(fits, min(landscape.num_units, 4 * self.top_k, 64), 8)
+        fits = int((left / products - fixed) / each)
+        if fits < count:
+            kept = max(fits, min(count, 4 * self.top_k, 64), 8)
             generator = torch.Generator().manual_seed(self.seed)
-            index = torch.randperm(landscape.num_units, generator=generator)[:kept].sort().values
-            self.notes.append(f"{kept} of {landscape.num_units} samples measured, for the budget")
+            index = torch.randperm(count, generator=generator)[:kept].sort().values
+            self.notes.append(f"{kept} of {count} samples measured, for the budget")
             landscape = landscape.subset(index.to(landscape.device))
-        return each * landscape.num_units, landscape
+        return fixed + each * landscape.num_units, landscape
 
     def _time_for(self, seconds: float) -> bool:
         return time.monotonic() + seconds <= self.deadline
 
     def _pairs(self, hessian: HessianOperator, k: int) -> Eigenpairs:
+        """As many of the steepest directions as converge in their share of the budget, and the lower end.
+
+        Without the steepest there is no report: it is waited for, until the budget is spent twice.
+        """
         lowest = 1 if k < hessian.dimension else 0
-        most = 60 + 40 * (k + lowest)
-        try:
-            return top_eigenpairs(
-                hessian, k, num_smallest=lowest, tolerance=1e-5, max_products=most, seed=self.seed
-            ).require()
-        except NotConvergedError:
-            self.notes.append("the most negative curvature did not converge: not judged")
-            try:
-                return top_eigenpairs(hessian, k, tolerance=1e-4, max_products=most, seed=self.seed).require()
-            except NotConvergedError as error:
-                raise ValueError(f"`check_assumptions(top_k=...)`: {error} Ask for fewer directions.") from None
+        left = max(self.deadline - time.monotonic(), 0.0)
+        until, last = time.monotonic() + SHARE * left, time.monotonic() + 2 * left + 1.0
+
+        def stop(converged: Tensor) -> bool:
+            now = time.monotonic()
+            return now > last or (now > until and bool(converged[-1]))
+
+        found = top_eigenpairs(
+            hessian,
+            k,
+            num_smallest=lowest,
+            tolerance=1e-4,
+            smallest_tolerance=LOWER_END,
+            max_products=60 + 40 * (k + lowest),
+            seed=self.seed,
+            stop=stop,
+        )
+        done = int(found.converged[: found.num_largest].long().cumprod(0).sum())
+        end = lowest if bool(found.converged[found.num_largest :].all()) else 0
+        if done == k and end == lowest:
+            return found
+        why = "in the budget" if time.monotonic() > until else f"in {found.num_products} Hessian products"
+        if end < lowest:
+            self.notes.append(f"the most negative curvature did not converge {why}: not judged")
+        if not done:
+            raise ValueError(
+                f"`check_assumptions(budget=...)` must leave time for one direction; none converged {why}."
+            )
+        if done < k:
+            self.notes.append(f"{done} of {k} directions converged {why}")
+        chosen = torch.tensor([*range(done), *range(k, k + end)])
+        return replace(
+            found,
+            values=found.values[chosen],
+            vectors=found.vectors[:, chosen.to(found.vectors.device)],
+            residuals=found.residuals[chosen],
+            error_bounds=found.error_bounds[chosen],
+            converged=found.converged[chosen],
+            num_largest=done,
+        )
 
     def _slopes(self, landscape: Landscape, basis: Tensor) -> Array:
         large = landscape.dimension > 1_000_000 and basis.shape[1] <= 5
@@ -466,7 +492,8 @@ class _Run:
                     module.eval()
             return torch.cat(rows).double().cpu().numpy()
         method = "jvp" if large else "per-sample-gradients"
-        return project_gradients(landscape, basis, method=method).values.cpu().numpy()
+        narrow = landscape if large else landscape.in_chunks(self.item.gradient_chunk)
+        return project_gradients(narrow, basis, method=method).values.cpu().numpy()
 
     def _factor(self, count: int) -> float:
         if not self.shuffled:
@@ -476,20 +503,13 @@ class _Run:
     # ---------------------------------------------------------------------------------------------------------- checks
 
     def _add(self, name: str, result: Result, reason: str, **more: Any) -> None:
-        rule = more.pop("rule", str(RULES[name]))
-        more = {"estimate": None, "interval": None, **more}
-        self.checks[name] = Check(name=name, rule=rule, result=result, reason=reason, cost=RULES[name].cost, **more)
+        self.checks[name] = judged(name, result, reason, **more)
 
     def _none(self, name: str, reason: str) -> None:
-        self._add(name, Result.REPORTED, reason, rule="not judged")
+        self.checks[name] = unjudged(name, reason)
 
     def _limit(self, quantity: Quantity, *, null: str = "", note: str = "") -> None:
-        """A quantity against the limit of its rule."""
-        rule, name = RULES[quantity.name], quantity.name
-        limits = {"maximum" if rule.largest is not None else "minimum": {name: rule.largest or rule.smallest}}
-        check = decide(Thresholds(**limits), quantities=(quantity,)).checks[0]  # pyright: ignore[reportArgumentType]
-        reason = f"{check.reason}; {note}" if note else check.reason
-        self._add(name, check.result, reason, estimate=check.estimate, interval=check.interval, null=null)
+        self.checks[quantity.name] = limited(quantity, null=null, note=note)
 
     def _saddle(self, pairs: Eigenpairs, steepest: float) -> None:
         lowest = float(pairs.values[-1])
@@ -549,30 +569,24 @@ class _Run:
     def _batches(self, landscape: Landscape, seconds: float) -> None:
         """Batch sharpness, from drawn batches."""
         name, size = "batch_sharpness", min(self.batch_size, landscape.num_units)
-        draws = 16
-        cost = draws * 2.5 * seconds * size / landscape.num_units
-        if not self._time_for(cost):
+        # A batch costs its gradient and a product of its Hessian, whose graph is built for it alone.
+        each = 2.5 * seconds * size / landscape.num_units
+        most = min(int(0.25 * max(self.deadline - time.monotonic(), 0.0) / max(each, 1e-9)), 256)
+        if most < 16:
             self._none(name, "no time left in the budget")
             return
-        rng = np.random.default_rng(self.seed)
-        bends, squares = [], []
-        for _ in range(draws):
-            index = torch.as_tensor(rng.choice(landscape.num_units, size, replace=not self.shuffled))
-            batch = landscape.subset(index.to(landscape.device))
-            gradient = batch.gradient().to(landscape.dtype)[:, None]
-            bends.append(float((gradient * HessianOperator(batch, method="double-backward").matmat(gradient)).sum()))
-            squares.append(float((gradient**2).sum()))
-        if not min(squares) > 0:
-            self._none(name, "a batch's gradient vanishes")
+        try:
+            found = network_batch_sharpness(
+                landscape, self.optimizer, size, with_replacement=not self.shuffled, batches=most, seed=self.seed
+            )
+        except ValueError:
+            self._none(name, "every batch's gradient vanishes")
             return
-        found = sampled_batch_sharpness(bends, squares)
         scale = float(stability_ratio(1.0, self.optimizer.learning_rate, self.optimizer))
-        reach = float(stats.t.ppf(0.975, draws - 1)) * found.standard_error
-        middle = found.value + self.optimizer.weight_decay
-        small = (1 - self.optimizer.momentum) / (1 + self.optimizer.momentum)
+        small = found.small_batch_limit / found.large_batch_limit
         self._limit(
-            Quantity(name=name, estimate=scale * middle, interval=(scale * (middle - reach), scale * (middle + reach))),
-            note=f"small batches settle at {small:.3g}, full batches at 1",
+            Quantity(name=name, estimate=scale * found.value, interval=(scale * found.low, scale * found.high)),
+            note=f"small batches settle at {small:.3g}, full batches at 1; {len(found.squares)} batches drawn",
         )
 
     def _whole(self, landscape: Landscape, hessian: HessianOperator, pairs: Eigenpairs, seconds: float) -> None:
@@ -585,7 +599,8 @@ class _Run:
         self._say("commutation")
         try:
             order = torch.randperm(landscape.num_units, generator=torch.Generator().manual_seed(self.seed))
-            halves = [landscape.subset(half.to(landscape.device)) for half in order.tensor_split(2)]
+            narrow = landscape.in_chunks(self.item.gradient_chunk)
+            halves = [narrow.subset(half.to(landscape.device)) for half in order.tensor_split(2)]
             covariances = [GradientCovarianceOperator(half) for half in halves]
             found = commutation_excess(hessian, covariances, pairs, seed=self.seed)
         except (NotImplementedError, RuntimeError) as error:
@@ -642,48 +657,14 @@ class _Run:
         shown = ", ".join(
             f"{m}: {float(prices(test.noise[:m, :m], lam[:m], self.optimizer)):.3g}" for m in (2, 5, 10, 20) if m < k
         )
-        null = "[{:.3g}, {:.3g}] rotated".format(*test.price.rotated)
-        self._limit(
-            Quantity(name="price", estimate=value, interval=(low, high)),
-            null=null,
-            note=f"nats a direction, k = {k}{f' ({shown})' if shown else ''}",
-        )
-        limit = RULES["price"].largest or 0.0
-        self._nulls("commutativity_top", test.price, test.outcome(), value, (low, high), high <= limit, low > limit)
-        cosine = test.cosine
-        ends = _jackknife(slopes, cosine.value)
-        self._nulls("alignment", cosine, cosine.outcome(), cosine.value, ends, True, False)
-
-    def _nulls(
-        self,
-        name: str,
-        test: NullTest,
-        outcome: Commuting,
-        value: float,
-        interval: tuple[float, float],
-        cheap: bool,
-        dear: bool,
-    ) -> None:
-        result = {
-            Commuting.COMMUTING: Result.PASS,
-            Commuting.ROTATED: Result.FAIL,
-            Commuting.UNDECIDED: Result.INCONCLUSIVE,
-            Commuting.BETTER_THAN_CHANCE: Result.PASS if cheap else Result.FAIL if dear else Result.INCONCLUSIVE,
-        }[outcome]
-        ends = "[{:.3g}, {:.3g}] rotated, [{:.3g}, {:.3g}] commuting".format(*test.rotated, *test.commuting)
-        self._add(
-            name,
-            result,
-            f"{outcome.value} (p = {test.rotated_p:.3g} rotated, {test.commuting_p:.3g} commuting)",
-            rule=f"not rotated at {ALPHA:g}",
-            estimate=value,
-            interval=interval,
-            null=ends,
-        )
+        note = f"nats a direction, k = {k}{f' ({shown})' if shown else ''}"
+        ends = _jackknife(slopes, test.cosine.value)
+        for check in commutation_checks(test, (value, low, high), ends, note):
+            self.checks[check.name] = check
 
     def _expansion(self, landscape: Landscape, basis: Tensor, variances: Array) -> None:
         radii = torch.as_tensor(np.sqrt(variances), dtype=basis.dtype, device=basis.device)
-        study = expansion_error(landscape, basis * radii, even=True, attack=self._again(landscape), seed=self.seed)
+        study = expansion_error(landscape, basis * radii, part="even", attack=self._again(landscape), seed=self.seed)
         self._limit(
             of_expansion(study), note="attack run again" if self.attack else f"radius σ, {basis.shape[1]} directions"
         )
@@ -764,6 +745,49 @@ class _Run:
         )
         return variances * factors
 
+    def _walk(self, landscape: Landscape, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Training steps of a copy from rest, samples as they lie: weights before each, its gradient, its buffer."""
+        optimizer, count = self.optimizer, landscape.num_units
+        rng = np.random.default_rng(self.seed)
+        size = min(self.batch_size, count)
+        kept = 1 - optimizer.dampening if optimizer.momentum else 1.0
+        weights, buffer, order = landscape.weights.clone(), None, []
+        for _ in range(steps):
+            if len(order) < size:
+                order = rng.permutation(count).tolist()
+            index = order[:size] if self.shuffled else rng.integers(0, count, size).tolist()
+            order = order[size:]
+            batch = landscape.subset(torch.tensor(index, device=landscape.device))
+            gradient = batch.gradient(weights) + optimizer.weight_decay * weights.double()
+            buffer = gradient if buffer is None else optimizer.momentum * buffer + kept * gradient
+            yield weights, gradient, buffer
+            ahead = gradient + optimizer.momentum * buffer if optimizer.nesterov else buffer
+            weights = weights - (optimizer.learning_rate * ahead).to(weights)
+
+    def _path(self, landscape: Landscape, seconds: float) -> None:
+        """The loss along the optimizer's own steps against its expansion, after 4, 8 and 16 of them."""
+        name, wanted = "expansion_path", (4, 8, 16)
+        share = min(self.batch_size, landscape.num_units) / landscape.num_units
+        if not self._time_for((0.5 * share * wanted[-1] + 4) * seconds):
+            self._none(name, "no time left in the budget")
+            return
+        self._say("path")
+        walked = self._walk(landscape, wanted[-1] + 1)
+        moves = [weights - landscape.weights for step, (weights, _, _) in enumerate(walked) if step in wanted]
+        path = torch.stack(moves, dim=1)
+        if not bool(torch.isfinite(path).all()):
+            self._add(name, Result.FAIL, f"the run diverged within {wanted[-1]} steps")
+            return
+        if not bool((torch.linalg.vector_norm(path, dim=0) > 0).all()):
+            self._none(name, "the run stands still: no gradient moves it")
+            return
+        study = expansion_error(landscape, path, part="curved", attack=self._again(landscape), seed=self.seed)
+        if not np.isfinite([study.pooled, study.pooled_low, study.pooled_high]).all():
+            self._none(name, "the loss is not finite along the path")
+            return
+        fresh = "; attack run again where the loss is taken" if self.attack else ""
+        self._limit(of_expansion(study, name=name), note=f"after 4, 8 and 16 steps{fresh}")
+
     def _stationarity(self, landscape: Landscape, seconds: float) -> None:
         name = "stationarity"
         if not self.steps:
@@ -777,28 +801,15 @@ class _Run:
             self._none(name, "needs 64 steps of heavy ball" if not optimizer.nesterov else "heavy ball only")
             return
         self._say("stationarity")
-        rng = np.random.default_rng(self.seed)
-        weights = landscape.weights.clone()
-        home, buffer = landscape.weights.double(), None
+        home = landscape.weights.double()
         overlap, squared = [], []
-        order: list[int] = []
-        size = min(self.batch_size, landscape.num_units)
-        for step in range(steps):
-            if len(order) < size:
-                order = rng.permutation(landscape.num_units).tolist()
-            index = order[:size] if self.shuffled else rng.integers(0, landscape.num_units, size).tolist()
-            order = order[size:]
-            batch = landscape.subset(torch.tensor(index, device=landscape.device))
-            gradient = batch.gradient(weights) + optimizer.weight_decay * weights.double()
-            kept = 1 - optimizer.dampening if optimizer.momentum else 1.0
-            buffer = gradient if buffer is None else optimizer.momentum * buffer + kept * gradient
-            if step >= burn:
-                overlap.append(float((weights.double() - home) @ gradient))
-                squared.append(float(buffer @ buffer))
-            weights = weights - (optimizer.learning_rate * buffer).to(weights)
+        for step, (weights, gradient, buffer) in enumerate(self._walk(landscape, steps)):
             if not bool(torch.isfinite(weights).all()):
                 self._add(name, Result.FAIL, f"the run diverged after {step} steps", rule="p > 0.005")
                 return
+            if step >= burn:
+                overlap.append(float((weights.double() - home) @ gradient))
+                squared.append(float(buffer @ buffer))
         found = first_fluctuation_dissipation(
             overlap, squared, optimizer.learning_rate, momentum=optimizer.momentum, dampening=optimizer.dampening
         )
@@ -820,6 +831,25 @@ class _Run:
             text = f"assumptions: {stage}, {left:.0f} s of the budget left" if stage else ""
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()
+
+
+def _curvature_intervals(curvatures: Array, samples: Array) -> Array:
+    """λ ± t SE from its terms, sample by sample."""
+    ends = [from_influences(float(c), samples[:, i]).interval(0.05) for i, c in enumerate(curvatures)]
+    return np.array(ends).reshape(-1, 2)
+
+
+def _noise_intervals(slopes: Array, variances: Array) -> Array:
+    """Of γ, on the logarithm: a variance is skewed, and its error grows with it."""
+    squares = (slopes - slopes.mean(axis=0)) ** 2
+    ends = []
+    for i, variance in enumerate(variances):
+        if not variance > 0:
+            ends.append((0.0, 0.0))
+            continue
+        found = from_influences(math.log(variance), squares[:, i] / squares[:, i].mean())
+        ends.append(tuple(math.exp(end) for end in found.interval(0.05)))
+    return np.array(ends).reshape(-1, 2)
 
 
 def _jackknife(slopes: Array, value: float) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from torch import Tensor
 from empirical.data.resident import Data
 from empirical.measure.checkpoint import attack_for
 from empirical.measure.ensemble import Dynamics, branch, why_not_vectorized
-from empirical.measure.expansion import Attack, expansion_error, random_directions
+from empirical.measure.expansion import Attack, Part, expansion_error, random_directions
 from empirical.measure.lanczos import repeated_eigenpairs, top_eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.locality import local_law
@@ -327,13 +327,13 @@ def measure_expansion(
         top = basis[:, torch.as_tensor(chosen, device=basis.device)] * radii
         random = random_directions(landscape.dimension, count, seed=measurement.seed).to(basis)
 
-        def study(moves: Tensor, *, even: bool = True, attack: Attack | None = None) -> Study:
-            return expansion_error(landscape, moves, even=even, attack=attack, resamples=measurement.resamples)
+        def study(moves: Tensor, *, part: Part = "even", attack: Attack | None = None) -> Study:
+            return expansion_error(landscape, moves, part=part, attack=attack, resamples=measurement.resamples)
 
         attack = attack_for(source, data, measurement, landscape)
         return Studies(
             random=study(random * (typical(sigma) or 1e-3)),
-            path=study(_path(source, data, path_steps, landscape), even=False),
+            path=study(_path(source, data, path_steps, landscape), part="whole"),
             top=study(top) if len(chosen) else None,
             top_tenth=study(top * 0.1) if len(chosen) else None,
             top_attacked=study(top, attack=attack) if len(chosen) else None,

@@ -3,7 +3,9 @@ r"""How quadratic is the adversarial loss? The loss against its second-order exp
 Model     Along a unit direction u at radius r the even part of the change of the loss is
               E(r) = ½ (L(w + ru) + L(w − ru)) − L(w),      expansion  ½ r² uᵀHu,
           and for a displacement d that really occurred (an optimizer path)
-              L(w + d) − L(w),                              expansion  g·d + ½ dᵀHd.
+              L(w + d) − L(w),                              expansion  g·d + ½ dᵀHd,
+          of which the part that curves is  L(w + d) − L(w) − g·d  against  ½ dᵀHd: far from an optimum the slope makes
+          up nearly all of the change, and hides how wrong H is.
 Error     (measured − expansion)/|expansion|, a ratio of two means over the same samples: interval by Fieller-free
           bootstrap over samples, percentile of the ratio.
 Inputs    Fixed adversarial inputs test the Danskin-type Hessian. With ``attack`` the inputs are attacked again at every
@@ -15,6 +17,7 @@ Kinks     Automatic differentiation drops the curvature that sits in ReLU's kink
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,13 +29,14 @@ from empirical.measure.operators import bilinear_curvatures, directional_derivat
 from empirical.records.dynamics import Study
 
 Attack = Callable[[Tensor], Tensor]
+Part = Literal["even", "whole", "curved"]
 
 
 def expansion_error(
     landscape: Landscape,
     displacements: Tensor,
     *,
-    even: bool,
+    part: Part,
     attack: Attack | None = None,
     level: float = 0.95,
     resamples: int = 999,
@@ -43,8 +47,8 @@ def expansion_error(
     Args:
         landscape: the loss at the point of expansion.
         displacements: columns d, shape ``(P, J)``, in units of the weights (a direction times a radius).
-        even: compare the even part (both signs averaged, no slope), as for symmetric directions; otherwise the
-            one-sided change with its slope, as for a path.
+        part: "even" (both signs averaged, no slope), as for symmetric directions; "whole", the one-sided change with
+            its slope, or "curved", without, as for a path.
         attack: flat weights to adversarial inputs there; None keeps the landscape's inputs.
         level: coverage of the intervals, over samples.
         resamples: bootstrap resamples.
@@ -65,14 +69,18 @@ def expansion_error(
     changes = []
     for move in moves.unbind(dim=1):
         change = _losses_at(landscape, landscape.weights + move, attack) - base
-        if even:
+        if part == "even":
             change = 0.5 * (change + _losses_at(landscape, landscape.weights - move, attack) - base)
         changes.append(change)
     measured = torch.stack(changes, dim=1).cpu().numpy()
     predicted = 0.5 * bilinear_curvatures(landscape, moves, moves)
-    if not even:
-        slopes = [directional_derivatives(landscape, moves, units).double() for units in landscape.chunks()]
-        predicted = predicted + torch.cat(slopes)
+    if part != "even":
+        rows = [directional_derivatives(landscape, moves, units).double() for units in landscape.chunks()]
+        slopes = torch.cat(rows)
+        if part == "whole":
+            predicted = predicted + slopes
+        else:
+            measured = measured - slopes.cpu().numpy()
     radii = torch.linalg.vector_norm(displacements, dim=0).double().cpu().numpy()
     return _compare(radii, measured, predicted.cpu().numpy(), level, resamples, np.random.default_rng(seed))
 

@@ -17,6 +17,7 @@ Oracle    Tests: dense `torch.linalg.eigvalsh`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -98,10 +99,12 @@ def top_eigenpairs(
     *,
     num_smallest: int = 0,
     tolerance: float = 1e-6,
+    smallest_tolerance: float | None = None,
     max_products: int | None = None,
     basis_size: int | None = None,
     start: Tensor | None = None,
     seed: int = 0,
+    stop: Callable[[Tensor], bool] | None = None,
 ) -> Eigenpairs:
     """The ``num_largest`` largest and ``num_smallest`` most negative eigenpairs of a symmetric operator.
 
@@ -110,11 +113,13 @@ def top_eigenpairs(
         num_largest: pairs wanted at the upper end.
         num_smallest: pairs wanted at the lower end.
         tolerance: a pair has converged when its residual is at most ``tolerance`` times the largest |θ|.
+        smallest_tolerance: the same for the most negative pairs; default `tolerance`.
         max_products: products allowed; default 30 + 20 a wanted pair.
         basis_size: vectors kept before a restart; default max(3 k + 10, 20), at most P.
         start: warm start: one vector ``(P,)`` or the previous checkpoint's eigenvectors ``(P, j)``, combined into
             one start vector so that the first Krylov directions sweep that subspace.
         seed: seed of the start vector and of replacements when the Krylov space is exhausted.
+        stop: asked after every product, with what has converged of the wanted pairs in ascending order; true ends it.
 
     Raises:
         ValueError: if more pairs are wanted than the operator has, or ``start`` has another dimension.
@@ -147,8 +152,11 @@ def top_eigenpairs(
         floor = ROUNDOFF * torch.finfo(operator.dtype).eps * scale
         picks = _ends(filled, num_largest, num_smallest)
         residuals = (remainder * ritz[-1, picks].abs()).clamp_min(floor)
-        converged = residuals <= tolerance * scale
-        if filled >= wanted and (bool(converged.all()) or filled == size or products >= budget):
+        allowed = torch.full_like(residuals, tolerance)
+        allowed[: min(num_smallest, filled)] = tolerance if smallest_tolerance is None else smallest_tolerance
+        converged = residuals <= allowed * scale
+        over = products >= budget or (stop is not None and stop(converged))
+        if filled >= wanted and (bool(converged.all()) or filled == size or over):
             break
         if filled == capacity:
             # A few pairs beyond the wanted ones keep the convergence of the last wanted pair fast.

@@ -219,6 +219,12 @@ class Landscape:
             smaller._batches = self._batches[units]
         return smaller
 
+    def in_chunks(self, size: int) -> Landscape:
+        """The same landscape, `size` units differentiated at once."""
+        other = copy.copy(self)
+        other.chunk = size
+        return other
+
     def at(self, weights: Tensor) -> Landscape:
         """The same landscape expanded at other flat weights ``(P,)``; data and batch-norm statistics are shared."""
         if weights.shape != self.weights.shape:

@@ -74,10 +74,10 @@ def stability(samples: NDArray[np.float64], curvature: float, optimizer: Momentu
     return Quantity(name="stability", estimate=found.estimate, interval=found.interval(ALPHA), note=note)
 
 
-def of_expansion(study: Study, *, note: str = "") -> Quantity:
-    """Of the top directions at radius σ."""
+def of_expansion(study: Study, *, name: str = "expansion", note: str = "") -> Quantity:
+    """Of the top directions at radius σ, or of another study."""
     ends = of_magnitude((study.pooled_low, study.pooled_high))
-    return Quantity(name="expansion", estimate=abs(study.pooled), interval=ends, note=note)
+    return Quantity(name=name, estimate=abs(study.pooled), interval=ends, note=note)
 
 
 def _relaxation(samples: NDArray[np.float64], curvature: float, optimizer: MomentumSGD, note: str) -> Quantity:

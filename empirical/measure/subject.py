@@ -7,8 +7,8 @@ Loss      ``loss(model, batch)`` with one loss a sample, shape ``(B,)``; or ``lo
 Untouched The model is copied; its mode, buffers and ``.grad``, the generators of random numbers and the switches of
           torch's backends are as they were when `subject` and `quiet` are left, by an error as well.
 Kernels   Fused attention and oneDNN's recurrent layers have no second derivative: `quiet` switches to the plain ones.
-Kernels   Fused attention and oneDNN recurrent layers have no second derivative: `quiet` switches to the plain ones.
-          differentiated a sample at a time.
+Batching  A forward pass that `torch.func.vmap` cannot batch (a recurrent layer, ``.item()``, a buffer that is written)
+          is differentiated a sample at a time.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ Loss = Callable[..., Tensor]
 Stochastic = Literal["refuse", "freeze", "measure"]
 #: Weights up to which float64 is the default arithmetic.
 DOUBLE_UP_TO = 1_000_000
+#: Bytes that the samples differentiated at once may take.
+MEMORY = 2**28
 _WHERE = "check_assumptions"
 _MODEL_WORDS = {"model", "net", "network", "module"}
 _OUTPUT_WORDS = {"input", "inputs", "output", "outputs", "logits", "pred", "preds", "prediction", "predictions"}
@@ -57,7 +59,8 @@ class Subject:
     """What is measured.
 
     Attributes:
-        landscape: the mean loss over the samples kept.
+        landscape: the mean loss over the samples kept; its chunk is bounded by their activations.
+        gradient_chunk: samples whose gradients, each as long as the weights, may be held at once.
         batch_sizes: of the batches read, in order; the last may have been cut.
         num_batches: batches of a whole pass, where the iterable says so.
         model: the copy that is differentiated (its parameters do not require gradients).
@@ -67,6 +70,7 @@ class Subject:
     """
 
     landscape: UserLandscape
+    gradient_chunk: int
     batch_sizes: tuple[int, ...]
     num_batches: int | None
     model: nn.Module
@@ -216,7 +220,8 @@ def subject(
         batch_size: samples a unit has with batch_norm="train".
         samples: most samples kept.
         dtype: float32 or float64; None: float64 up to a million weights, the model's own above.
-        chunk: samples differentiated at once; None: as many as 256 MiB of their gradients hold, at least 16.
+        chunk: samples differentiated at once; None: as many as `MEMORY` holds of their gradients, at least 16, and of
+            their activations where no sample's gradient is kept.
 
     Raises:
         ValueError: one line naming the argument, the rule and what was found.
@@ -249,7 +254,7 @@ def subject(
     dtype = dtype or (torch.float64 if weights <= DOUBLE_UP_TO else kind)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"`{_WHERE}(dtype=...)` must be torch.float32 or torch.float64; got {dtype}.")
-    chunk = chunk or max(16, min(1024, 2**28 // (weights * (8 if dtype == torch.float64 else 4))))
+    narrow = chunk or max(16, min(1024, MEMORY // (weights * dtype.itemsize)))
     device = next(model.parameters()).device
     try:
         twin = copy.deepcopy(model)
@@ -264,7 +269,7 @@ def subject(
     )
     clean = Store(rows, sum(sizes))
     if attack is not None:
-        rows = attacked(attack, twin, rows, chunk)
+        rows = attacked(attack, twin, rows, narrow)
     store = Store(rows, sum(sizes))
     losses = _loss_of(loss, forward, twin, store)
     index = torch.arange(store.size, device=device)
@@ -277,13 +282,16 @@ def subject(
         batch_size=batch_size,
         parameters=[f"model.{name}" for name in names],
         dtype=dtype,
-        chunk=chunk,
+        chunk=narrow,
     )
     landscape.home = landscape.weights
     _probe(landscape)
+    if chunk is None and not landscape.units_are_batches:
+        landscape.chunk = max(narrow, min(1024, MEMORY // _activations(landscape)))
     copied = landscape.model.get_submodule("model")
     return Subject(
         landscape=landscape,
+        gradient_chunk=narrow,
         batch_sizes=sizes,
         num_batches=number,
         model=copied,
@@ -291,6 +299,23 @@ def subject(
         store=store,
         clean=clean,
     )
+
+
+def _activations(landscape: UserLandscape) -> int:
+    """Bytes that a Hessian product keeps a sample: what a forward pass saves, and as much in each of three others."""
+    index = torch.arange(min(2, landscape.num_units), device=landscape.device)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    leaves = {n: p.requires_grad_() for n, p in landscape.unflatten(landscape.weights.clone()).items()}
+    weights = {leaf.untyped_storage().data_ptr() for leaf in leaves.values()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = landscape.unit_losses(leaves, index)
+    del losses
+    return max(4 * sum(size for place, size in kept.items() if place not in weights) // len(index), 1)
 
 
 def _chosen(model: nn.Module, params: Sequence[Any] | None) -> list[str]:

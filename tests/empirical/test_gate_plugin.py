@@ -68,7 +68,14 @@ def test_a_monitor_measures_logs_and_stops_at_an_edge():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     loss = nn.CrossEntropyLoss(reduction="none")
     monitor = AssumptionMonitor(
-        model, loss, [(x, y)], optimizer, every=2, writer=writer, stop={"stability": 1.0}, settings={"top_k": 2}
+        model,
+        loss,
+        [(x, y)],
+        optimizer,
+        every=2,
+        writer=writer,
+        stop={"stability": 1.0},
+        settings={"top_k": 2, "batch_size": 40},
     )
     before = [p.clone() for p in model.parameters()]
     assert [monitor(epoch) for epoch in range(3)] == [False, False, False]

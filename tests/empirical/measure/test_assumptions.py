@@ -1,5 +1,6 @@
 """The assumption report on anybody's model: what holds passes, what is broken fails for its own reason."""
 
+import copy
 import math
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from torch import nn
 
 import empirical
-from empirical.measure.assumptions import RULES, check_assumptions
+from empirical.measure.assumptions import check_assumptions
 from tests.empirical.measure.conftest import smooth_network, toy_data, trained
+from theory.assumptions import RULES
 from theory.closed_form.alignment import haar_rotation
 from theory.judge.gate import Result, Thresholds
 
@@ -187,9 +189,59 @@ def test_an_attack_is_run_again_where_the_loss_is_expanded():
     assert "attack run again" in found.expansion.reason
     first = seen[0]
     moved = [any(not torch.equal(a, b) for a, b in zip(first, weights, strict=True)) for weights in seen]
-    assert sum(moved) == 2 * len(found.curvatures) and not moved[0]
+    assert sum(moved) == 2 * len(found.curvatures) + 3 and not moved[0]
+    assert "attack run again" in found.expansion_path.reason
     plain = check_assumptions(model, CE, batches, learning_rate=0.05, momentum=0.9, top_k=2)
     assert plain.curvatures[0] != pytest.approx(found.curvatures[0], rel=1e-2)
+
+
+def test_the_expansion_along_the_optimizers_own_steps_is_that_by_hand():
+    model, batches = network()
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    options = {"learning_rate": 0.5, "momentum": 0.9, "weight_decay": 0.01, "top_k": 2, "batch_size": 320}
+    with torch.no_grad():
+        model[0].weight += 0.5
+    found = check_assumptions(model, CE, batches, **options)
+    # Full batches leave nothing to chance: torch's own optimizer on a copy, and differences of the gradient for dᵀHd.
+    twin = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.5, momentum=0.9, weight_decay=0.01)
+    start = nn.utils.parameters_to_vector(twin.parameters()).detach().clone()
+
+    def at(flat):
+        nn.utils.vector_to_parameters(flat, twin.parameters())
+        loss = CE(twin(x), y).mean()
+        gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(twin.parameters()))])
+        return float(loss.detach()), gradient
+
+    errors, here = [], {}
+    for step in range(17):
+        here[step] = nn.utils.parameters_to_vector(twin.parameters()).detach().clone()
+        optimizer.zero_grad()
+        CE(twin(x), y).mean().backward()
+        optimizer.step()
+    for step in (4, 8, 16):
+        d = here[step] - start
+        bend = float(d @ (at(start + 1e-5 * d)[1] - at(start - 1e-5 * d)[1])) / 2e-5
+        loss, gradient = at(start)
+        curved = at(start + d)[0] - loss - float(gradient @ d)
+        errors.append((curved - bend / 2) / (abs(bend) / 2))
+    assert found.expansion_path.estimate == pytest.approx(abs(np.mean(errors)), rel=1e-5)
+    assert abs(np.mean(errors)) > 0.25 and not found.expansion_path.supported
+    # Shorter steps stay where the loss is quadratic.
+    near = check_assumptions(model, CE, batches, **{**options, "learning_rate": 0.005})
+    assert near.expansion_path.estimate < found.expansion_path.estimate
+
+
+def test_full_batches_are_named_and_one_batch_asks_for_its_size():
+    model, batches = network()
+    whole = [tuple(torch.cat(parts) for parts in zip(*batches, strict=True))]
+    with pytest.raises(ValueError, match=r"batch_size=...\)` is needed where batches= holds one batch.*320"):
+        check_assumptions(model, CE, whole, learning_rate=0.1)
+    with pytest.raises(ValueError, match="is needed"):
+        check_assumptions(model, CE, iter(whole), learning_rate=0.1)
+    found = check_assumptions(model, CE, whole, learning_rate=0.1, batch_size=320, top_k=2)
+    assert found.stability.supported and "full batches have no gradient noise" in found.price.reason
+    assert any("batch_size=320 is all the data" in note for note in found.notes)
 
 
 def test_a_budget_is_kept_by_measuring_less():
