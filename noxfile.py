@@ -20,6 +20,8 @@ THEORY = "-e.[fast,oracles,data,report]"  # no torch: proves the import rule
 EVERYTHING = "-e.[fast,oracles,data,report,empirical]"
 LOCAL = Path("reports/local")
 PUBLISHED = Path("reports/published")
+#: Published folders that a register of their own judges.
+REGISTERS = {"gate_calibration": "tests.gate_calibration"}
 
 
 def group(name: str) -> list[str]:
@@ -52,13 +54,14 @@ def rejudge(session: nox.Session) -> None:
     folders = [Path(name) for name in session.posargs] or [
         path.parent for path in sorted(PUBLISHED.glob("*/verdicts.json")) if (path.parent / "evidence").is_dir()
     ]
-    networks = [folder for folder in folders if folder.name != "theory"]
+    networks = [folder for folder in folders if folder.name not in ("theory", *REGISTERS)]
     session.install(EVERYTHING if networks else "-e.[data]")
     failed = []
     for folder in folders:
         half = "empirical" if folder in networks else "theory"
+        words = ["--register", REGISTERS[folder.name]] if folder.name in REGISTERS else []
         try:
-            session.run("spikeshrink", half, "rejudge", str(folder))
+            session.run("python", "-m", half, "rejudge", str(folder), *words)
         except nox.command.CommandFailed:
             failed.append(str(folder))  # the others are judged all the same
     if failed:
@@ -102,9 +105,12 @@ def controls(session: nox.Session) -> None:
 
 @nox.session
 def gate(session: nox.Session) -> None:
-    """A run's assumptions as an exit status: a results folder or a checkpoint; thresholds stand in pyproject.toml."""
+    """Our own gates: a control passes, sabotaged it fails, the smoke run; or `-- FOLDER|CHECKPOINT`, one of yours."""
     session.install(EVERYTHING)
-    session.run("spikeshrink", "empirical", "gate", *(session.posargs or [str(LOCAL / "empirical")]))
+    if session.posargs:
+        session.run("spikeshrink", "gate", *session.posargs)
+    else:
+        session.run("python", "-m", "tests.gates", "--out", str(LOCAL / "gate"))
 
 
 @nox.session
