@@ -10,7 +10,7 @@ Model     Mode i moves as momentum SGD on a quadratic of curvature λᵢ + β (�
 Limits    constant rate, ρ_b = 0, t → ∞: (S1). Constant rate, even batches, t → ∞ at the end of an epoch: (S1) times
           `theory.closed_form.shuffling.epoch_shuffling_factor`. Both are tests.
 Trajectory  the weights of one run projected on a frozen basis, linear trend removed, with the effective sample size
-          of a variance, n / Σ ρ_h². Modes whose relaxation time (1 − μ)/(ηλ) exceeds a tenth of the window, and
+          of a variance, T/τ₂ (`theory.judge.trajectory`). Modes whose relaxation time (1 − μ)/(ηλ) exceeds a tenth of the window, and
           windows in which the weight norm drifts, are not applicable: no stationary law can be seen there.
 """
 
@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from empirical.settings.measuring import SHORTEST_TRAJECTORY
 from theory.closed_form.alignment import commutativity_price
 from theory.judge.intervals import from_influences
+from theory.judge.trajectory import trajectory_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 
@@ -153,7 +154,7 @@ def trajectory_variance(
     design = np.stack([np.ones(steps), time], axis=1)
     residual = positions - design @ np.linalg.lstsq(design, positions, rcond=None)[0]
     variances = (residual**2).sum(axis=0) / (steps - 2)
-    effective = np.array([_effective_samples(column) for column in residual.T])
+    effective = _effective_samples(residual)
     lam = curvatures + optimizer.weight_decay
     slowest = 1 / (1 - math.sqrt(optimizer.momentum))
     with np.errstate(divide="ignore"):
@@ -170,18 +171,14 @@ def trajectory_variance(
     )
 
 
-def _effective_samples(column: NDArray[np.float64]) -> float:
-    count = len(column)
-    spectrum = np.fft.rfft(column - column.mean(), 2 * count)
-    autocovariance = np.fft.irfft(np.abs(spectrum) ** 2)[:count] / count
-    if autocovariance[0] <= 0:
-        return 1.0
-    correlation = autocovariance / autocovariance[0]
-    # Var(s²) ∝ Σ ρ_h²; cut where the estimated correlation has sunk into its own noise, 2/√n.
-    below = np.flatnonzero(np.abs(correlation) < 2 / math.sqrt(count))
-    cut = max(int(below[0]) if len(below) else count, 1)
-    envelope = min(3 * cut, count)
-    return max(count / (1 + 2 * float((correlation[1:envelope] ** 2).sum())), 1.0)
+def _effective_samples(residual: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Independent draws that would fix each column's variance as well; one for a column that never moves."""
+    worth = np.ones(residual.shape[1])
+    moves = (residual != 0).any(axis=0)
+    if moves.any():
+        found = trajectory_covariance(residual[:, moves], center=np.zeros(int(moves.sum())))
+        worth[moves] = np.clip(found.effective_size, 1.0, len(residual))  # τ₂ = Σ ρ_h² ≥ ρ₀² = 1
+    return worth
 
 
 def price_interval(

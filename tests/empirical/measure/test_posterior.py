@@ -17,6 +17,7 @@ from empirical.settings.measuring import Measurement
 from empirical.settings.presets import make_training
 from empirical.training.checkpoint import load_checkpoint
 from empirical.training.run import train
+from theory.closed_form.correlation_time import variance_correlation_time
 from theory.closed_form.minibatch_moments import minibatch_second_moments
 from theory.closed_form.shuffling import epoch_shuffling_factor
 from theory.closed_form.stationary import stationary_variance
@@ -194,6 +195,22 @@ def test_a_stationary_trajectory_has_the_predicted_variance_within_its_effective
         assert found.applicable[0]
     assert abs(np.mean(scores)) < 0.6
     assert 0.6 < np.std(scores) < 1.6
+
+
+@pytest.mark.parametrize("curvature", [2.0, 6.0, 18.0])
+def test_a_variance_is_worth_as_many_draws_as_its_correlation_time_says(curvature):
+    """τ₂ of the closed form, also where the correlation swings through zero long before it has died out."""
+    optimizer = MomentumSGD(0.1, 0.9)
+    positions = ar_two(curvature, optimizer, 1200, np.random.default_rng(3), modes=60)[200:]
+    found = trajectory_variance(positions, np.full(60, curvature), optimizer, weight_norms=np.ones(1000))
+    (time,) = variance_correlation_time(np.array([curvature]), optimizer)
+    assert found.effective_samples.mean() == pytest.approx(1000 / time, rel=0.25)
+
+
+def test_a_mode_that_never_moves_is_worth_one_draw():
+    positions = np.stack([np.random.default_rng(0).standard_normal(300), np.zeros(300)], axis=1)
+    found = trajectory_variance(positions, np.ones(2), MomentumSGD(0.1, 0.9), weight_norms=np.ones(300))
+    assert found.effective_samples[1] == 1.0 and 200 < found.effective_samples[0] <= 300
 
 
 def test_slow_modes_and_drifting_norms_are_not_applicable():
