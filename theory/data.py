@@ -35,8 +35,6 @@ LEAST_SCALE, LARGEST_SCALE = 1e-140, 1e140
 class MissingPackageError(ImportError):
     """An optional package is needed for what was asked."""
 
-    exit_status = 2
-
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionTable:

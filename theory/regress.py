@@ -37,7 +37,7 @@ from theory.claims.regression import (
 )
 from theory.claims.replicates import equivalence_comparison, identity_comparison
 from theory.closed_form.minibatch import ridge_regression_law
-from theory.data import BUNDLED, RegressionTable, load_table
+from theory.data import BUNDLED, MissingPackageError, RegressionTable, load_table
 from theory.judge.claim import TEST_ALPHA, Claim, Experiment, classify, decide_identity, needed_degrees
 from theory.judge.evidence import Evidence
 from theory.judge.files import results_folder
@@ -103,14 +103,17 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"`--replicas` must be >= 8; got {options.replicas}.")
     if not options.relaxations > 0:
         raise ValueError(f"`--relaxations` must be > 0; got {options.relaxations}.")
-    table = load_table(
-        options.data,
-        options.target,
-        encoding=options.encoding,
-        delimiter=options.delimiter,
-        ignore=options.ignore,
-        drop_constant=options.drop_constant,
-    )
+    try:
+        table = load_table(
+            options.data,
+            options.target,
+            encoding=options.encoding,
+            delimiter=options.delimiter,
+            ignore=options.ignore,
+            drop_constant=options.drop_constant,
+        )
+    except MissingPackageError as error:
+        raise ValueError(str(error)) from None
     study, notes = _planned(options, table)
     experiment = Experiment(
         name=EXPERIMENT,
