@@ -20,6 +20,7 @@ from reports.equations import EQUATIONS, cited
 from reports.formatting import DASH, percent
 from reports.outline import boundary, named, standing
 from reports.quantities import REVERSED, Unit, belongs, held_against, quantity_of, said, value_of
+from theory.judge.table import markdown_table
 from theory.judge.terminal import case_of, outcome_of
 from theory.judge.verdict import Kind, Outcome, Verdict
 
@@ -230,12 +231,12 @@ def paragraph(found: Sequence[Finding], results: Mapping[str, Sequence[Verdict]]
 def markdown(results: Mapping[str, Sequence[Verdict]]) -> str:
     """The answer for a README: the paragraph, a row for each statement that was tested, and what the words mean."""
     found = findings(results)
-    lines = [paragraph(found, results), "", "| the paper says | we found | where it stops |", "|---|---|---|"]
+    rows = []
     for row in found:
         if row.answer is not Answer.UNTESTED:
             standing = " (exploratory)" if "exploratory" in row.sure else ""
-            cells = (row.statement.says, f"**{row.answer.value}**{standing}. {' '.join(row.found)}", row.stops)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            rows.append((row.statement.says, f"**{row.answer.value}**{standing}. {' '.join(row.found)}", row.stops))
+    lines = [paragraph(found, results), "", *markdown_table([("the paper says", "we found", "where it stops"), *rows])]
     if legend := words_for("\n".join(lines)):
         lines += ["", legend]
     return "\n".join(lines)

@@ -31,6 +31,7 @@ from reports.outline import (
 from reports.source import Results
 from theory.judge.evidence import Evidence
 from theory.judge.results import Table
+from theory.judge.table import markdown_table
 from theory.judge.verdict import Outcome
 
 
@@ -150,12 +151,8 @@ def _table(table: Table) -> str:
 
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]], flush_right: Sequence[bool]) -> str:
-    lines = [
-        "| " + " | ".join(columns) + " |",
-        "|" + "|".join("--:" if right else "---" for right in flush_right) + "|",
-    ]
-    lines.extend("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join(lines)
+    right = {place for place, flush in enumerate(flush_right) if flush}
+    return "\n".join(markdown_table([columns, *rows], right=right))
 
 
 def _cell(value: Any) -> str:

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from theory.closed_form.stationary import stationary_covariance, stationary_vari
 from theory.data import load_problem
 from theory.judge.evidence import Evidence, plain, provenance
 from theory.judge.files import atomic_write, results_folder
+from theory.judge.table import aligned
 from theory.judge.terminal import remarks, verdict_table, wants_color
 from theory.judge.verdict import exit_status
 from theory.model.noise import Gaussian, NoiseLaw, Rademacher, StudentT, Uniform
@@ -164,23 +165,27 @@ def solve(options: argparse.Namespace) -> int:
     print(f"  stable: spectral radius {solution.spectral_radius:.9g}; learning rate must stay below {limit:.6g}")
     print(f"  error bound {solution.error_bound:.1e}, residual {solution.relative_residual:.1e}")
     print(f"  tr Σ = {result['trace']:.9g}")
-    print(f"  {'curvature λ':>14} {'noise γ':>14} {'variance σ²':>14}")
-    variances = result["stationary_variances"]
-    rows = list(zip(frame.curvatures, gamma, variances, strict=True))
-    for curvature, noise, variance in rows if len(rows) <= 12 else rows[:6] + rows[-6:]:
-        print(f"  {curvature:14.6g} {noise:14.6g} {variance:14.6g}")
+    rows = list(zip(frame.curvatures, gamma, result["stationary_variances"], strict=True))
+    shown = rows if len(rows) <= 12 else rows[:6] + rows[-6:]
+    _print_columns(("curvature λ", "noise γ", "variance σ²"), [[f"{value:.6g}" for value in row] for row in shown])
     if len(rows) > 12:
         print(f"  (the six flattest and the six sharpest of {len(rows)} directions; --json or --out for all)")
     print("commutativity of H and C")
-    for name, value in {**_fields(measures), **_fields(price)}.items():
-        if isinstance(value, float):
-            print(f"  {name:32} {value:.6g}")
+    named = {**_fields(measures), **_fields(price)}.items()
+    numbers = [(name, f"{value:.6g}") for name, value in named if isinstance(value, float)]
+    print("\n".join(aligned(numbers, indent="  ")))
     print("oracles against the closed form (relative difference of the state covariance)")
+    answers = []
     for method, row in oracles.items():
         difference = f"{row['difference']:.1e}" if "difference" in row else "–"
         bound = f"(bound {row['error_bound']:.0e})" if row.get("error_bound") is not None else ""
-        print(f"  {method:10} {difference:>8} {bound:16} {row['status']}")
+        answers.append((method, difference, bound, row["status"]))
+    print("\n".join(aligned(answers, right={1}, indent="  ")))
     return 0
+
+
+def _print_columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print("\n".join(aligned([head, *rows], right=range(len(head)), indent="  ")))
 
 
 #: Steps of the longest simulation, and bytes of the largest set of replicas.
@@ -252,9 +257,11 @@ def simulate(options: argparse.Namespace) -> int:
         rows = {"curvatures": frame.curvatures, "measured": measured, "predicted": predicted, "evidence": str(path)}
         print(json.dumps(plain(rows), indent=1))
         return 0
-    print(f"  {'curvature λ':>14} {'measured σ²':>14} {'predicted σ²':>14} {'ratio':>10}")
-    for curvature, found, expected in zip(frame.curvatures, measured, predicted, strict=True):
-        print(f"  {curvature:14.6g} {found:14.6g} {expected:14.6g} {found / expected:10.5f}")
+    rows = [
+        (f"{curvature:.6g}", f"{found:.6g}", f"{expected:.6g}", f"{found / expected:.5f}")
+        for curvature, found, expected in zip(frame.curvatures, measured, predicted, strict=True)
+    ]
+    _print_columns(("curvature λ", "measured σ²", "predicted σ²", "ratio"), rows)
     print(f"evidence: {path}")
     return 0
 

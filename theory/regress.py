@@ -42,6 +42,7 @@ from theory.judge.claim import TEST_ALPHA, Claim, Experiment, classify, decide_i
 from theory.judge.evidence import Evidence
 from theory.judge.files import results_folder
 from theory.judge.statistics import normal_quantile
+from theory.judge.table import aligned
 from theory.judge.verdict import About, Outcome, Verdict
 from theory.model.optimizer import MomentumSGD
 from theory.model.regression import RidgeRegression, Sampling
@@ -331,18 +332,27 @@ def _print(result: dict[str, Any], out: Path) -> None:
             f"\nbatch size {cell['batch_size']}, {cell['sampling']}{when}; η {cell['learning_rate']:g}, "
             f"μ {cell['momentum']:g}, feedback {cell['feedback']:.3f}"
         )
-        for name, theory in cell["theories"].items():
-            print(f"  {name:27} {theory['outcome']:13} worst error {theory['worst_error']:+.3f}")
+        theories = [
+            (name, theory["outcome"], f"worst error {theory['worst_error']:+.3f}")
+            for name, theory in cell["theories"].items()
+        ]
+        print("\n".join(aligned(theories, indent="  ")))
         if not cell["in_region"]:
             print(f"  feedback above {SHUFFLED_REGION:g}: the law of shuffled epochs claims nothing here")
         print(f"  the gap is closed by: {cell['gap_closed_by']}")
-        print(f"  {'curvature':>11} {'measured σ²':>13} {'predicted σ²':>13} {'error':>8}  verdict")
         rows = cell["directions"]
-        for row in rows if len(rows) <= 12 else rows[:6] + rows[-6:]:
-            print(
-                f"  {row['curvature']:11.4g} {row['measured']:13.5g} {row['predicted'][_BEST]:13.5g} "
-                f"{row['error']:+8.3f}  {row['outcome']}"
+        shown = [
+            (
+                f"{row['curvature']:.4g}",
+                f"{row['measured']:.5g}",
+                f"{row['predicted'][_BEST]:.5g}",
+                f"{row['error']:+.3f}",
+                row["outcome"],
             )
+            for row in (rows if len(rows) <= 12 else rows[:6] + rows[-6:])
+        ]
+        head = ("curvature", "measured σ²", "predicted σ²", "error", "verdict")
+        print("\n".join(aligned([head, *shown], right=range(4), indent="  ")))
         if len(rows) > 12:
             print(f"  (the six flattest and the six sharpest of {len(rows)} directions; --json for all)")
     print(f"\nevidence and verdicts: {out}", file=sys.stdout)

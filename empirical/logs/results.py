@@ -33,7 +33,7 @@ def run_results(run: Run) -> tuple[Result, ...]:
 
 
 def _predicted(run: Run) -> tuple[TimeCourse, ...]:
-    from empirical.logs.schedule import predicted_variance
+    from empirical.logs.prediction import predicted_variance
 
     prediction = predicted_variance(run)
     if prediction is None:

@@ -10,8 +10,9 @@ Model     Mode i moves as momentum SGD on a quadratic of curvature λᵢ + β (�
 Limits    constant rate, ρ_b = 0, t → ∞: (S1). Constant rate, even batches, t → ∞ at the end of an epoch: (S1) times
           `theory.closed_form.shuffling.epoch_shuffling_factor`. Both are tests.
 Trajectory  the weights of one run projected on a frozen basis, linear trend removed, with the effective sample size
-          of a variance, T/τ₂ (`theory.judge.trajectory`). Modes whose relaxation time (1 − μ)/(ηλ) exceeds a tenth of the window, and
-          windows in which the weight norm drifts, are not applicable: no stationary law can be seen there.
+          of a variance, T/τ₂ (`theory.judge.trajectory`). Modes whose relaxation time (1 − μ)/(ηλ) exceeds a tenth of
+          the window, and windows in which the weight norm drifts, are not applicable: no stationary law can be seen
+          there.
 """
 
 from __future__ import annotations

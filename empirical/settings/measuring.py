@@ -132,7 +132,7 @@ class EnsembleSetting(Setting):
 
     def __post_init__(self) -> None:
         require_at_least(self, replicas=2, before=1, after=0, records=1, seed=0, places=0)
-        require_at_most(self, replicas=10**6, before=10**6, after=10**6)
+        require_at_most(self, replicas=10**6, before=10**6, after=10**6, records=10**6)
         if not 0 < self.factor <= 1:
             raise ValueError(f"`EnsembleSetting(factor=...)` must lie in (0, 1]; got {self.factor}.")
         require_choices(self)
@@ -178,6 +178,7 @@ class Measuring(Setting):
         require_at_most(
             self, replicas=10**6, separations=10**6, ensemble_steps=10**6, ensemble_after=10**6, window=10**7
         )
+        require_at_most(self, ensemble_records=10**6)
         if 0 < self.window < SHORTEST_TRAJECTORY:
             raise ValueError(
                 f"`Measuring(window=...)` must be 0 or >= {SHORTEST_TRAJECTORY}, the shortest trajectory that can be "

@@ -17,7 +17,7 @@ from empirical.claims import logs as claims
 from empirical.commands import importing, verify
 from empirical.commands.verify import judge_all
 from empirical.logs import effects
-from empirical.logs.schedule import predicted_variance
+from empirical.logs.prediction import predicted_variance
 from empirical.records import BoundOverTraining, LoggedRun, Record, TrainingRun
 from tests.empirical.log_writing import training_run
 from tests.empirical.record_making import bound, logged_run, training

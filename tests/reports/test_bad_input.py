@@ -9,6 +9,7 @@ import pytest
 from reports.__main__ import main
 from tests.reports.samples import theory_results
 from theory.judge.files import hold
+from theory.judge.front import DISK_FAILED
 
 pytest.importorskip("matplotlib", reason="the page is drawn with matplotlib: install the extra `report`")
 
@@ -161,7 +162,7 @@ def test_a_disk_that_fills_up_leaves_the_old_report_whole(tmp_path, capsys, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert main(["build", str(tmp_path)]) == 2
+    assert main(["build", str(tmp_path)]) == DISK_FAILED
     assert "No space left on device" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

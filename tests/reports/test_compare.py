@@ -115,7 +115,7 @@ def test_markdown_for_a_pull_request(pair, capsys):
     changed = [dataclasses.replace(verdicts[0], outcome=REFUTED, claim=verdicts[0].claim), *verdicts[1:]]
     assert compare(changed, "--markdown") == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("**Verdicts**: 1 regression, ") and lines[3].startswith("| ---")
+    assert lines[0].startswith("**Verdicts**: 1 regression, ") and lines[3].startswith("|---")
     assert len({line.replace("\\|", "").count("|") for line in lines[2:]}) == 1, "rows of one width"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from theory.__main__ import main
+from theory.judge.front import DISK_FAILED
 from theory.judge.verdict import Standing, read_verdicts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +147,7 @@ def test_output_folders_that_cannot_take_results(tmp_path, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert main(["verify", "--claims", FAST, "--out", str(tmp_path / "full")]) == 2
+    assert main(["verify", "--claims", FAST, "--out", str(tmp_path / "full")]) == DISK_FAILED
     assert "No space left on device" in capsys.readouterr().err
     assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
 

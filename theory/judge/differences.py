@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from theory.judge.table import aligned, markdown_table
 from theory.judge.verdict import Outcome, Verdict
 
 #: Share of a margin, or of the error that a claim detects, by which an old interval is widened.
@@ -159,17 +160,15 @@ def text(differences: Sequence[Difference], *, everything: bool = False) -> str:
     rows = _rows(differences, everything)
     if len(rows) == 1:
         return headline(differences)
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([headline(differences), "", *lines])
+    return "\n".join([headline(differences), "", *aligned(rows)])
 
 
 def markdown(differences: Sequence[Difference], *, everything: bool = False) -> str:
     """The same for a pull request."""
-    rows = [tuple(cell.replace("|", "\\|") for cell in row) for row in _rows(differences, everything)]
+    rows = _rows(differences, everything)
     lines = [f"**Verdicts**: {headline(differences)}"]
     if len(rows) > 1:
-        lines += ["", _line(rows[0]), _line(("---",) * len(rows[0])), *map(_line, rows[1:])]
+        lines += ["", *markdown_table(rows)]
     return "\n".join(lines)
 
 
@@ -182,10 +181,6 @@ def _rows(differences: Sequence[Difference], everything: bool) -> list[tuple[str
         name = f"{item.claim} ({item.subject})" if item.subject else item.claim
         rows.append((word or item.change.name.lower(), name, item.words, _estimate(item.before), _estimate(item.after)))
     return rows
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _by_name(verdicts: Sequence[Verdict], side: str) -> dict[tuple[str, str], Verdict]:

@@ -30,6 +30,7 @@ from xml.etree import ElementTree
 
 from theory.judge.files import atomic_write, require_regular
 from theory.judge.reading import is_mapping, is_sequence
+from theory.judge.table import aligned, markdown_table
 from theory.judge.verdict import Outcome, Verdict
 
 __all__ = ["Check", "GateReport", "Quantity", "Result", "Thresholds", "decide", "read_gate", "read_thresholds"]
@@ -133,25 +134,16 @@ class GateReport:
 
     def table(self) -> str:
         """A text table for the terminal."""
-        rows = [("result", "check", "rule", "measured", "reason")]
-        rows += [(check.result.value, check.name, check.rule, _measured(check), _why(check)) for check in self.checks]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]) for row in rows]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(aligned(self._rows()))
 
     def markdown(self) -> str:
         """The same as a Markdown section."""
         word = {0: "passed", 1: "failed", 3: "inconclusive"}[self.status]
-        lines = [
-            f"### Spikeshrink gate: {word}",
-            "",
-            "| result | check | rule | measured | reason |",
-            "|---|---|---|---|---|",
-        ]
-        for check in self.checks:
-            cells = (check.result.value, check.name, check.rule, _measured(check), _why(check))
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        return "\n".join(lines) + "\n"
+        return "\n".join([f"### Spikeshrink gate: {word}", "", *markdown_table(self._rows())]) + "\n"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = [(check.result.value, check.name, check.rule, _measured(check), _why(check)) for check in self.checks]
+        return [("result", "check", "rule", "measured", "reason"), *rows]
 
     def junit(self) -> str:
         """The same as JUnit XML: a failure where a check failed, an error where it is inconclusive."""

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+from theory.judge.table import aligned
 from theory.judge.verdict import Kind, Outcome, Verdict
 
 WIDTH = 80
@@ -96,8 +97,8 @@ def _row(members: Sequence[Verdict]) -> tuple[int, tuple[str, str, str, str]]:
 def _line(cells: Sequence[str]) -> str:
     first = WIDTH - sum(_WIDTHS) - 2 * len(_WIDTHS)
     claim = cells[0] if len(cells[0]) <= first else f"{cells[0][: first - 1]}…"
-    rest = (cell.ljust(width) for cell, width in zip(cells[1:], _WIDTHS, strict=True))
-    return "  ".join((claim.ljust(first), *rest)).rstrip()
+    (line,) = aligned([(claim, *cells[1:])], widths=(first, *_WIDTHS))
+    return line
 
 
 def _short(value: float) -> str:
