@@ -55,14 +55,15 @@ RELAXATIONS = 3
 DRIFT = 0.5
 #: Share by which curvature and noise may differ from those at the checkpoint.
 MOVED = 0.25
+_MOVED = f"{100 * MOVED:g} %"
 
 _ASSUMED: Mapping[Condition, str] = {
     "replicas": "more replicas than tracked directions",
     "window": f"replicas spread for at least {RELAXATIONS} relaxation times of the slowest judged mode, and an epoch",
     "phases": "records inside the epoch, not at its ends alone",
     "drift": f"the replicas' mean moves by less than {DRIFT:g} standard deviations over the window",
-    "places": f"λ and γ at the replicas' positions within {MOVED:.0%} of those at the checkpoint, in every direction",
-    "inputs": f"with the attack run again the curvature is within {MOVED:.0%} of that at fixed inputs",
+    "places": f"λ and γ at the replicas' positions within {_MOVED} of those at the checkpoint, in every direction",
+    "inputs": f"with the attack run again the curvature is within {_MOVED} of that at fixed inputs",
 }
 
 Array: TypeAlias = NDArray[np.float64]
@@ -211,7 +212,7 @@ def _mean_motion(steps: NDArray[np.int64], positions: Array) -> float:
 
 
 def _places(item: Ensemble, judged: NDArray[np.intp]) -> Finding:
-    limit = f"within {MOVED:.0%}, in every direction"
+    limit = f"within {_MOVED}, in every direction"
     if item.rungs is None:
         return Finding(
             measured="no",
@@ -235,12 +236,12 @@ def _places(item: Ensemble, judged: NDArray[np.intp]) -> Finding:
         reason=""
         if worst <= MOVED
         else "where the replicas are, λ and γ are not those of the checkpoint: "
-        f"{', '.join(said)} (within {MOVED:.0%} is needed in every direction)",
+        f"{', '.join(said)} (within {_MOVED} is needed in every direction)",
     )
 
 
 def _inputs(item: Ensemble, judged: NDArray[np.intp]) -> Finding:
-    limit = f"within {MOVED:.0%}"
+    limit = f"within {_MOVED}"
     if item.training.method.attack is None:
         return Finding(measured="no attack", limit=limit)
     if item.curvature is None:
@@ -255,7 +256,7 @@ def _inputs(item: Ensemble, judged: NDArray[np.intp]) -> Finding:
         reason=""
         if abs(ratio - 1) <= MOVED
         else f"inputs do not stay fixed: with the attack run again the curvature is {said} the one at fixed inputs "
-        f"(within {MOVED:.0%} is needed)",
+        f"(within {_MOVED} is needed)",
     )
 
 

@@ -122,8 +122,8 @@ class EnsembleSetting(Setting):
     """
 
     replicas: int = 256
-    before: int = 24
-    after: int = 24
+    before: int = 60
+    after: int = 40
     factor: float = 0.1
     order: ReplicaOrder = "run"
     records: int = 8

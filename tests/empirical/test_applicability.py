@@ -7,6 +7,12 @@ import pytest
 
 from empirical.claims import applicability, collect
 from empirical.claims.applicability import FINITE, FIXED, LAW, all_records, require_applicable
+from empirical.data.resident import load_data
+from empirical.measure.dynamics import measure_ensemble
+from empirical.records import Ensemble, read_records
+from empirical.settings import EnsembleSetting, Measurement, make_training
+from empirical.training.checkpoint import load_checkpoint
+from empirical.training.run import train
 from tests.empirical.record_making import ensemble
 from tests.empirical.test_ladder import made, verdicts
 from theory.judge.claim import NotApplicableError
@@ -125,6 +131,42 @@ def test_the_ladder_is_judged_where_curvature_moves_and_a_control_is_not():
     few = dataclasses.replace(few, ensemble=dataclasses.replace(few.ensemble, before=30))
     for name, verdict in verdicts(few).items():
         assert (verdict.outcome is Outcome.NOT_APPLICABLE) == (not name.startswith("mean-path")), name
+
+
+def test_a_linear_model_under_an_attack_beyond_its_margin_has_no_law_at_fixed_inputs_and_its_evidence_stays(tmp_path):
+    """Trained, branched and judged: the images cross the classes' boundaries as the weights move, and the curvature
+    with the attack run again is several times that at fixed inputs.
+    """
+    setting = make_training(
+        "control-adversarial",
+        "at",
+        {
+            "epsilon": 0.3,
+            "step_size": 0.1,
+            "steps": 4,
+            "epochs": 8,
+            "train_size": 96,
+            "validation_size": 0,
+            "test_size": 32,
+            "evaluation_every": 100,
+            "masking_probe": 0,
+            "learning_rate": 0.02,
+            "weight_decay": 1e-2,
+        },
+    )
+    train(setting, seed=0, out=tmp_path)
+    files = (load_checkpoint(file) for file in sorted(tmp_path.glob("runs/*/checkpoints/*.pt")))
+    start = max((item for item in files if item.iteration <= setting.decays[0][0]), key=lambda item: item.iteration)
+    branched = EnsembleSetting(replicas=12, before=60, after=10, records=7, places=4)
+    found = measure_ensemble(start, load_data(setting.data), Measurement(eigenpairs=3, smallest=0), branched)
+    path = found.to_evidence().write(tmp_path)
+    (item,) = read_records(tmp_path, (Ensemble,))
+    for name in ("posterior-ensemble", "transient-ensemble", "posterior-shrink-measured"):
+        verdict = judged(name, item)
+        assert verdict.outcome is Outcome.NOT_APPLICABLE and verdict.evidence == (path.stem,)
+        assert "inputs do not stay fixed: with the attack run again the curvature is" in verdict.note
+        assert "\n" not in verdict.note
+    assert judged("robust-curvature", item).outcome is Outcome.REFUTED, "which is the finding"
 
 
 def test_claims_state_the_conditions_that_they_need():
