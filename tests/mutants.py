@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from simulator_mutants import MUTANTS as SIMULATOR
-from simulator_mutants import PORTABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 #: How it begins where neither tests nor claims could say anything.
@@ -161,13 +160,13 @@ MUTANTS = (
     Mutant("theory/closed_form/minibatch_moments.py", "self.rest = law.slope_cov - along.T @ along", "self.rest = law.slope_cov", MOMENTS),
     Mutant("theory/closed_form/minibatch_moments.py", "third * count**2 / (", "third * count / (", MOMENTS),
     Mutant("theory/closed_form/minibatch_moments.py", "- size / self.law.num_samples) / size", "- 0.0 * size) / size", MOMENTS),
-    Mutant("theory/closed_form/minibatch_moments.py", "slopes = law.slopes + law.curvatures @ mean", "slopes = law.slopes", MOMENTS),
+    Mutant("theory/closed_form/minibatch_moments.py", "slopes = law.slopes + law.curvatures @ mean", "slopes = law.slopes", MOMENTS, by="tests"),
     Mutant("theory/closed_form/minibatch_moments.py", "added += push @ self.fresh @ push.T / size", "added += push @ self.fresh @ push.T", MOMENTS),
     Mutant("theory/closed_form/outside.py", "cross = np.tensordot(-between[:-1] / num_samples", "cross = np.tensordot(0.0 * between[:-1] / num_samples", MOMENTS, by="tests"),
     Mutant("theory/closed_form/outside.py", "return (1.0 - 1.0 / num_samples) / size", "return 1.0 / size", MOMENTS, by="tests"),
     Mutant("theory/closed_form/edge.py", "(count - batch_size) / (batch_size * (count - 1.0))", "(count - batch_size) / (batch_size * count)", EDGE),
     Mutant("theory/closed_form/edge.py", "(count - 2.0 * batch_size) / ((count - 1.0)", "(count - batch_size) / ((count - 1.0)", EDGE),
-    Mutant("theory/closed_form/edge.py", "(1.0 - momentum) * curvature**2 + (1.0 + momentum) * fed", "(1.0 - momentum) * (curvature**2 + fed)", EDGE),
+    Mutant("theory/closed_form/edge.py", "(1.0 - momentum) * curvature**2 + (1.0 + momentum) * fed", "(1.0 - momentum) * (curvature**2 + fed)", EDGE, claims="mean-square-edge-many"),
     Mutant("theory/closed_form/edge.py", "total - inner[:, None] * x * inner", "total", EDGE, claims="mean-square-edge-many"),
     Mutant("theory/closed_form/pac_bayes.py", "return self.kl_diagonal + self.total_correlation", "return self.kl_diagonal", PAC_BAYES),
     Mutant("theory/closed_form/pac_bayes.py", "return -np.log(self.variances)", "return np.log(self.variances)", PAC_BAYES),
@@ -275,7 +274,7 @@ MUTANTS = (
     Mutant("theory/oracle/transition.py", "v_from_w, v_from_v, v_from_noise = keep * curvature, mu * one, keep * one", "v_from_w, v_from_v, v_from_noise = keep * curvature, one, keep * one", LYAPUNOV),
     Mutant("theory/oracle/transition.py", "-keep * eta @ curvature, mu * one, -keep * eta\n", "-keep * eta @ curvature, mu * one, -eta\n", STATIONARY),
     Mutant("theory/oracle/lyapunov.py", "        power = power @ power\n", "        power = power @ step\n", LYAPUNOV),
-    Mutant("theory/oracle/lyapunov.py", "    if not radius < 1:", "    if not radius < 2:", LYAPUNOV),
+    Mutant("theory/oracle/lyapunov.py", "    if not radius < 1:", "    if not radius < 2:", LYAPUNOV, by="tests"),
     # The judge.
     Mutant("theory/judge/statistics.py", "return np.minimum(1.0, 2.0 * tails)", "return np.minimum(1.0, tails)", STATISTICS, by="tests"),
     Mutant("theory/judge/statistics.py", "weight = np.where(lags == 0, 1.0, 2.0) * (num_times - lags)", "weight = np.where(lags == 0, 1.0, 1.0) * (num_times - lags)", STATISTICS, by="tests"),
@@ -361,8 +360,8 @@ MUTANTS = (
     Mutant("theory/judge/reading.py", 'if dtype.kind not in "biufc" or dtype.hasobject:', "if False:", READING, by="tests"),
     Mutant("theory/model/optimizer.py", "if not 0 <= self.momentum < 1:", "if not 0 <= self.momentum <= 1:", SETTINGS, by="tests"),
     *(
-        Mutant(*fault, f"{SIMULATE} {NORMALS} {OPTIMUM}", "impulse-response,mean-path", "tests" if fault[0] == PORTABLE else "both")
-        for fault in SIMULATOR
+        Mutant(file, old, new, f"{SIMULATE} {NORMALS} {OPTIMUM}", claims, "both" if claims else "tests")
+        for file, old, new, claims in SIMULATOR
     ),
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from theory.claims.exact import Answers, each, exact_claim, exact_experiment
-from theory.closed_form.edge import DENSE, batch_sharpness, mean_square_edge
+from theory.closed_form.edge import DENSE, batch_sharpness, isotropic_edge, mean_square_edge
 from theory.closed_form.minibatch_moments import stationary_minibatch_moments
 from theory.closed_form.shuffling import Phase, epoch_shuffling_factor, shuffled_covariance
 from theory.closed_form.stability import largest_stable_learning_rate
@@ -347,12 +347,17 @@ def _wide_oracle(setting: Wide, optimizer: MomentumSGD) -> Answers:
         while growth(2 * low, curvatures) < 0:
             low *= 2
         edges.append(optimize.brentq(growth, low, 2 * low, args=(curvatures,), xtol=1e-15, rtol=1e-14))
-    return {"edge": np.array([min(edges)])}
+    return {"edge": np.array([min(edges)]), "edge of one direction": np.array([edges[0]])}
 
 
 def _wide(setting: Wide, optimizer: MomentumSGD) -> Answers:
     matrices = setting.curvatures[:, :, None] * np.eye(setting.curvatures.shape[1])
-    return {"edge": np.array([mean_square_edge(matrices, setting.batch_size, optimizer).learning_rate])}
+    alone = setting.curvatures[:, 0]
+    one = isotropic_edge(alone.mean(), alone.var(), len(alone), setting.batch_size, optimizer.momentum)
+    return {
+        "edge": np.array([mean_square_edge(matrices, setting.batch_size, optimizer).learning_rate]),
+        "edge of one direction": np.array([one]),
+    }
 
 
 def _edge_of_mean(setting: Wide, optimizer: MomentumSGD) -> Answers:
@@ -422,12 +427,12 @@ CLAIMS: tuple[Claim, ...] = (
     exact_claim(
         name="mean-square-edge-many",
         statement="ρ(X ↦ G(η)∘T(X)) = 1 where the map is applied and never held: the edge is that of the direction "
-        "which the batches' own curvatures drive out first.",
+        "which the batches' own curvatures drive out first; of one direction 2(1−μ²)λ/((1−μ)λ² + (1+μ)v/B).",
         source="own derivation; theory.closed_form.edge (1)",
         experiment=EDGES,
         predict=each(_wide),
         decoys={"edge of the mean curvature": each(_edge_of_mean), "batches of one": each(_edge_of_one)},
         assumptions=("batches independent of each other", "affine batch gradients"),
-        num_tests=2,
+        num_tests=4,
     ),
 )

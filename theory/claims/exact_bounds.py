@@ -492,12 +492,19 @@ class Prices(Setting):
         optimizers: the recursions.
         crowded: curvatures within less than `NEARLY_DEGENERATE` of each other, H diagonal.
         gradients: per-sample gradients, shape ``(N, m)``, of `problem`'s dimension.
+        axes: orthogonal; the Hessian diag(1, 1, 2) in these axes has no eigenvectors of its own in their first two.
     """
 
     problem: Quadratic
     optimizers: tuple[MomentumSGD, ...]
     crowded: Quadratic
     gradients: NDArray[np.float64]
+    axes: NDArray[np.float64]
+
+    def repeated(self) -> Quadratic:
+        """`problem` with two curvatures that are one."""
+        hessian = (self.axes * np.array([1.0, 1.0, 2.0])) @ self.axes.T
+        return replace(self.problem, hessian=0.5 * (hessian + hessian.T))
 
 
 def _crowded(size: int) -> Quadratic:
@@ -511,6 +518,7 @@ PRICES = Prices(
     optimizers=OPTIMIZERS,
     crowded=_crowded(10),
     gradients=np.sin(0.7 + np.multiply.outer(np.arange(120.0), np.array([1.0, 2.3, 3.1])) ** 1.3),
+    axes=np.linalg.qr(np.cos(np.multiply.outer(np.arange(1.0, 4.0), np.arange(1.0, 4.0))))[0],
 )
 
 
@@ -525,7 +533,11 @@ def _prices_oracle(setting: Prices, optimizer: MomentumSGD) -> Answers:
     _, axes = np.linalg.eigh(crowded.dense_noise_cov())  # all of it one eigenspace: where C is diagonal
     law, tight = _weights(setting.problem, optimizer), _weights(crowded, optimizer)
     eye = np.eye(crowded.dimension)
+    repeated = setting.repeated()
+    _, turn = np.linalg.eigh(setting.axes[:, :2].T @ repeated.dense_noise_cov() @ setting.axes[:, :2])
+    chosen = np.hstack([setting.axes[:, :2] @ turn, setting.axes[:, 2:]])
     return {
+        "repeated curvature": np.array([_correlations_missed(_weights(repeated, optimizer), chosen)]),
         "price": np.array([_correlations_missed(law, basis)]),
         "crowded, to the letter": np.array([_correlations_missed(tight, eye)]),
         "crowded, one eigenspace": np.array([_correlations_missed(tight, axes)]),
@@ -536,6 +548,7 @@ def _prices_oracle(setting: Prices, optimizer: MomentumSGD) -> Answers:
 def _prices(setting: Prices, optimizer: MomentumSGD) -> Answers:
     tight = commutativity_price(setting.crowded, optimizer)
     return {
+        "repeated curvature": np.array([commutativity_price(setting.repeated(), optimizer).nats]),
         "price": np.array([commutativity_price(setting.problem, optimizer).nats]),
         "crowded, to the letter": np.array([tight.strict_nats]),
         "crowded, one eigenspace": np.array([tight.nats]),
@@ -686,7 +699,7 @@ CLAIMS: tuple[Claim, ...] = (
             "the half lost": each(_half_lost),
         },
         assumptions=(*ASSUMED, "isotropic prior"),
-        num_tests=4 * len(OPTIMIZERS),
+        num_tests=5 * len(OPTIMIZERS),
     ),
     exact_claim(
         name="commutativity-measures",

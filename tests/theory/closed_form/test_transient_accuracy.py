@@ -23,6 +23,7 @@ from theory.closed_form.powers import companion, power
 from theory.closed_form.transient import mean_path, transient_covariance
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
+from theory.oracle.transition import transition
 
 STEPS = (1, 3, 30, 10_000, 10**9)
 
@@ -146,3 +147,16 @@ def test_starting_from_rest_loses_nothing_to_cancellation():
     naive = settled - lifted @ settled @ lifted.T
     assert block_errors(found, truth)[0] <= 1e-15
     assert block_errors(naive, truth)[0] >= 1e-11
+
+
+@pytest.mark.parametrize("name", ["heavy ball", "no momentum", "nesterov", "dampened and decayed"])
+def test_the_spectral_radius_is_that_of_the_transition(name):
+    """√μ where a mode oscillates, and not μ, which no moment would tell apart."""
+    optimizer = OPTIMIZERS[name]
+    problem = Quadratic(np.array([0.02, 0.3, 1.1]) / optimizer.learning_rate, np.ones(3))
+    found = transient_covariance(problem, optimizer, optimizer, [1]).spectral_radius
+    step, _ = transition(problem, optimizer)
+    assert found == pytest.approx(np.abs(np.linalg.eigvals(step)).max(), rel=1e-9)
+    if name == "heavy ball":
+        fast = Quadratic(np.array([0.3, 1.1]), np.ones(2))
+        assert transient_covariance(fast, optimizer, optimizer, [1]).spectral_radius == pytest.approx(0.9**0.5)
