@@ -32,7 +32,7 @@ from empirical.measure.posterior import shuffled_transient_variance
 from empirical.records.separation import Centre, Directions, MovedLaw, Separation
 from theory.judge.claim import HYPOTHESIS_ALPHA, Comparison, NotApplicableError, Predictor
 from theory.judge.intervals import of_magnitude
-from theory.judge.results import Axis, Band, Estimate, Result, Sample, Stack, Table
+from theory.judge.results import Axis, Estimate, Result, Sample, Stack, Table
 
 #: What an explanation may leave of measured over predicted variance.
 MARGIN = 1.25
@@ -323,37 +323,17 @@ def contributions(item: Separation) -> Stack:
     estimates = []
     for place, category in enumerate(PLACES):
         for (_, before), (name, now) in itertools.pairwise(found):
-            step = before.minus(now)
-            low, high = step.interval(place)
-            estimates.append(
-                Estimate(
-                    category=category,
-                    subject=name,
-                    value=float(step.values[place]),
-                    low=low,
-                    high=high,
-                    band=Band.INTERVAL,
-                )
-            )
-        last = found[-1][1]
-        low, high = last.interval(place)
-        estimates.append(
-            Estimate(
-                category=category,
-                subject="unexplained",
-                value=float(last.values[place]),
-                low=low,
-                high=high,
-                band=Band.INTERVAL,
-            )
-        )
+            step = before.minus(now).values[place]
+            estimates.append(Estimate(category=category, subject=name, value=float(step)))
+        left = found[-1][1].values[place]
+        estimates.append(Estimate(category=category, subject="unexplained", value=float(left)))
     return Stack(
         title="What makes up measured over predicted spread",
         sample=Sample(item.separation.replicas, "replicas"),
         x=Axis("ln measured/predicted variance"),
         estimates=tuple(estimates),
         caption="Steps from the checkpoint's law to the prediction; together with what is unexplained they are the "
-        "whole.",
+        "whole, the mark. Intervals stand in the table.",
         margins=(-math.log(MARGIN), math.log(MARGIN)),
     )
 
