@@ -16,6 +16,7 @@ Source    Own question to Theorems 4.5 and 4.7 of Xu and Zhang, arXiv 2410.07719
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -53,7 +54,7 @@ class Sight:
         directions: λ, γ and ρ_b in them when they parted, and the replicas' motion.
         moved: λ and γ in them where scouts were; None: they stay as they were.
         at_mean: whether those are taken at the scouts' mean instead of on average over scouts.
-        stiffer: factor on λ in each direction.
+        springs: whether λ is made as stiff as the scouts' slopes rise with their distance, all directions together.
         noisier: factor on γ.
     """
 
@@ -61,34 +62,48 @@ class Sight:
     directions: Directions
     moved: MovedLaw | None = None
     at_mean: bool = False
-    stiffer: Array | float = 1.0
+    springs: bool = False
     noisier: float = 1.0
 
     def laws(self, steps: int, draws: NDArray[np.intp]) -> tuple[Array, Array]:
         """λ and γ of every step under each draw of scouts, shapes ``(steps, draws, k)``; the first draw is all."""
-        frozen = self.directions
-        if self.moved is None:
+        frozen, moved = self.directions, self.moved
+        if moved is None:
             shape = (steps, len(draws), len(frozen.curvatures))
             return (
-                np.broadcast_to(frozen.curvatures * self.stiffer, shape),
-                np.broadcast_to(frozen.slope_variances * self.noisier, shape),
+                np.broadcast_to(frozen.curvatures, shape),
+                np.broadcast_to(self.noisier * frozen.slope_variances, shape),
             )
 
-        def path(start: Array, seen: Array) -> Array:
-            spots = seen[:, -1:] if self.at_mean else seen[:, :-1]
-            chosen = np.zeros_like(draws[:, :1]) if self.at_mean else draws % spots.shape[1]
-            means = spots[:, chosen].mean(axis=2)  # (moments, draws, k)
-            knots = np.concatenate([np.broadcast_to(start, means[:1].shape), means])
-            at = np.r_[0, self.moved.steps] if self.moved is not None else np.zeros(1)
-            now = np.arange(steps)
-            upper = np.clip(np.searchsorted(at, now, side="right"), 1, len(at) - 1)
-            share = ((now - at[upper - 1]) / (at[upper] - at[upper - 1]))[:, None, None]
-            return (1 - share) * knots[upper - 1] + share * knots[upper]
+        def drawn(seen: Array) -> Array:
+            """What is seen at the scouts drawn, shape ``(moments, draws, scouts, k)``, or at their mean."""
+            if self.at_mean:
+                return np.broadcast_to(seen[:, None, -1:], (len(seen), len(draws), 1, seen.shape[2]))
+            return seen[:, :-1][:, draws]
 
+        curvatures = drawn(moved.curvatures).mean(axis=2)
+        if self.springs:
+            away, slopes = drawn(moved.positions), drawn(moved.slopes)
+            away = away - away.mean(axis=2, keepdims=True)
+            curvatures = curvatures * _spring(away, slopes, curvatures)[:, :, None]
         return (
-            self.stiffer * path(frozen.curvatures, self.moved.curvatures),
-            self.noisier * path(frozen.slope_variances, self.moved.slope_variances),
+            _path(frozen.curvatures, moved.steps, curvatures, steps),
+            self.noisier * _path(frozen.slope_variances, moved.steps, drawn(moved.slope_variances).mean(axis=2), steps),
         )
+
+
+def _spring(away: Array, slopes: Array, curvatures: Array) -> Array:
+    """Slope over λ times distance, its regression pooled over scouts and directions, shape ``(moments, draws)``."""
+    return (away * slopes).sum(axis=(2, 3)) / (curvatures * (away**2).sum(axis=2)).sum(axis=2)
+
+
+def _path(start: Array, moments: NDArray[np.int64], seen: Array, steps: int) -> Array:
+    """Linear from the value at the centre to those at the moments, ``(moments, draws, k)``, at each of the steps."""
+    knots = np.concatenate([np.broadcast_to(start, seen[:1].shape), seen])
+    at, now = np.r_[0, moments], np.arange(steps)
+    upper = np.clip(np.searchsorted(at, now, side="right"), 1, len(at) - 1)
+    share = ((now - at[upper - 1]) / (at[upper] - at[upper - 1]))[:, None, None]
+    return (1 - share) * knots[upper - 1] + share * knots[upper]
 
 
 Explanation: TypeAlias = Predictor[[Separation], tuple[Sight, ...]]
@@ -118,28 +133,21 @@ def _mean_place(item: Separation) -> tuple[Sight, ...]:
     return (Sight(item.checkpoint, item.checkpoint.own, item.moved, at_mean=True),)
 
 
-def _local(name: str, *, robust: bool = False, noisier: float = 1.0) -> Explanation:
+def _springs(item: Separation) -> tuple[Sight, ...]:
+    return (Sight(item.checkpoint, item.checkpoint.own, item.moved, springs=True),)
+
+
+def _local(name: str, *, springs: bool = False) -> Explanation:
     def sights(item: Separation) -> tuple[Sight, ...]:
         centre: Centre = getattr(item, name)
-        stiffer = centre.robust_ratio if robust else 1.0
-        return (Sight(centre, centre.local, centre.moved, stiffer=stiffer, noisier=noisier),)
+        return (Sight(centre, centre.local, centre.moved, springs=springs),)
 
     return sights
 
 
 def _noisier(explanation: Explanation) -> Explanation:
     """The same explanation with twice the noise."""
-    return lambda item: tuple(
-        Sight(
-            one.centre,
-            one.directions,
-            one.moved,
-            at_mean=one.at_mean,
-            stiffer=one.stiffer,
-            noisier=2 * one.noisier,
-        )
-        for one in explanation(item)
-    )
+    return lambda item: tuple(dataclasses.replace(one, noisier=2 * one.noisier) for one in explanation(item))
 
 
 NOTHING: Explanation = _own("checkpoint")
@@ -154,6 +162,10 @@ EXPLANATIONS: Mapping[str, tuple[str, Explanation]] = {
     "local-modes": (
         "eigenvectors are those of the mean Hessian over other replicas' positions, λ and γ those there",
         _local("checkpoint"),
+    ),
+    "stiffness": (
+        "λ is as stiff as the slopes that other replicas meet rise with their distance, γ that at their positions",
+        _springs,
     ),
 }
 
@@ -200,7 +212,7 @@ def levels(item: Separation, explanation: Explanation) -> Levels:
     chosen = np.vstack([np.arange(replicas), rng.integers(0, replicas, (RESAMPLES, replicas))])
     looked = np.vstack([np.arange(scouts), rng.integers(0, scouts, (RESAMPLES, scouts))])
     windows = _windows(item)
-    total, count = np.zeros((RESAMPLES + 1, len(item.steps))), 0
+    total, count = np.zeros((RESAMPLES + 1, 2)), 0
     for sight in explanation(item):
         lam, noise = sight.laws(len(item.learning_rates), looked)
         keep = (lam > 0).all(axis=(0, 1))
@@ -221,12 +233,12 @@ def levels(item: Separation, explanation: Explanation) -> Levels:
         ).reshape(len(item.steps), len(looked), -1)
         positions = sight.directions.positions[:, :, keep]
         for draw, rows in enumerate(chosen):
-            measured = positions[:, rows].var(axis=1, ddof=1)
-            total[draw] += np.log(measured / predicted[:, draw]).sum(axis=1)
+            ratio = np.log(positions[:, rows].var(axis=1, ddof=1) / predicted[:, draw]).sum(axis=1)
+            total[draw] += [ratio[window].mean() for window in windows]
         count += int(keep.sum())
     if not count:
         raise NotApplicableError("no direction has positive curvature wherever it was looked at")
-    before, after = (total[:, window].mean(axis=1) / count for window in windows)
+    before, after = total.T / count
     both = np.stack([before, after - before], axis=1)
     return Levels(both[0], both[1:])
 
@@ -239,10 +251,7 @@ def _windows(item: Separation) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
             f"two epochs before the drop and one after it take {3 * epoch} steps; here are {item.drop} and "
             f"{end - item.drop}"
         )
-    return (
-        (item.steps > item.drop - epoch) & (item.steps <= item.drop),
-        item.steps > end - epoch,
-    )
+    return (item.steps > item.drop - epoch) & (item.steps <= item.drop), item.steps > end - epoch
 
 
 def _compare(item: Separation, predict: Explanation) -> Comparison:
@@ -306,14 +315,13 @@ def _cells(explained: Levels | None, left: Levels) -> tuple[str, ...]:
 
 # --- all together -----------------------------------------------------------------------------------------------------
 
-PREDICTED: Explanation = _local("average", robust=True)
+PREDICTED: Explanation = _local("checkpoint", springs=True)
 #: From the checkpoint's law to the prediction, what each step adds.
 STEPS: tuple[tuple[str, Explanation], ...] = (
     ("the checkpoint's law", NOTHING),
     ("λ and γ at replicas' positions", _places),
     ("eigenvectors of the mean Hessian there", _local("checkpoint")),
-    ("replicas part at the running mean", _local("average")),
-    ("curvature with the attack run again", PREDICTED),
+    ("springs as stiff as slopes rise", PREDICTED),
 )
 
 
@@ -366,9 +374,9 @@ def _explained_by(name: str) -> EmpiricalClaim[Separation, Explanation]:
 WINDOWS = "means over the last epoch before the drop and over the last of all"
 SPREAD_PREDICTED = hypothesis(
     "spread-predicted",
-    "Replicas that part at the running mean of weights and momentum over further training spread, before the drop and "
-    "in its decay after it, as (P1) says along eigenvectors of the mean Hessian over other replicas' positions, with "
-    "λ and γ as they are there and λ stiffer as the attack run again makes it: variance is within a factor of "
+    "Along eigenvectors of the mean Hessian over other replicas' positions when the rate drops, with γ as it is at "
+    "those positions and λ as stiff as the slopes they meet rise with their distance, the attack run again, (P1) "
+    "gives the replicas' spread: before the drop, and in its decay after it, variance is within a factor of "
     f"{MARGIN:g} (the effect is minus the larger |ln ratio|).",
     "found by this project on digits runs with seeds 3 and 4",
     _compare_predicted,

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from empirical.measure.landscape import Landscape
 from empirical.measure.operators import HessianOperator, project_gradients
 
-__all__ = ["LocalLaw", "local_law"]
+__all__ = ["LocalLaw", "local_law", "local_slopes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +65,9 @@ def local_law(
         rows.append((curvatures, slopes.var(dim=0), slopes.mean(dim=0)))
     columns = [np.stack([item.cpu().numpy() for item in column]) for column in zip(*rows, strict=True)]
     return LocalLaw(curvatures=columns[0], slope_variances=columns[1], mean_slopes=columns[2])
+
+
+def local_slopes(landscape: Landscape, directions: Tensor, weights: Tensor) -> NDArray[np.float64]:
+    """uᵢ·∇L at other weights ``(n, P)``, the landscape's inputs held: shape ``(n, k)``."""
+    slopes = [landscape.at(position).gradient() for position in weights]
+    return (torch.stack(slopes) @ directions.double()).cpu().numpy()

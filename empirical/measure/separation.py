@@ -8,6 +8,9 @@ Places        λ and γ where the replicas go: at the positions of scouts, and a
 Local modes   The linear system that replicas about a mean obey, to first order in a Gaussian's moments, has the mean
               Hessian E H(w + δ) (statistical linearisation, Booton 1954; by Stein's identity): its eigenvectors from
               the scouts' positions.
+Stiffness     The slope that a replica meets is not λ times its distance: the loss is no quadratic over the spread, and
+              the attack answers. The slope's regression on the distance over scouts is the spring that they feel
+              (statistical linearisation of a force).
 Scouts        are replicas of their own under other seeds: what is measured at their positions knows nothing of the
               replicas that are judged.
 Oracle        Tests: a linear model with squared loss, in which λ is the same everywhere; dense mean Hessians.
@@ -29,12 +32,12 @@ from torch import Tensor
 
 from empirical.data.resident import Data
 from empirical.measure.checkpoint import attack_for
-from empirical.measure.dynamics import frozen_law, spaced, stationary_radii, top_basis, typical
+from empirical.measure.dynamics import frozen_law, spaced, top_basis
 from empirical.measure.ensemble import branch, why_not_vectorized
 from empirical.measure.landscape import Landscape
-from empirical.measure.locality import local_law
+from empirical.measure.locality import local_law, local_slopes
 from empirical.measure.noise import gradient_noise
-from empirical.measure.operators import HessianOperator, bilinear_curvatures, finite_curvatures
+from empirical.measure.operators import HessianOperator, bilinear_curvatures
 from empirical.records.dynamics import Frozen
 from empirical.records.separation import Centre, Directions, MovedLaw, Separation
 from empirical.settings.measuring import Measurement
@@ -46,8 +49,6 @@ __all__ = ["MeanHessian", "continued", "measure_separation"]
 
 #: Positions that go into a mean Hessian: a product costs as many as one with each.
 MOST_HESSIANS = 8
-
-Along = Callable[[Tensor], NDArray[np.float64]]
 
 
 class MeanHessian:
@@ -116,9 +117,10 @@ class _Study:
 
     @property
     def moments(self) -> list[int]:
-        """Steps at which scouts are looked at: as the mean sets off, at the drop, and twice after it."""
+        """Steps at which scouts are looked at: thrice up to the drop, then four times, ever farther apart."""
         before, after = self.setting.before, self.setting.after
-        return sorted({max(1, before // 4), before, before + max(1, after // 4), before + after})
+        spread = {max(1, before // 4), max(1, before // 2), before}
+        return sorted(spread | {before + max(1, after // part) for part in (8, 4, 2, 1)})
 
     def scouted(self, centre: Checkpoint) -> dict[int, Tensor]:
         """Positions of the scouts at the moments, shape ``(scouts, P)``, float64."""
@@ -237,13 +239,6 @@ def _centre(
     hessian = MeanHessian([_at(landscape, weights, attack) for weights in spots])
     _, local = top_basis(centre, hessian, measurement)
     _, _, along = frozen_law(centre, data, measurement, basis=local, landscape=landscape)
-    radius = typical(stationary_radii(centre, along))
-    ratio = np.ones(measurement.eigenpairs)
-    if attack is not None and radius is not None:
-        middle = _at(landscape, scouts[setting.before].mean(dim=0), attack)
-        held = finite_curvatures(middle, local, step=radius).mean(dim=0)
-        again = finite_curvatures(middle, local, attack, step=radius).mean(dim=0)
-        ratio = (again / held).cpu().numpy()
     moved: list[tuple[float, float]] = []
 
     def look(_: int, weights: Tensor) -> None:
@@ -270,7 +265,6 @@ def _centre(
             own=_directions(frozen, pieces[0]),
             local=_directions(along, pieces[1]),
             moved=_moved(landscape, local, scouts, attack),
-            robust_ratio=ratio,
             drift=np.array([drift for drift, _ in moved]),
             spread=np.array([spread for _, spread in moved]),
         ),
@@ -292,10 +286,15 @@ def _moved(
 ) -> MovedLaw:
     spots = [torch.cat([found, found.mean(dim=0, keepdim=True)]) for found in scouts.values()]
     found = [local_law(landscape, basis, weights, attack) for weights in spots]
+    held = [local_slopes(landscape, basis, weights) for weights in spots]
+    start = landscape.weights.double()
     return MovedLaw(
         steps=np.array(list(scouts), dtype=np.int64),
         curvatures=np.stack([law.curvatures for law in found]),
         slope_variances=np.stack([law.slope_variances for law in found]),
+        positions=np.stack([((weights - start) @ basis.double()).cpu().numpy() for weights in spots]),
+        slopes=np.stack([law.mean_slopes for law in found]),
+        fixed_slopes=np.stack(held),
     )
 
 

@@ -33,19 +33,25 @@ class Directions(Part):
 
 @part
 class MovedLaw(Part):
-    """λ and γ along some directions at the positions of scouts, and at their mean (the last place).
+    """What scouts meet along some directions, at their positions and, in the last place, at their mean.
 
-    The inputs are those that the attack finds at each place, held there.
+    Inputs are those that the attack finds at each place, held there; of `fixed_slopes` those of the centre.
 
     Args:
         steps: when the scouts were looked at.
         curvatures: uᵢᵀH(w)uᵢ.
         slope_variances: per-sample γ.
+        positions: uᵢᵀ(w − w_centre).
+        slopes: uᵢ·∇L(w), weight decay left out.
+        fixed_slopes: likewise, the centre's inputs held.
     """
 
     steps: Annotated[NDArray[np.int64], axes("moments")]
     curvatures: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
     slope_variances: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
+    positions: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
+    slopes: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
+    fixed_slopes: Annotated[NDArray[np.float64], axes("moments", "places", "directions")]
 
 
 @part
@@ -57,9 +63,7 @@ class Centre(Part):
         distance: ‖w_centre − w_checkpoint‖.
         own: the centre's own eigenvectors; λ and γ there.
         local: eigenvectors of the mean Hessian at the scouts' positions when the rate drops; λ and γ at the centre.
-        moved: λ and γ along those where the scouts are.
-        robust_ratio: along `local` at the scouts' mean, over the distance σ: curvature with the attack run again over
-            that with the inputs it found there; 1 without an attack.
+        moved: what scouts meet along those.
         drift: ‖mean displacement‖ in all of weight space, at each record.
         spread: square root of the trace of the replicas' covariance there.
     """
@@ -69,7 +73,6 @@ class Centre(Part):
     own: Directions
     local: Directions
     moved: MovedLaw
-    robust_ratio: Annotated[NDArray[np.float64], axes("directions")]
     drift: Annotated[NDArray[np.float64], axes("records")]
     spread: Annotated[NDArray[np.float64], axes("records")]
 
@@ -83,7 +86,7 @@ class Separation(InFrozenBasis):
         steps: since the replicas parted, at each record.
         learning_rates: the rate of every step.
         checkpoint: replicas that part at the checkpoint.
-        moved: λ and γ along the checkpoint's own eigenvectors where the scouts are.
+        moved: what scouts meet along the checkpoint's own eigenvectors.
         later: after further training at the same rate.
         average: at the running mean of weights and momentum over that training.
         first_half: eigenvectors of one half of the data; λ and γ of the other half. Replicas of `checkpoint`.

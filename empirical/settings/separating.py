@@ -14,7 +14,7 @@ class SeparationSetting(Setting):
 
     Args:
         replicas: of each ensemble, ≥ 2.
-        scouts: further replicas, at whose positions λ, γ and eigenvectors are measured, ≥ 2; none is ever judged.
+        scouts: further replicas, at whose positions slopes, λ, γ and eigenvectors are measured, ≥ 3; none is judged.
         before: steps at the old rate, ≥ 2.
         after: steps at the new rate, ≥ 2.
         factor: new rate over old.
@@ -36,7 +36,7 @@ class SeparationSetting(Setting):
     seed: int = 3_000_000
 
     def __post_init__(self) -> None:
-        require_at_least(self, replicas=2, scouts=2, before=2, after=2, records=2, epochs=1, seed=0)
+        require_at_least(self, replicas=2, scouts=3, before=2, after=2, records=2, epochs=1, seed=0)
         require_at_most(self, replicas=10**6, scouts=10**4, before=10**6, after=10**6, records=10**4, epochs=10**4)
         if not 0 < self.factor <= 1:
             raise ValueError(f"`SeparationSetting(factor=...)` must lie in (0, 1]; got {self.factor}.")

@@ -18,7 +18,8 @@ def separation(right="", *, replicas=600, scouts=8, seed=0):
 
     Args:
         right: the part of the record that has the true law: "own", "later", "average", "first_half" (and the second),
-            "elsewhere", "places", "mean place", "local", "average local", or nothing has.
+            "elsewhere", "places", "mean place", "local"; "springs": "places", once curvature is as stiff as the slopes
+            that scouts meet; or nothing has.
     """
     run = dataclasses.replace(training(), optimizer=dataclasses.replace(training().optimizer, weight_decay=0.0))
     lam, gamma = np.array([1.5, 0.8, 0.5]), np.array([2.0, 1.0, 0.4])
@@ -38,6 +39,8 @@ def separation(right="", *, replicas=600, scouts=8, seed=0):
 
     def law(name):
         """The true curvature and noise where they are right; else a softer, noisier one."""
+        if name == "places" and right == "springs":
+            return lam / 3, gamma
         return (lam, gamma) if name == right else (0.5 * lam, 3.0 * gamma)
 
     def directions(name, shared=None):
@@ -51,10 +54,16 @@ def separation(right="", *, replicas=600, scouts=8, seed=0):
 
     def moved(at_scouts, at_mean):
         spots = [law(at_scouts)] * scouts + [law(at_mean)]
+        curvatures = np.array([[spot[0] for spot in spots]] * 4)
+        places = rng.standard_normal((4, scouts + 1, 3))
+        slopes = (3.0 if right == "springs" else 1.0) * curvatures * places + 0.7
         return MovedLaw(
             steps=np.array([1, 60, 70, 100]),
-            curvatures=np.array([[spot[0] for spot in spots]] * 4),
+            curvatures=curvatures,
             slope_variances=np.array([[spot[1] for spot in spots]] * 4),
+            positions=places,
+            slopes=slopes,
+            fixed_slopes=slopes,
         )
 
     def centre(own, local, shared=None):
@@ -64,7 +73,6 @@ def separation(right="", *, replicas=600, scouts=8, seed=0):
             own=directions(own, shared),
             local=directions(local, shared),
             moved=moved(local, local),
-            robust_ratio=np.ones(3),
             drift=np.ones(len(steps)),
             spread=np.ones(len(steps)),
         )

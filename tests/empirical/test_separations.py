@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from empirical.claims import separations
+from empirical.records.separation import MovedLaw
 from tests.empirical.separation_making import separation
 
 #: Explanation to the part of a made record that then has the true law.
@@ -21,7 +22,10 @@ RIGHT = {
     "places": "places",
     "mean-place": "mean place",
     "local-modes": "local",
+    "stiffness": "springs",
 }
+#: What builds on others: where those are enough, it is right as well.
+FURTHER = {"places": ("stiffness",)}
 
 
 @functools.cache
@@ -43,12 +47,18 @@ def test_every_explanation_has_a_record_in_which_it_is_true():
 def test_the_true_cause_is_supported_and_all_others_are_refuted(cause):
     found = verdicts(made(RIGHT[cause]))
     outcomes = {name: found[f"spread-explained-by-{name}"].outcome.value for name in RIGHT}
-    assert outcomes == {name: "supported" if name == cause else "refuted" for name in RIGHT}
+    true = (cause, *FURTHER.get(cause, ()))
+    assert outcomes == {name: "supported" if name in true else "refuted" for name in RIGHT}
     verdict = found[f"spread-explained-by-{cause}"]
     assert {decoy.name: decoy.outcome.value for decoy in verdict.decoys} == {
         "nothing moved": "refuted",
         "twice the noise": "refuted",
     }
+
+
+def test_the_prediction_is_supported_where_local_modes_and_springs_are_right_and_refuted_elsewhere():
+    assert verdicts(made("local"))["spread-predicted"].outcome.value == "supported"
+    assert verdicts(made("places"))["spread-predicted"].outcome.value == "refuted"
 
 
 def test_where_the_law_holds_there_is_nothing_to_explain():
@@ -90,17 +100,34 @@ def test_explanations_of_the_same_replicas_are_paired():
 
 def test_a_moved_law_is_followed_from_moment_to_moment():
     item = made("places")
-    law = dataclasses.replace(
-        item.moved,
+    law = MovedLaw(
         steps=np.array([10, 60, 100]),
         curvatures=np.array([[[1.0] * 3] * 9, [[2.0] * 3] * 9, [[4.0] * 3] * 9]),
         slope_variances=np.ones((3, 9, 3)),
+        positions=np.zeros((3, 9, 3)),
+        slopes=np.zeros((3, 9, 3)),
+        fixed_slopes=np.zeros((3, 9, 3)),
     )
     own = dataclasses.replace(item.checkpoint.own, curvatures=np.full(3, 3.0), slope_variances=np.full(3, 3.0))
     sight = separations.Sight(item.checkpoint, own, law)
     lam, noise = sight.laws(100, np.arange(8)[None])
     np.testing.assert_allclose(lam[[0, 5, 10, 35, 60, 80], 0, 0], [3.0, 2.0, 1.0, 1.5, 2.0, 3.0])
     np.testing.assert_allclose(noise[[0, 5, 10, 99], 0, 0], [3.0, 2.0, 1.0, 1.0])
+
+
+def test_springs_are_the_pooled_regression_of_slopes_on_distances():
+    item = made("places")
+    rng = np.random.default_rng(3)
+    stiffness = np.array([1.5, 0.8, 2.0])
+    places = rng.standard_normal((4, 9, 3))
+    law = dataclasses.replace(
+        item.moved, curvatures=np.ones((4, 9, 3)), positions=places, slopes=stiffness * places + [5.0, -3.0, 1.0]
+    )
+    sight = separations.Sight(item.checkpoint, item.checkpoint.own, law, springs=True)
+    lam, _ = sight.laws(100, np.arange(8)[None])
+    scouts = places[1, :8]  # at step 60
+    weights = scouts.var(axis=0)
+    np.testing.assert_allclose(lam[60, 0], np.full(3, (stiffness * weights).sum() / weights.sum()))
 
 
 def test_scouts_are_drawn_and_their_mean_is_not():
