@@ -186,7 +186,9 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def fast_path(args: argparse.Namespace) -> Mapping[str, Any]:
     """How training on the chosen device computes where nothing was said about it: fast on CUDA, exact elsewhere."""
-    return FAST if device_name(args.device) != "cpu" and not args.exact else {}
+    if device_name(args.device) == "cpu" or args.exact:
+        return {}
+    return {**FAST, "cuda_graph": False} if args.sync_batch_norm else FAST
 
 
 def override_of(name: str, text: str) -> Any:

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from joblib import delayed
 
     from empirical.results import hold_results
+    from empirical.training.jobs import require_data
     from empirical.training.run import run_folder
 
     parent = os.getpid() if args.backend == "loky" else None  # workers of a cluster are not ours
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     with hold_results(args.out):
         for job in jobs:
             run_folder(job.setting, job.seed, args.out).require_free()
+        if args.backend == "loky":  # elsewhere the archives are the workers' own
+            require_data(jobs)
         return _carry_out(tasks, len(jobs), workers, backend)
 
 

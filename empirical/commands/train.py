@@ -83,7 +83,7 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: b
     """
     from empirical.results import make_results_folder
     from empirical.training.distributed import join_world, leave_world
-    from empirical.training.jobs import run_jobs
+    from empirical.training.jobs import require_data, run_jobs
     from empirical.training.run import run_folder
 
     show = LiveProgress(quiet=args.quiet)
@@ -102,6 +102,8 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: b
             folder = run_folder(job.setting, job.seed, job.options["out"])
             folder.require_resume(job.options["resume"])
             folder.require_free()
+        if workers > 1 and len(jobs) > 1:
+            require_data(jobs)
     try:
         if distributed:
             world, device = join_world(device_name(args.device))

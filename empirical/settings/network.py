@@ -75,3 +75,8 @@ class NetworkSetting(Setting):
             raise ValueError(f"`NetworkSetting(widths=...)` must name at least one width; got {self.widths}.")
         if self.widths and not 1 <= min(self.widths) <= max(self.widths) <= WIDEST:
             raise ValueError(f"`NetworkSetting(widths=...)` must lie in [1, {WIDEST:,}]; got {self.widths}.")
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether it normalises by the statistics of a batch."""
+        return self.normalization == "batch" and self.name != "linear"

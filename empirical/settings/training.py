@@ -24,7 +24,7 @@ from empirical.settings.schedule import LearningRate, decay_iterations
 from theory.judge.evidence import run_id
 from theory.model.optimizer import MomentumSGD
 from theory.model.schedule import Schedule
-from theory.model.setting import Setting, keyword_setting
+from theory.model.setting import Setting, keyword_setting, later_field
 
 __all__ = ["EXPERIMENT", "ORDERS", "Order", "Training"]
 
@@ -57,6 +57,8 @@ class Training(Setting):
         log_window: iterations before and after each decay that are logged one by one.
         ema_decay: decay in [0, 1) of the running average of the weights; 0 for none.
         precision: see `Precision`.
+        sync_batch_norm: among several processes, batch-norm statistics of the whole batch in training (torch's
+            SyncBatchNorm, which needs CUDA), not of each process's part of it; with one process there is no difference.
 
     Raises:
         ValueError: if a value is out of range or the parts do not fit together.
@@ -75,6 +77,7 @@ class Training(Setting):
     log_window: int = 100
     ema_decay: float = 0.0
     precision: Precision = Precision()
+    sync_batch_norm: bool = later_field(False)
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -83,6 +86,16 @@ class Training(Setting):
             raise ValueError(
                 f"`Training(batch_size=...)` must be in [1, {self.data.num_train}], the number of training images; "
                 f"got {self.batch_size}."
+            )
+        if self.sync_batch_norm and not self.network.has_batch_norm:
+            raise ValueError(
+                f"`Training(sync_batch_norm=True)` must have a network with batch normalization; got "
+                f"{self.network.name!r} with {self.network.normalization!r}."
+            )
+        if self.sync_batch_norm and self.precision.cuda_graph:
+            raise ValueError(
+                "`Training(sync_batch_norm=True)` must not replay its attack as a CUDA graph, in which processes would "
+                "wait for each other; got cuda_graph=True."
             )
         if self.optimizer.form != "pytorch":
             raise ValueError(f"`Training(optimizer=...)` must be in PyTorch's form; got {self.optimizer.form!r}.")

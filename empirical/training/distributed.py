@@ -2,7 +2,8 @@
 
 Every process draws the choices for the whole global batch from the same streams and works on its own rows, and
 gradients are averaged with the weights that make them the global batch's mean gradient. So n processes compute what
-one would, up to the order of sums; only batch normalisation differs, whose statistics are each process's own.
+one would, up to the order of sums; only batch normalisation differs, whose statistics are each process's own unless
+`Training.sync_batch_norm` asks for the global batch's.
 """
 
 from __future__ import annotations
@@ -93,6 +94,26 @@ class World:
         if self.size > 1:
             for buffer in model.buffers():
                 distributed.broadcast(buffer, src=0)
+
+    def synchronized(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """The network with batch norm over the processes' samples together: same names, same weights, alone the same.
+
+        Raises:
+            ValueError: if there are several processes without CUDA, for which PyTorch has no such layer.
+        """
+        if self.size == 1:
+            return model
+        if device.type != "cuda":
+            raise ValueError(
+                f"`--sync-batch-norm` must have a CUDA device for each process; got {self.size} on {device.type}."
+            )
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+    def statistics(self, setting: Training) -> str:
+        """Whose statistics batch norm takes in training, in words; empty where there is none, or one process."""
+        if self.size == 1 or not setting.network.has_batch_norm:
+            return ""
+        return "the whole batch's (SyncBatchNorm)" if setting.sync_batch_norm else "each process's part of the batch"
 
     def agree(self, flag: int) -> int:
         """The largest flag of all processes: a signal that reached one of them stops all."""

@@ -18,7 +18,7 @@ from empirical.settings.training import Training
 from theory.judge.front import RUN_FAILED, sentence_of, status_of, worst
 from theory.judge.workers import end_with_parent
 
-__all__ = ["Job", "JobError", "run_jobs"]
+__all__ = ["Job", "JobError", "require_data", "run_jobs"]
 
 
 class JobError(RuntimeError):
@@ -42,6 +42,27 @@ class Job:
     def label(self) -> str:
         """How the reader knows it."""
         return self.name or f"{self.setting.method.name}-seed{self.seed}"
+
+
+def require_data(jobs: Sequence[Job]) -> None:
+    """Fetch and read, once, each archive that runs of several processes are about to read: one error instead of many.
+
+    Finished runs read nothing, and generated images have no archive.
+
+    Raises:
+        DataError: if an archive is missing, damaged or cannot be downloaded.
+    """
+    from empirical.data.sources import load_raw
+    from empirical.training.run import run_folder
+
+    seen: set[tuple[str, str]] = set()
+    for job in jobs:
+        data, root = job.setting.data, str(job.options.get("data_root", "data"))
+        complete = run_folder(job.setting, job.seed, job.options["out"]).complete
+        if data.name == "generated" or complete or (data.name, root) in seen:
+            continue
+        seen.add((data.name, root))
+        load_raw(data, root=root, download=bool(job.options.get("download", True)))
 
 
 #: Place of the job in the list; "progress", "note", "done", "failed" or "interrupted" ("" for nothing); payload, of

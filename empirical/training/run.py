@@ -272,6 +272,8 @@ class _Run:
         self.pending: list[Step] = []
         self.last_progress = self.last_save = time.monotonic()
         self.shown: float | None = None
+        if statistics := world.statistics(setting):
+            self.say(f"batch-norm statistics in training: {statistics}.")
         for sentence in svhn_trap(setting.data.name, setting.method.attack, setting.evaluation.attack):
             self.say(f"warning: {sentence}")
 
@@ -533,6 +535,7 @@ class _Run:
                 self.started,
                 device=_device_name(trainer.device),
                 processes=self.world.size,
+                **({"batch_norm_statistics": statistics} if (statistics := self.world.statistics(setting)) else {}),
                 threads=torch.get_num_threads(),
                 resumed_at=self.first_iteration,
                 claims=self.claims,

@@ -90,6 +90,8 @@ class Trainer:
         self.model = model.to(self.device)
         if setting.precision.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if setting.sync_batch_norm:
+            self.model = world.synchronized(self.model, self.device)
         self._fast: nn.Module = _compiled(self.model) if setting.precision.compile else self.model
         self._synced: nn.Module = DistributedDataParallel(self._fast) if world.size > 1 else self._fast
         optimizer = setting.optimizer

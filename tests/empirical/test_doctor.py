@@ -94,6 +94,7 @@ def test_a_device_that_is_not_there_is_a_line(capsys):
         ("cuda", [], Precision(**FAST)),
         ("cuda", ["--exact"], Precision()),
         ("cuda", ["--no-compile", "--autocast", "none"], Precision(**{**FAST, "compile": False, "autocast": "none"})),
+        ("cuda", ["--sync-batch-norm"], Precision(**{**FAST, "cuda_graph": False})),
         ("cpu", [], Precision()),
     ],
 )
@@ -109,4 +110,5 @@ def test_training_on_cuda_is_fast_unless_told_otherwise(device, words, expected,
     args = parser.parse_args(["--preset", "cifar10", "--method", "at", *words])
     (job,) = train.planned(args)
     assert job.setting.precision == expected
-    assert dict(fast_path(args)) == (FAST if device == "cuda" and "--exact" not in words else {})
+    kept = {**FAST, "cuda_graph": "--sync-batch-norm" not in words}
+    assert dict(fast_path(args)) == (kept if device == "cuda" and "--exact" not in words else {})

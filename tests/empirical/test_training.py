@@ -998,6 +998,102 @@ def test_two_processes_compute_what_one_does(tmp_path):
         assert yours["test_robust_loss"] == pytest.approx(mine["test_robust_loss"], rel=1e-3)
 
 
+SYNCHRONIZED = """
+# What torch's SyncBatchNorm does on a GPU, by gloo: PyTorch has it for no CPU.
+import torch
+from torch import distributed, nn
+from torch.nn import functional
+from empirical.training.distributed import World
+
+class Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(context, values):
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context, gradient):
+        return Sum.forward(context, gradient)
+
+def forward(self, x):
+    if not self.training:
+        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+    axes = [0, *range(2, x.ndim)]
+    count = Sum.apply(torch.tensor(float(x.numel() // x.shape[1])))
+    mean = Sum.apply(x.sum(axes)) / count
+    centred = x - mean[:, None, None]
+    variance = Sum.apply(centred.square().sum(axes)) / count
+    with torch.no_grad():
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+    scaled = centred / (variance + self.eps).sqrt()[:, None, None]
+    return scaled * self.weight[:, None, None] + self.bias[:, None, None]
+
+nn.SyncBatchNorm.forward = forward
+converted = World.synchronized
+World.synchronized = lambda self, model, device: converted(self, model, torch.device("cuda"))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_with_synchronized_batch_norm_compute_what_one_does(tmp_path):
+    """Without synchronisation they do not: batches of 8 are normalised by halves. The last batch has 2 images."""
+    changes = {"epochs": 2, "milestones": (1,), "checkpoint_epochs": (2,)}
+    plain, synchronized = small("awp", **changes), small("awp", sync_batch_norm=True, **changes)
+    alone = load_checkpoint(train(plain, seed=3, out=tmp_path / "one").checkpoints / "epoch-0002.pt").model
+    apart = {}
+    for setting, preamble in ((plain, ""), (synchronized, SYNCHRONIZED)):
+        out = tmp_path / f"two-{setting.sync_batch_norm}"
+        (tmp_path / "setting.json").write_text(json.dumps(setting.to_dict()))
+        (tmp_path / "worker.py").write_text(preamble + WORKER)
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+            + [str(tmp_path / "worker.py"), str(tmp_path / "setting.json"), str(out)],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        folder = run_folder(setting, 3, out)
+        together = load_checkpoint(folder.checkpoints / "epoch-0002.pt").model.state_dict()
+        apart[setting.sync_batch_norm] = max(
+            float((together[name].double() - value.double()).abs().max()) for name, value in alone.state_dict().items()
+        )
+        said = json.loads(folder.evidence.read_text())["provenance"]["batch_norm_statistics"]
+        assert said.startswith("the whole batch's" if setting.sync_batch_norm else "each process's part")
+    assert apart[True] < 1e-3 < 1e-2 < apart[False], apart
+
+
+def test_synchronized_batch_norm_is_a_layer_of_the_same_names_and_weights():
+    from empirical.training.distributed import SINGLE, World
+
+    setting = small(sync_batch_norm=True)
+    assert Training.from_dict(setting.to_dict()) == setting != small()
+    assert "sync_batch_norm" not in small(sync_batch_norm=False).to_dict()  # runs of before keep their names
+    plain = trainer(small()).model
+    converted = World(0, 2).synchronized(copy.deepcopy(plain), torch.device("cuda"))
+    kinds = [type(module) for module in converted.modules()]
+    assert nn.SyncBatchNorm in kinds and nn.BatchNorm2d not in kinds
+    assert same(plain.state_dict(), converted.state_dict())
+    x = torch.rand(4, 1, 8, 8)
+    for first, second in ((plain, converted), (converted, plain)):
+        with torch.no_grad():
+            for value in first.state_dict().values():
+                value.add_(0.01) if value.is_floating_point() else value.add_(1)
+        second.load_state_dict(first.state_dict())
+        assert torch.equal(first.eval()(x), second.eval()(x))
+    assert type(trainer(setting).model) is type(plain) and SINGLE.synchronized(plain, torch.device("cpu")) is plain
+    with pytest.raises(ValueError, match="--sync-batch-norm"):
+        Trainer(setting, seed=0, data=load_data(setting.data), world=World(0, 2))
+    with pytest.raises(ValueError, match="batch normalization"):
+        small(sync_batch_norm=True, normalization="group")
+    with pytest.raises(ValueError, match="cuda_graph"):
+        small(sync_batch_norm=True, cuda_graph=True)
+
+
 def test_a_batch_smaller_than_the_processes_is_refused():
     from empirical.training.distributed import World
 

@@ -18,11 +18,13 @@ from empirical.__main__ import main, parser
 from empirical.claims import training as claims
 from empirical.commands import options, sweep
 from empirical.commands import train as train_command
+from empirical.data import sources
+from empirical.data.sources import load_raw
 from empirical.records import TrainingRun
 from empirical.records.training import StoredCheckpoint
 from empirical.settings import make_training
 from empirical.training import reproduction
-from empirical.training.jobs import Job, JobError, run_jobs
+from empirical.training.jobs import Job, JobError, require_data, run_jobs
 from empirical.training.run import run_folder
 from tests.empirical.record_making import training_run
 from theory.judge.evidence import Evidence
@@ -158,6 +160,32 @@ def test_a_missing_data_folder_is_one_line(tmp_path, capsys):
     words = ["train", "--preset", "cifar10", "--no-download", "--data-root", str(tmp_path / "none"), "--jobs", "1"]
     assert main([*words, "--method", "at", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
     assert "existing folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_data_that_several_runs_lack_is_one_line_before_any_of_them_starts(tmp_path, capsys, monkeypatch, command):
+    reads = []
+    monkeypatch.setattr(sources, "load_raw", lambda data, **how: reads.append(data.name) or load_raw(data, **how))
+    words = [command, "--preset", "cifar10", "--no-download", "--data-root", str(tmp_path / "none"), "--jobs", "2"]
+    words += ["--method", "at", "awp", "--seeds", "2", "--out", str(tmp_path / "out"), "--device", "cpu", "--quiet"]
+    assert main(words) == UNUSABLE
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("sweep: 1 point"))
+    assert "existing folder" in line and reads == ["cifar10"]
+    assert not list((tmp_path / "out").glob("runs/*"))
+
+
+def test_finished_runs_and_generated_images_need_no_archive(tmp_path):
+    (job,) = train_command.planned(parser().parse_args(["train", *TINY, "--method", "at", "--out", str(tmp_path)]))
+    lacking = make_training("cifar10", "at")
+    nowhere = {"out": str(tmp_path), "data_root": str(tmp_path / "none"), "download": False}
+    generated = make_training("smoke", "at", {"dataset": "generated"})
+    require_data([Job(setting=generated, seed=0, options=nowhere), job])
+    with pytest.raises(ValueError, match="existing folder"):
+        require_data([Job(setting=lacking, seed=0, options=nowhere)])
+    evidence = run_folder(lacking, 0, tmp_path).evidence
+    evidence.parent.mkdir(parents=True)
+    evidence.write_text("{}")
+    require_data([Job(setting=lacking, seed=0, options=nowhere)])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -64,12 +64,15 @@ class Setting:
         return hash(repr(self.to_dict()))
 
 
-def later_field() -> Any:
-    """A field of default None that a Setting gained later: left out of JSON while it says nothing (None, or zeros).
+def later_field(default: Any = None) -> Any:
+    """A field that a Setting gained later: left out of JSON while it says nothing (None, false, or zeros).
 
     What was written before the field existed is then still equal to what is written today, digest included.
+
+    Args:
+        default: None or False.
     """
-    return dataclasses.field(default=None, metadata={"later": True})
+    return dataclasses.field(default=default, metadata={"later": True})
 
 
 def require_type(value: object, kind: type | tuple[type, ...], where: str, hint: str = "") -> None:
@@ -109,7 +112,7 @@ def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
 
 
 def _is_nothing(value: Any) -> bool:
-    return value is None or (_is_array(value) and not value.any())
+    return value is None or value is False or (_is_array(value) and not value.any())
 
 
 def _plain(value: Any) -> Any:
