@@ -143,7 +143,7 @@ def command_lines(page: Path) -> list[list[str]]:
     for line in lines:
         for part in re.split(r"&&|\|\||[|;]", line.partition(" #")[0]):
             words = shlex.split(part)
-            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            while words and (words[0] == "srun" or re.fullmatch(r"[A-Z_]+=.*", words[0])):
                 words = words[1:]
             if words[:1] in (["spikeshrink"], ["nox"]) or words[:2] == ["python", "-m"]:
                 found.append(words)

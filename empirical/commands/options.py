@@ -12,10 +12,10 @@ import functools
 import os
 import shlex
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from empirical.settings.data import PUBLISHED
 from empirical.settings.measuring import Measuring
@@ -25,18 +25,24 @@ from empirical.settings.precision import FAST
 from empirical.settings.presets import OVERRIDES, PRESET_OF, PRESETS, PresetName, make_training
 from theory.model.setting import Setting
 
+if TYPE_CHECKING:
+    from empirical.training.jobs import Job
+
 __all__ = [
     "add_measuring_options",
     "add_run_options",
+    "add_shard_option",
     "add_training_options",
     "available_cores",
     "device_name",
     "fast_path",
+    "gpu_count",
     "measuring",
     "measuring_of",
     "override_of",
     "overrides",
     "preset_and_methods",
+    "shard",
     "signs_of_a_gpu",
     "torchrun_place",
 ]
@@ -174,9 +180,52 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-download", action="store_true", help="use the archives that are there")
     parser.add_argument("--resume", action="store_true", help="continue unfinished runs of the folder")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
-    parser.add_argument("--jobs", type=whole, help="runs at once (default: one a core; on GPUs, which they share, 1)")
+    parser.add_argument(
+        "--gpus", metavar="all|N", help="runs at once, each on a GPU of its own: on all, or the first N"
+    )
+    parser.add_argument("--jobs", type=whole, help="runs at once (default: one a core, or as --gpus says; on a GPU 1)")
     parser.add_argument("--threads", type=whole, help="threads of each run (default: cores / jobs)")
     parser.add_argument("--quiet", action="store_true", help="no live progress")
+
+
+def add_shard_option(parser: argparse.ArgumentParser) -> None:
+    """Which part of the runs is this command's: what the tasks of a cluster's job array differ in."""
+    parser.add_argument(
+        "--shard", metavar="I/N", help="the I-th of N parts of the runs, I from 1: every run is in exactly one of them"
+    )
+
+
+def shard(jobs: Sequence[Job], asked: str | None) -> list[Job]:
+    """The runs of a part: every N-th from the I-th on, in the order in which they are listed.
+
+    Raises:
+        ValueError: if `asked` is not I/N with whole numbers 1 <= I <= N.
+    """
+    if asked is None:
+        return list(jobs)
+    index, slash, parts = asked.partition("/")
+    if not (slash and index.isdecimal() and parts.isdecimal() and 1 <= int(index) <= int(parts)):
+        raise ValueError(f"`--shard` must be I/N with whole numbers 1 <= I <= N, such as 1/4; got {asked!r}.")
+    return list(jobs[int(index) - 1 :: int(parts)])
+
+
+def gpu_count(args: argparse.Namespace) -> int | None:
+    """How many GPUs ``--gpus`` asks for; None without it.
+
+    Raises:
+        ValueError: if there are not so many, or one device is named as well.
+    """
+    if args.gpus is None:
+        return None
+    import torch
+
+    if args.device not in ("auto", "cuda"):
+        raise ValueError(f"`--gpus` must not be given with one device; got --device {args.device}.")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    asked = there if args.gpus == "all" else int(args.gpus) if args.gpus.isdecimal() else 0
+    if not 1 <= asked <= there:
+        raise ValueError(f"`--gpus` must be all or 1 to the number that PyTorch can use, {there}; got {args.gpus!r}.")
+    return asked
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:

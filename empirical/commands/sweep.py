@@ -8,19 +8,25 @@ what is missing. With ``--measure`` every finished run is measured on the spot, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from empirical.commands import measure, train
 from empirical.commands.options import (
     add_run_options,
+    add_shard_option,
     add_training_options,
     available_cores,
+    gpu_count,
     measuring_of,
     override_of,
+    shard,
 )
 from empirical.settings.measuring import Measuring
 from empirical.settings.presets import OVERRIDES
@@ -38,11 +44,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Fill the command's parser."""
     add_training_options(parser)
     add_run_options(parser)
+    add_shard_option(parser)
     parser.add_argument(
         "--grid", action="append", default=[], metavar="OPTION=V,V", help="an axis of the grid; several are crossed"
     )
     parser.add_argument(
-        "--backend", choices=("loky", "dask", "ray"), default="loky", help="joblib's workers (default: local processes)"
+        "--backend", choices=("loky", "dask"), default="loky", help="joblib's workers (default: local processes)"
     )
     parser.add_argument("--measure", action="store_true", help="measure each run when it is done")
     parser.add_argument("--measure-options", default="", metavar="TEXT", help="options of `measure`")
@@ -53,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
     """Train the grid; 0, or the status of a run that failed (the others are done)."""
     args.resume = True
     points = list(grid(args.grid))
-    jobs = [job for point in points for job in train.planned(args, point)]
-    workers = args.jobs or available_cores()
+    jobs = shard([job for point in points for job in train.planned(args, point)], args.shard)
+    gpus = gpu_count(args)
+    workers = args.jobs or gpus or available_cores()
     if workers < 1:
         raise ValueError(f"`--jobs` must be >= 1; got {args.jobs}.")
-    backend = _backend(args.backend)
     what = measuring_of(args.measure_options) if args.measure else None
     print(f"sweep: {len(points)} points, {len(jobs)} runs", file=sys.stderr)
     if args.dry_run:
@@ -70,24 +77,42 @@ def run(args: argparse.Namespace) -> int:
     from empirical.training.jobs import require_data
     from empirical.training.run import run_folder
 
-    parent = os.getpid() if args.backend == "loky" else None  # workers of a cluster are not ours
-    tasks = (delayed(_one)(job, args.threads or 1, what, parent) for job in jobs)
-    with hold_results(args.out):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_cluster(args.backend))
+        local: _Local | None = None
+        if args.backend == "loky":  # workers of a cluster are not ours
+            seats = stack.enter_context(multiprocessing.Manager()).Queue()
+            for seat in range(workers):
+                seats.put(seat)
+            local = _Local(parent=os.getpid(), seats=seats, gpus=gpus)
+        if args.shard is None or what is not None:  # parts that only train share a folder: each run has a lock
+            stack.enter_context(hold_results(args.out))
         for job in jobs:
             run_folder(job.setting, job.seed, args.out).require_free()
         if args.backend == "loky":  # elsewhere the archives are the workers' own
             require_data(jobs)
-        return _carry_out(tasks, len(jobs), workers, backend)
+        tasks = (delayed(_one)(job, args.threads or 1, what, local) for job in jobs)
+        return _carry_out(tasks, len(jobs), workers, args.backend)
 
 
-def _carry_out(tasks: Iterable[Any], number: int, workers: int, backend: Mapping[str, Any]) -> int:
-    from joblib import Parallel
+@dataclass(frozen=True)
+class _Local:
+    """What a worker of this machine knows: who started it, and the free seats, each of which stands for a GPU."""
+
+    parent: int
+    seats: Any
+    gpus: int | None
+
+
+def _carry_out(tasks: Iterable[Any], number: int, workers: int, backend: str) -> int:
+    from joblib import Parallel, parallel_config
 
     statuses = []
-    done: Any = Parallel(n_jobs=workers, return_as="generator_unordered", **backend)(tasks)
-    for count, (label, status, trouble) in enumerate(done, start=1):
-        statuses.append(status)
-        print(f"sweep: {count}/{number} {label}{': ' + trouble if trouble else ''}", file=sys.stderr, flush=True)
+    with parallel_config(backend=backend):  # `Parallel` itself takes no backend of another package
+        done: Any = Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
+        for count, (label, status, trouble) in enumerate(done, start=1):
+            statuses.append(status)
+            print(f"sweep: {count}/{number} {label}{': ' + trouble if trouble else ''}", file=sys.stderr, flush=True)
     return worst(statuses)
 
 
@@ -116,21 +141,18 @@ def _value(key: str, text: str) -> Any:
         raise ValueError(f"`--grid`: {error}") from None
 
 
-def _backend(name: str) -> dict[str, Any]:
-    if name == "loky":
-        return {"backend": "loky"}
+@contextlib.contextmanager
+def _cluster(backend: str) -> Iterator[None]:
+    """Within: connected to Dask's scheduler, of DASK_SCHEDULER_ADDRESS or one started here, if that is the backend."""
+    if backend == "loky":
+        yield
+        return
     try:
-        if name == "dask":
-            from dask.distributed import Client  # pyright: ignore[reportMissingImports]
-
-            Client()  # of the address in DASK_SCHEDULER_ADDRESS, or of this machine
-        else:
-            from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
-
-            register_ray()
+        from dask.distributed import Client  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError(f"`--backend {name}` needs the package {name}; install it beside this one.") from None
-    return {"backend": name}
+        raise ValueError("`--backend dask` needs the package distributed; install the extra `cluster`.") from None
+    with Client():
+        yield
 
 
 def _name(job: Job) -> str:
@@ -139,20 +161,32 @@ def _name(job: Job) -> str:
     return run_folder(job.setting, job.seed, job.options["out"]).path.name
 
 
-def _one(job: Job, threads: int, what: Measuring | None, parent: int | None) -> tuple[str, int, str]:
+def _one(job: Job, threads: int, what: Measuring | None, local: _Local | None) -> tuple[str, int, str]:
     """Train (and measure) one point in a worker: name, status, and what went wrong, so that the others go on."""
-    if parent is not None and parent != os.getpid():
-        end_with_parent(parent)
+    if local is None:
+        return _carried(job, job.options, threads, what)
+    if local.parent != os.getpid():
+        end_with_parent(local.parent)
+    from empirical.training.jobs import seated
+
+    seat = local.seats.get()
+    try:
+        return _carried(job, seated(job.options, seat, local.gpus), threads, what)
+    finally:
+        local.seats.put(seat)
+
+
+def _carried(job: Job, options: Mapping[str, Any], threads: int, what: Measuring | None) -> tuple[str, int, str]:
     import torch
 
     from empirical.training.run import run_folder, train
 
     torch.set_num_threads(threads)
-    folder = run_folder(job.setting, job.seed, job.options["out"])
+    folder = run_folder(job.setting, job.seed, options["out"])
     try:
-        train(job.setting, seed=job.seed, **job.options)
+        train(job.setting, seed=job.seed, **options)
         if what is not None:
-            place = measure.Place(out=str(folder.out), device=job.options["device"], jobs=1, quiet=True)
+            place = measure.Place(out=str(folder.out), device=options["device"], jobs=1, quiet=True)
             if status := measure.measure([folder.path], what, place, held=True):
                 return folder.path.name, status, "trained, not wholly measured"
     except Exception as error:  # one point's failure must not lose the others

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 from empirical.commands.live import LiveProgress
 from empirical.commands.options import (
     add_run_options,
+    add_shard_option,
     add_training_options,
     available_cores,
     device_name,
     fast_path,
+    gpu_count,
     overrides,
     preset_and_methods,
+    shard,
     torchrun_place,
 )
 
@@ -34,11 +37,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Fill the command's parser."""
     add_training_options(parser)
     add_run_options(parser)
+    add_shard_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
-    execute(planned(args), args, command=NAME)
+    execute(shard(planned(args), args.shard), args, command=NAME)
     return 0
 
 
@@ -90,7 +94,10 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: b
     cores = available_cores()
     on_cpu = device_name(args.device) == "cpu"
     distributed = not alone and torchrun_place()[1] > 1
-    workers = args.jobs or (min(cores, len(jobs)) if on_cpu and not distributed else 1)
+    gpus = gpu_count(args)
+    if gpus is not None and torchrun_place()[1] > 1:
+        raise ValueError(f"`--gpus` must not be given under torchrun, whose processes share a run; got {args.gpus}.")
+    workers = args.jobs or gpus or (min(cores, len(jobs)) if on_cpu and not distributed else 1)
     threads = args.threads or max(1, cores // workers)
     if workers < 1 or threads < 1:
         raise ValueError(f"`--jobs` and `--threads` must be >= 1; got {args.jobs} and {args.threads}.")
@@ -114,7 +121,7 @@ def execute(jobs: list[Job], args: argparse.Namespace, *, command: str, alone: b
             finally:
                 leave_world(world)
         else:
-            run_jobs(jobs, workers=workers, threads=threads, show=show)
+            run_jobs(jobs, workers=workers, threads=threads, show=show, gpus=gpus)
     finally:
         show.clear()
 

@@ -18,7 +18,7 @@ from empirical.settings.training import Training
 from theory.judge.front import RUN_FAILED, sentence_of, status_of, worst
 from theory.judge.workers import end_with_parent
 
-__all__ = ["Job", "JobError", "require_data", "run_jobs"]
+__all__ = ["Job", "JobError", "require_data", "run_jobs", "seated"]
 
 
 class JobError(RuntimeError):
@@ -70,7 +70,14 @@ def require_data(jobs: Sequence[Job]) -> None:
 Message = tuple[int, str, Any]
 
 
-def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[[str, str, Any], None]) -> None:
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    threads: int,
+    show: Callable[[str, str, Any], None],
+    gpus: int | None = None,
+) -> None:
     """Run every job; with one worker in this process, else in spawned ones.
 
     Args:
@@ -78,6 +85,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
         workers: runs at once, ≥ 1.
         threads: PyTorch's threads in each run.
         show: called with (label, kind, payload) for progress and notes.
+        gpus: GPUs that runs on "cuda" go round; None for all.
 
     Raises:
         Interrupted: if a signal stopped the runs; every one wrote its checkpoint.
@@ -85,7 +93,7 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
     """
     import torch
 
-    from empirical.training.run import Interrupted, train
+    from empirical.training.run import STOPPING, Interrupted, train
 
     if workers == 1 or len(jobs) == 1:
         before = torch.get_num_threads()
@@ -116,13 +124,13 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
             if process.pid is not None and process.is_alive():
                 process.terminate()  # SIGTERM: finish the iteration, write the checkpoint
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 place, job = waiting.pop(0)
                 held[place] = free.pop(0)
-                options = _seated(job.options, held[place])
+                options = seated(job.options, held[place], gpus)
                 arguments = (place, job.setting.to_dict(), job.seed, options, threads, messages, os.getpid())
                 process = context.Process(target=_work, args=arguments, name=job.label)
                 process.start()
@@ -148,13 +156,13 @@ def run_jobs(jobs: Sequence[Job], *, workers: int, threads: int, show: Callable[
         raise JobError(failed)
 
 
-def _seated(options: Mapping[str, Any], seat: int) -> dict[str, Any]:
-    """The options with "cuda" made the GPU of a seat: seats go round the GPUs."""
+def seated(options: Mapping[str, Any], seat: int, gpus: int | None = None) -> dict[str, Any]:
+    """The options with "cuda" made the GPU of a seat: seats go round the first `gpus` of them, or all."""
     import torch
 
     if str(options.get("device")) != "cuda":
         return dict(options)
-    return {**options, "device": f"cuda:{seat % max(1, torch.cuda.device_count())}"}
+    return {**options, "device": f"cuda:{seat % (gpus or max(1, torch.cuda.device_count()))}"}
 
 
 def _silent_death(running: Mapping[int, Any]) -> Message:
@@ -180,9 +188,11 @@ def _work(
     end_with_parent(parent)
     import torch
 
-    from empirical.training.run import Interrupted, train
+    from empirical.training.run import STOPPING, Interrupted, train
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent passes on one SIGTERM
+    for number in STOPPING:
+        if number != signal.SIGTERM:  # Ctrl-C and a scheduler's reach the whole group; the parent passes on one SIGTERM
+            signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
     try:
         train(

@@ -50,8 +50,11 @@ from theory.judge.files import atomic_write, hold, remove_partials, remove_stale
 from theory.judge.front import RUN_FAILED, out_of_memory
 from theory.judge.reading import read_json
 
-__all__ = ["DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
+__all__ = ["STOPPING", "DivergedError", "Interrupted", "Progress", "RunFolder", "run_folder", "train"]
 
+#: Signals after which the iteration is finished and a checkpoint written. Batch systems warn of a time limit by
+#: SIGUSR1, where there is such a signal, and the job is to be queued again.
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 #: Seconds between saves of `last.pt`: at most this much work is lost to a kill.
 SAVE_EVERY = 15.0
 #: Iterations between looks at the losses on a GPU, where each look waits for the device.
@@ -65,7 +68,7 @@ class DivergedError(RuntimeError):
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived: the iteration was finished and a checkpoint written."""
+    """A signal that stops arrived: the iteration was finished and a checkpoint written."""
 
     def __init__(self, number: int, iteration: int | None) -> None:
         self.number, self.iteration = number, iteration
@@ -74,7 +77,7 @@ class Interrupted(Exception):
 
     @property
     def exit_status(self) -> int:
-        """128 + signal number, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
+        """128 + signal number, as shells have it: 130 for SIGINT, 138 for SIGUSR1 (on Linux), 143 for SIGTERM."""
         return 128 + self.number
 
 
@@ -189,7 +192,7 @@ def train(
         ValueError: if the folder holds a run that is not finished and `resume` is False, if another process writes it
             (`FolderInUseError`), or if the data is not there.
         DivergedError: if the loss is not finite.
-        Interrupted: after SIGINT or SIGTERM.
+        Interrupted: after SIGINT, SIGTERM or SIGUSR1.
         MemoryError: if memory runs out, naming the settings to lower.
         OSError: if the disk is full; the newest checkpoint is whole.
     """
@@ -620,7 +623,7 @@ def _board(path: Path) -> Any:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Within: SIGINT and SIGTERM are noted, not raised, so that an iteration is never cut in half."""
+    """Within: the signals that stop are noted, not raised, so that an iteration is never cut in half."""
     received: list[int] = []
 
     def handler(number: int, frame: Any) -> None:
@@ -629,7 +632,7 @@ def _signals() -> Iterator[list[int]]:
     before = {}
     # Only the main thread may install handlers; elsewhere signals go to the main thread anyway.
     with contextlib.suppress(ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             before[number] = signal.signal(number, handler)
     try:
         yield received

@@ -461,6 +461,9 @@ def test_jobs_at_once_go_round_the_gpus(gpus, expected, monkeypatch):
     jobs.run_jobs(asked, workers=4, threads=1, show=lambda *message: None)
     assert devices == expected
     devices.clear()
+    jobs.run_jobs(asked, workers=2, threads=1, show=lambda *message: None, gpus=1)
+    assert devices == ["cuda:0"] * 4
+    devices.clear()
     asked = [dataclasses.replace(job, options={"device": "cuda:1"}) for job in asked]
     jobs.run_jobs(asked, workers=4, threads=1, show=lambda *message: None)
     assert devices == ["cuda:1"] * 4
@@ -676,7 +679,7 @@ def test_a_killed_process_resumes_to_the_bit(finished, tmp_path):
     assert_same_run(reference, folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_finishes_the_iteration_writes_a_checkpoint_and_gives_the_shells_status(finished, tmp_path, number):
     setting, reference, _ = finished
     sent = []
@@ -693,7 +696,7 @@ def test_a_signal_finishes_the_iteration_writes_a_checkpoint_and_gives_the_shell
             train(setting, seed=3, out=tmp_path, progress=send)
     finally:
         run_module._Run._report = run_module_progress
-    assert caught.value.exit_status == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert caught.value.exit_status == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}[number]
     kept = load_checkpoint(run_folder(setting, 3, tmp_path).checkpoints / "last.pt")
     assert kept.iteration == caught.value.iteration == sent[0]
     folder = train(setting, seed=3, out=tmp_path, resume=True)
@@ -1032,6 +1035,7 @@ def forward(self, x):
     return scaled * self.weight[:, None, None] + self.bias[:, None, None]
 
 nn.SyncBatchNorm.forward = forward
+nn.parallel.DistributedDataParallel._passing_sync_batchnorm_handle = lambda self, module: None  # refuses a CPU
 converted = World.synchronized
 World.synchronized = lambda self, model, device: converted(self, model, torch.device("cuda"))
 """
@@ -1049,8 +1053,10 @@ def test_two_processes_with_synchronized_batch_norm_compute_what_one_does(tmp_pa
         (tmp_path / "setting.json").write_text(json.dumps(setting.to_dict()))
         (tmp_path / "worker.py").write_text(preamble + WORKER)
         done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-            + [str(tmp_path / "worker.py"), str(tmp_path / "setting.json"), str(out)],
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+                *map(str, (tmp_path / "worker.py", tmp_path / "setting.json", out)),
+            ],
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
             capture_output=True,
             text=True,

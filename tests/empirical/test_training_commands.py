@@ -340,9 +340,91 @@ def test_a_sweep_runs_every_point_once_and_resumes(tmp_path, capsys):
     assert epsilons == {0.0, 0.1}
     assert main(words) == 0 and files == {path: path.stat().st_mtime_ns for path in evidence_files(tmp_path)}
     assert main(["sweep", *TINY, "--grid", "epsilon=9"]) == 2
-    for backend in ("dask", "ray"):
-        if main([*words, "--backend", backend, "--dry-run"]) == 2:
-            assert f"needs the package {backend}" in capsys.readouterr().err
+
+
+CLUSTER = """
+import os, sys
+from dask.distributed import LocalCluster
+from empirical.__main__ import main
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        os.environ["DASK_SCHEDULER_ADDRESS"] = cluster.scheduler_address
+        status = main(sys.argv[1:])
+        print(len(cluster.scheduler.workers), "workers")
+    sys.exit(status)
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_on_a_dask_cluster_of_two_workers_makes_the_runs_of_this_machine(tmp_path):
+    pytest.importorskip("distributed", reason="needs the extra `cluster`")
+    (tmp_path / "cluster.py").write_text(CLUSTER)
+    words = ["sweep", *TINY, "--epochs", "1", "--method", "standard", "--grid", "learning-rate=0.1,0.05"]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "cluster.py"), *words, "--backend", "dask", "--out", str(tmp_path / "dask")],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 workers" in done.stdout
+    assert main([*words, "--out", str(tmp_path / "here")]) == 0
+    ours, theirs = evidence_files(tmp_path / "here"), evidence_files(tmp_path / "dask")
+    assert [path.name for path in ours] == [path.name for path in theirs] and len(ours) == 2
+    for mine, yours in zip(ours, theirs, strict=True):
+        first, second = Evidence.read(mine), Evidence.read(yours)
+        assert all(np.array_equal(first.arrays[name], second.arrays[name], equal_nan=True) for name in first.arrays)
+
+
+def test_a_backend_that_is_not_installed_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask.distributed", None)
+    assert main(["sweep", *TINY, "--out", str(tmp_path), "--backend", "dask"]) == 2
+    assert "needs the package distributed; install the extra `cluster`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "reproduce"])
+def test_every_run_is_in_exactly_one_part(command, capsys, monkeypatch):
+    listed = {"sweep": ["--preset", "smoke", "--grid", "epsilon=0,0.1", "--dry-run"], "reproduce": ["--dry-run"]}
+    planned = []
+    monkeypatch.setattr(train_command, "execute", lambda jobs, args, **_: planned.extend(jobs))
+
+    def runs(*words):
+        planned.clear()
+        assert main([command, *listed.get(command, ["--preset", "smoke"]), "--seeds", "3", *words]) == 0
+        said = capsys.readouterr().out.split("\n")[:-1]
+        return said or [job.label for job in planned]
+
+    whole, parts = runs(), [runs("--shard", f"{index}/4") for index in range(1, 5)]
+    assert sorted(run for part in parts for run in part) == sorted(whole) and len(set(whole)) == len(whole) >= 6
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1 and runs("--shard", "2/4") == parts[1]
+    for bad in ("0/4", "5/4", "1", "a/b", "1/0", "-1/4"):
+        assert main([command, "--preset", "smoke", f"--shard={bad}"]) == 2
+        assert "--shard" in capsys.readouterr().err
+
+
+def test_the_parts_of_a_sweep_train_side_by_side_in_one_folder(tmp_path):
+    words = ["sweep", *TINY, "--epochs", "1", "--method", "standard", "--grid", "learning-rate=0.1,0.05"]
+    with hold(tmp_path):  # another part's, or a measurement's
+        assert main([*words, "--out", str(tmp_path), "--shard", "1/2"]) == 0
+    assert len(evidence_files(tmp_path)) == 1
+    assert main([*words, "--out", str(tmp_path), "--shard", "2/2"]) == 0
+    assert len(evidence_files(tmp_path)) == 2
+
+
+def test_gpus_are_counted_and_refused_beside_one_device(capsys, monkeypatch, tmp_path):
+    words = ["train", *TINY[:-2], "--out", str(tmp_path), "--gpus"]
+    assert main([*words, "all", "--device", "cpu"]) == 2 and "--device cpu" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for asked in ("5", "0", "some"):
+        assert main([*words, asked]) == 2 and "--gpus" in capsys.readouterr().err
+    started = []
+    monkeypatch.setattr("empirical.training.jobs.run_jobs", lambda jobs, **how: started.append((len(jobs), how)))
+    for asked, more, workers, gpus in (("all", [], 4, 4), ("2", [], 2, 2), ("2", ["--jobs", "4"], 4, 2)):
+        assert main([*words, asked, *more, "--seeds", "3"]) == 0
+        count, how = started.pop()
+        assert (count, how["workers"], how["gpus"]) == (6, workers, gpus)
 
 
 def test_one_points_failure_does_not_lose_the_others(tmp_path, capsys):

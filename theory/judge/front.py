@@ -8,7 +8,8 @@ Exit status  0 all right
              74 the disk failed (EX_IOERR): full, over quota, or broken; what was written before is whole
              75 a run or a measurement failed (EX_TEMPFAIL): it diverged or did not converge, memory ran out, or its
              process was killed; the others were finished, and the same command resumes
-             130 interrupted; 143 terminated; 141 the reader of a pipe has gone
+             130 interrupted; 143 terminated; 138 stopped by SIGUSR1, to be queued again; 141 the reader of a pipe has
+             gone
 One place    Commands raise. `status_of` knows the status of every exception: `ValueError` and `OSError` name what is
              wrong with the input, another exception that is foreseen says so by an attribute ``exit_status``. Each is
              one line on standard error, `sentence_of`.
@@ -71,6 +72,7 @@ EXTRAS: Mapping[str, str] = {
     "torchvision": "empirical",
     "tensorboard": "empirical",
     "joblib": "empirical",
+    "distributed": "cluster",
 }
 #: Packages of others that every installation has.
 DEPENDENCIES = ("numpy", "scipy")
