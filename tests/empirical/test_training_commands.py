@@ -362,10 +362,15 @@ def test_a_sweep_on_a_dask_cluster_of_two_workers_makes_the_runs_of_this_machine
     words = ["sweep", *TINY, "--epochs", "1", "--method", "standard", "--grid", "learning-rate=0.1,0.05"]
     done = subprocess.run(
         [sys.executable, str(tmp_path / "cluster.py"), *words, "--backend", "dask", "--out", str(tmp_path / "dask")],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ
+        | {
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "1 hour",  # however loaded the machine
+            "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10 minutes",
+        },
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 workers" in done.stdout
