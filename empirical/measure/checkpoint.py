@@ -155,6 +155,7 @@ def measure_checkpoint(
         seed=measurement.seed,
     )
     of_samples = not landscape.units_are_batches
+    sharpness = recorded_sharpness(checkpoint, data, measurement, landscape)
     record = Spectrum(
         training=checkpoint.setting,
         measurement=measurement,
@@ -197,7 +198,9 @@ def measure_checkpoint(
         weights=_weights(checkpoint),
         repeated_share=_share(checkpoint, data, measurement, basis, noise.projections) if of_samples else None,
         cross_fit=_cross_fit(landscape, measurement, note) if of_samples else None,
-        **recorded_sharpness(checkpoint, data, measurement, landscape),
+        sharpness=sharpness.fixed,
+        finite_sharpness=sharpness.finite,
+        attacked_sharpness=sharpness.attacked,
         average_curvature=_average_curvature(checkpoint, data, measurement),
         start=None if initial_weights is None else _start(landscape, basis, initial_weights),
         eigenvectors=basis.float().cpu().numpy() if landscape.dimension <= STORED_WEIGHTS else None,
@@ -211,9 +214,16 @@ def measure_checkpoint(
     return Measured(record=record, hessian_pairs=pairs, noise_pairs=noise_pairs)
 
 
-def recorded_sharpness(
-    checkpoint: Checkpoint, data: Data, measurement: Measurement, landscape: Landscape
-) -> dict[str, BatchSharpness | None]:
+@dataclass(frozen=True, kw_only=True)
+class Sharpness:
+    """Batch sharpness three ways; the last two are None without an attack."""
+
+    fixed: BatchSharpness
+    finite: BatchSharpness | None = None
+    attacked: BatchSharpness | None = None
+
+
+def recorded_sharpness(checkpoint: Checkpoint, data: Data, measurement: Measurement, landscape: Landscape) -> Sharpness:
     """Batch sharpness at fixed inputs, over a finite step, and over that step with the attack run again.
 
     The first and the last cost at most twice the gradients of one epoch of the run each, its attack included (a step of
@@ -229,14 +239,14 @@ def recorded_sharpness(
     batches = max(FEWEST, int(2 * cost * count / size / GRADIENTS_A_BATCH))
     found = network_batch_sharpness(landscape, checkpoint.optimizer, size, batches=batches, **shared)
     if attack is None:
-        return {"sharpness": found, "finite_sharpness": None, "attacked_sharpness": None}
+        return Sharpness(fixed=found)
     step = SHARPNESS_STEP * float(landscape.weights.double().norm())
     again = batch_attack(checkpoint, data, measurement, landscape)
-    over = {
-        name: attacked_batch_sharpness(landscape, checkpoint.optimizer, size, how, step=step, **shared)
-        for name, how in (("finite_sharpness", None), ("attacked_sharpness", again))
-    }
-    return {"sharpness": found, **over}
+    finite, attacked = (
+        attacked_batch_sharpness(landscape, checkpoint.optimizer, size, how, step=step, **shared)
+        for how in (None, again)
+    )
+    return Sharpness(fixed=found, finite=finite, attacked=attacked)
 
 
 def _average_curvature(checkpoint: Checkpoint, data: Data, measurement: Measurement) -> float | None:

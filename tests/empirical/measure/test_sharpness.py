@@ -190,12 +190,12 @@ def test_on_a_control_a_twentieth_is_reached_for_less_than_the_gradients_of_two_
     found = recorded_sharpness(item, data, measurement, training_landscape(item, data, measurement))
     epoch, attack = 1200 / 32, setting.method.attack
     gradients = epoch * (1 + attack.steps * 2 / 3)  # of training: a step of the attack is two thirds of one
-    spent = {"sharpness": 4, "finite_sharpness": 3, "attacked_sharpness": 1 + 2 * gradients / epoch}
+    spent = {"fixed": 4, "finite": 3, "attacked": 1 + 2 * gradients / epoch}
     for name, each in spent.items():
-        estimate = found[name]
+        estimate = getattr(found, name)
         assert estimate.standard_error <= 0.05 * estimate.value, name
         assert each * len(estimate.squares) <= 2.1 * gradients, name  # the denominator's gradient beside the two
         assert estimate.low < estimate.value < estimate.high
     # The inputs hardly move under so weak an attack, and the model has no kinks.
-    assert found["attacked_sharpness"].value == pytest.approx(found["finite_sharpness"].value, rel=0.05)
-    assert found["finite_sharpness"].value == pytest.approx(found["sharpness"].value, rel=0.1)
+    assert found.attacked.value == pytest.approx(found.finite.value, rel=0.05)
+    assert found.finite.value == pytest.approx(found.fixed.value, rel=0.1)
