@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import subprocess
@@ -12,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from empirical.__main__ import main
 from empirical.claims import EmpiricalClaim, Register, Subject, collect, each_record
 from empirical.claims import logs as claims
-from empirical.commands import importing, verify
 from empirical.commands.verify import judge_all
 from empirical.logs import effects
 from empirical.logs.prediction import predicted_variance
@@ -404,13 +403,7 @@ def test_a_selector_yields_each_record_of_its_kind():
 
 def command(capsys, *arguments: str) -> tuple[int, str, str]:
     """Exit status, output and error output of a command in this process."""
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers(dest="command")
-    for module in (importing, verify):
-        module.add_options(commands.add_parser(module.NAME))
-    args = parser.parse_args(arguments)
-    status = {"import": importing, "verify": verify}[args.command].run(args)
-    return (status, *capsys.readouterr())
+    return (main(arguments), *capsys.readouterr())
 
 
 def without_torch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
