@@ -180,6 +180,6 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Break the code on purpose, one place at a time; every mutant must turn tests red, and claims on formulas too."""
+    """Break the code on purpose, one place at a time: tests must turn red, and claims too; `-- --record FILE` keeps who."""
     session.install(THEORY, *group("tests"))
     session.run("python", "tests/mutants.py", *session.posargs)
