@@ -180,6 +180,6 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Break the code on purpose, one place at a time: tests must turn red, and claims too; `-- --record FILE` keeps who."""
+    """Break the code on purpose, one place at a time: tests must turn red, and claims too (`-- --record FILE`)."""
     session.install(THEORY, *group("tests"))
     session.run("python", "tests/mutants.py", *session.posargs)

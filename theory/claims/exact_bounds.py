@@ -537,7 +537,7 @@ def _prices_oracle(setting: Prices, optimizer: MomentumSGD) -> Answers:
     _, turn = np.linalg.eigh(setting.axes[:, :2].T @ repeated.dense_noise_cov() @ setting.axes[:, :2])
     chosen = np.hstack([setting.axes[:, :2] @ turn, setting.axes[:, 2:]])
     return {
-        "repeated curvature": np.array([_correlations_missed(_weights(repeated, optimizer), chosen)]),
+        "repeated curvature": np.full(2, _correlations_missed(_weights(repeated, optimizer), chosen)),
         "price": np.array([_correlations_missed(law, basis)]),
         "crowded, to the letter": np.array([_correlations_missed(tight, eye)]),
         "crowded, one eigenspace": np.array([_correlations_missed(tight, axes)]),
@@ -546,9 +546,9 @@ def _prices_oracle(setting: Prices, optimizer: MomentumSGD) -> Answers:
 
 
 def _prices(setting: Prices, optimizer: MomentumSGD) -> Answers:
-    tight = commutativity_price(setting.crowded, optimizer)
+    tight, tied = (commutativity_price(one, optimizer) for one in (setting.crowded, setting.repeated()))
     return {
-        "repeated curvature": np.array([commutativity_price(setting.repeated(), optimizer).nats]),
+        "repeated curvature": np.array([tied.nats, tied.strict_nats]),
         "price": np.array([commutativity_price(setting.problem, optimizer).nats]),
         "crowded, to the letter": np.array([tight.strict_nats]),
         "crowded, one eigenspace": np.array([tight.nats]),

@@ -7,10 +7,10 @@ Accuracy  Every term of (D1) and (D2) can be written through φ(t) = t − ln(1+
           logarithms are equal and opposite. φ itself is summed as a series in t/(2+t) where t − log1p(t) would cancel.
 Limits    Σ = Σ_P: 0.   r = 0: kl = −ln(1−R), inverse 1 − e^{−c}.   c = 0: inverse r.   ξ(n) → √(πn/2) + 2/3.
           W₂² = ‖m − m_P‖² + min_U ‖Σ^{1/2} − Σ_P^{1/2} U‖²_F over orthogonal U, least at the polar factor of
-          Σ_P^{1/2} Σ^{1/2}: what the two share never enters, as it would tr Σ + tr Σ_P − 2 tr(…).              (D3)
+          Σ_P^{1/2} Σ^{1/2}: what the two share never enters, as it would tr Σ + tr Σ_P − 2 tr(…).               (1)
 Cost      Spectra: O(m) time, O(1) extra memory (blocks), logarithms of variances and never their product.
 Source    (D1) textbook. (D2) Seeger (2002), Langford (2005). ξ(n): Maurer (2004), "A note on the PAC Bayesian theorem".
-          (D3) Gelbrich (1990).
+          (1) Gelbrich (1990).
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def gaussian_wasserstein(
     mean: ArrayLike | None = None,
     other_mean: ArrayLike | None = None,
 ) -> float:
-    """W₂ between N(mean, covariance) and N(other_mean, other), equation (D3), in units of the variables.
+    """W₂ between N(mean, covariance) and N(other_mean, other), equation (1), in units of the variables.
 
     Args:
         covariance: symmetric positive semi-definite, shape ``(m, m)``.
