@@ -17,7 +17,7 @@ nox.options.sessions = ["theory", "tests"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 THEORY = "-e.[fast,oracles,data,report]"  # no torch: proves the import rule
-EVERYTHING = "-e.[fast,oracles,data,report,empirical,cluster]"
+EVERYTHING = "-e.[fast,oracles,data,report,empirical,cluster,attacks]"
 LOCAL = Path("reports/local")
 PUBLISHED = Path("reports/published")
 #: Published folders that a register of their own judges.

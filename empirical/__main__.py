@@ -43,6 +43,16 @@ COMMANDS = (
         help="spectra, gradient noise, commutativity, posterior of trained networks, as evidence",
         module="empirical.commands.measure",
     ),
+    Command(
+        name="evaluate",
+        help="robust accuracy of checkpoints under strong attacks: APGD-CE, APGD-T, AutoAttack",
+        module="empirical.commands.evaluate",
+    ),
+    Command(
+        name="export",
+        help="a checkpoint's weights as a state dict that RobustBench and the public repositories load",
+        module="empirical.commands.export",
+    ),
     Command(name="verify", help="judge the evidence in a folder", module="empirical.commands.verify"),
     Command(
         name="rejudge",

@@ -123,7 +123,7 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
     found = find_checkpoints(paths)
     device = device_name(place.device)
     options = {
-        "out": place.out or str(_result_folder(Path(next(iter(found))))),
+        "out": place.out or str(result_folder(Path(next(iter(found))))),
         "device": device,
         "data_root": place.data_root,
         "download": place.download,
@@ -173,7 +173,7 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
     return [*dynamics[:1], *checkpoints, *dynamics[1:]]
 
 
-def _result_folder(checkpoints: Path) -> Path:
+def result_folder(checkpoints: Path) -> Path:
     """OUT of ``OUT/runs/RUN/checkpoints``; the checkpoint's own folder where it lies elsewhere."""
     run = checkpoints.parent
     if checkpoints.name == "checkpoints" and run.parent.name == "runs":

@@ -180,6 +180,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-download", action="store_true", help="use the archives that are there")
     parser.add_argument("--resume", action="store_true", help="continue unfinished runs of the folder")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard events too")
+    parser.add_argument("--wandb", metavar="PROJECT", help="show the curves in this project of Weights & Biases too")
     parser.add_argument(
         "--gpus", metavar="all|N", help="runs at once, each on a GPU of its own: on all, or the first N"
     )

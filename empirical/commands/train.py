@@ -64,6 +64,7 @@ def planned(args: argparse.Namespace, changes: Mapping[str, Any] | None = None) 
         "download": not args.no_download,
         "resume": args.resume,
         "tensorboard": args.tensorboard,
+        "wandb": args.wandb,
     }
     return [
         Job(setting=make_training(preset, method, given), seed=seed, options=options)

@@ -15,6 +15,7 @@ from empirical.records.base import Part, Record
 from empirical.records.bound import BoundOverTraining
 from empirical.records.dynamics import Ensemble, Expansion, Trajectory
 from empirical.records.log import LoggedRun
+from empirical.records.robustness import RobustAccuracy
 from empirical.records.separation import Separation
 from empirical.records.spectrum import Spectrum
 from empirical.records.training import TrainingRun
@@ -28,6 +29,7 @@ __all__ = [
     "LoggedRun",
     "Part",
     "Record",
+    "RobustAccuracy",
     "Separation",
     "Spectrum",
     "TrainingRun",
@@ -40,7 +42,17 @@ __all__ = [
 #: Experiment to the type of its records.
 EXPERIMENTS: dict[str, type[Record]] = {
     kind.experiment: kind
-    for kind in (TrainingRun, Spectrum, BoundOverTraining, Ensemble, Separation, Trajectory, Expansion, LoggedRun)
+    for kind in (
+        TrainingRun,
+        Spectrum,
+        BoundOverTraining,
+        Ensemble,
+        Separation,
+        Trajectory,
+        Expansion,
+        RobustAccuracy,
+        LoggedRun,
+    )
 }
 
 

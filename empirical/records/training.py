@@ -71,6 +71,8 @@ class EpochColumns(Part):
     test_clean_accuracy: Annotated[NDArray[np.float64], axes("epochs", nan=True)]
     test_robust_loss: Annotated[NDArray[np.float64], axes("epochs", nan=True)]
     test_robust_accuracy: Annotated[NDArray[np.float64], axes("epochs", nan=True)]
+    running_clean_loss: Annotated[NDArray[np.float64], axes("epochs", nan=True)] | None = None
+    running_clean_accuracy: Annotated[NDArray[np.float64], axes("epochs", nan=True)] | None = None
 
     @classmethod
     def of(cls, lines: Sequence[Mapping[str, Any]]) -> Self:
@@ -94,10 +96,15 @@ class IterationColumns(Part):
         return cls(**_columns(cls, lines))
 
 
+#: Columns that a faithful run alone logs.
+_OF_FAITHFUL_RUNS = ("running_clean_loss", "running_clean_accuracy")
+
+
 def _columns(cls: type, lines: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[np.float64]]:
     return {
         name: np.array([np.nan if line.get(name) is None else line[name] for line in lines], dtype=np.float64)
         for name in cls.__annotations__
+        if name not in _OF_FAITHFUL_RUNS or any(name in line for line in lines)
     }
 
 

@@ -264,6 +264,9 @@ def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None 
         changes[OVERRIDES[name].part.path][OVERRIDES[name].field] = value
 
     data = dataclasses.replace(base.data, **(_other_data(base, changes["data"]) | changes["data"]))
+    if given.get("faithful") and method.startswith("trades") and "augmentation" not in given:
+        if data.augmentation in ("reflect-crop-flip", "zero-crop-flip-rotate"):
+            data = dataclasses.replace(data, augmentation="zero-crop-flip")
     facts = DATASETS[data.name]
     epochs = changes[""].get("epochs", base.epochs)
     if epochs < 1:
@@ -290,8 +293,7 @@ def make_training(preset: str, method: str, overrides: Mapping[str, Any] | None 
         network=NetworkSetting(
             num_classes=facts.num_classes,
             image_shape=data.image_shape,
-            mean=facts.mean,
-            std=facts.std,
+            **_standardisation(data, unstandardised=bool(given.get("faithful")) and method.startswith("trades")),
             **_network(base, changes["network"]),
         ),
         method=_method(method, attack, base, changes),
@@ -325,6 +327,14 @@ def _network(base: Preset, changes: Mapping[str, Any]) -> dict[str, Any]:
     if changes.get("name") == "linear":  # it has nothing to normalise
         fields["normalization"] = "none"
     return fields | dict(changes)
+
+
+def _standardisation(data: DataSetting, *, unstandardised: bool) -> dict[str, tuple[float, ...]]:
+    """The constants of the data set; none for TRADES, whose script feeds pixels to its network as they are."""
+    channels = len(data.facts.mean)
+    if unstandardised:
+        return {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    return {"mean": data.facts.mean, "std": data.facts.std}
 
 
 def _schedule(base: Preset, epochs: int, changes: Mapping[str, Any]) -> LearningRate:

@@ -60,6 +60,13 @@ class Training(Setting):
         sync_batch_norm: among several processes, batch-norm statistics of the whole batch in training (torch's
             SyncBatchNorm, which needs CUDA), not of each process's part of it; with one process there is no difference.
 
+        swa_start: completed epochs, >= 1, from which the mean of the weights after each epoch is kept beside the run
+            (stochastic weight averaging, Izmailov et al. 2018); None for none.
+
+        faithful: keep the books of the published script of the method, to the step: forwards that move batch-norm
+            statistics and nothing else, the clean loss and accuracy of every step, and for TRADES its paper's images
+            (not standardised, cropped from a zero border). See the table in docs/tutorials/gpu.md.
+
     Raises:
         ValueError: if a value is out of range or the parts do not fit together.
     """
@@ -78,6 +85,8 @@ class Training(Setting):
     ema_decay: float = 0.0
     precision: Precision = Precision()
     sync_batch_norm: bool = later_field(False)
+    swa_start: int | None = later_field()
+    faithful: bool = later_field(False)
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -107,6 +116,10 @@ class Training(Setting):
             raise ValueError("`Training(optimizer=...)` must treat all parameters alike; got parameter groups.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"`Training(ema_decay=...)` must be in [0, 1); got {self.ema_decay}.")
+        if self.faithful and self.method.objective == "standard":
+            raise ValueError("`Training(faithful=True)` must have a method with a published script; got 'standard'.")
+        if self.swa_start is not None and not 1 <= self.swa_start <= self.epochs:
+            raise ValueError(f"`Training(swa_start=...)` must be in [1, {self.epochs}]; got {self.swa_start}.")
         if any(not 0 <= epoch <= self.epochs for epoch in self.checkpoint_epochs):
             raise ValueError(
                 f"`Training(checkpoint_epochs=...)` must lie in [0, {self.epochs}]; got {self.checkpoint_epochs}."

@@ -23,7 +23,17 @@ from torch.nn import functional
 
 from empirical.settings.attack import PGD
 
-__all__ = ["Attack", "BatchNormLayer", "batch_norm_layers", "draw_starts", "forward", "frozen", "pgd", "pgd_from"]
+__all__ = [
+    "Attack",
+    "BatchNormLayer",
+    "batch_norm_layers",
+    "draw_starts",
+    "forward",
+    "frozen",
+    "pgd",
+    "pgd_from",
+    "project",
+]
 
 #: An attack as a function of its setting, images, labels and start perturbations.
 Attack: TypeAlias = Callable[[PGD, Tensor, Tensor, Tensor], Tensor]
@@ -119,7 +129,7 @@ def pgd_from(
                 target = functional.log_softmax(forward(model, x, autocast), dim=1)
         best, best_loss = x, None
         for start in starts:
-            adversarial = _project(x + start, x, setting)
+            adversarial = project(x + start, x, setting)
             for _ in range(setting.steps):
                 adversarial = _ascend(model, adversarial, x, y, target, setting, autocast)
             if setting.restarts == 1:
@@ -151,7 +161,7 @@ def _ascend(
         (gradient,) = torch.autograd.grad(loss, adversarial)
     with torch.no_grad():
         step = gradient.sign() if setting.norm == "linf" else gradient / _image_norms(gradient).clamp_min(1e-30)
-        return _project(adversarial.detach() + setting.step_size * step, x, setting)
+        return project(adversarial.detach() + setting.step_size * step, x, setting)
 
 
 def _losses(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
@@ -161,7 +171,7 @@ def _losses(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     return functional.kl_div(functional.log_softmax(logits, dim=1), target, reduction="none", log_target=True).sum(1)
 
 
-def _project(moved: Tensor, x: Tensor, setting: PGD) -> Tensor:
+def project(moved: Tensor, x: Tensor, setting: PGD) -> Tensor:
     """Onto the ε-ball around `x`, then onto [0, 1]; clamping last keeps pixels valid whatever was rounded before."""
     if setting.norm == "linf":
         delta = (moved - x).clamp_(-setting.epsilon, setting.epsilon)

@@ -49,6 +49,8 @@ class Checkpoint:
     `model` is in eval mode with the weights and running statistics of that moment, on the device asked for.
     `momentum` maps parameter names to the optimizer's buffers v (PyTorch form, not scaled by the learning rate); it is
     empty before the first step and at momentum 0. `average` is the state dict of the weights' running average, or None.
+    `swa` is the mean of the parameters after the epochs from `Training.swa_start` on, or None; it has no running
+    statistics, which `empirical.training.averaging` takes anew.
     """
 
     setting: Training
@@ -60,7 +62,10 @@ class Checkpoint:
     model: nn.Module
     momentum: Mapping[str, Tensor]
     average: Mapping[str, Tensor] | None
-    running: tuple[float, float, float]  # sums of loss and accuracy over the steps of the epoch under way, their number
+    swa: Mapping[str, Tensor] | None = None
+    #: Sums of loss and accuracy over the steps of the epoch under way, their number; of a faithful run also the sums of
+    #: clean loss and accuracy.
+    running: tuple[float, ...]
     data_digest: str  # `Data.digest` of the data it saw
     world_size: int  # processes it was trained with
 
@@ -79,8 +84,9 @@ def save_checkpoint(
     model: nn.Module,
     momentum: Mapping[str, Tensor],
     average: Mapping[str, Tensor] | None,
+    swa: Mapping[str, Tensor] | None = None,
     data_digest: str,
-    running: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    running: tuple[float, ...] = (0.0, 0.0, 0.0),
     world_size: int = 1,
 ) -> None:
     """Write a checkpoint whole or not at all.
@@ -105,6 +111,8 @@ def save_checkpoint(
         "data_digest": data_digest,
         "world_size": world_size,
     }
+    if swa is not None:
+        record["swa"] = _plain(swa)
     buffer = io.BytesIO()
     torch.save(record, buffer)
     atomic_write(Path(path), _sealed(buffer.getvalue()), overwrite=True)
@@ -142,6 +150,8 @@ def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
     _check_tensors(where, "momentum", record["momentum"], parameters if record["momentum"] else {})
     if record["average"] is not None:
         _check_tensors(where, "average", record["average"], model.state_dict())
+    if record["swa"] is not None:
+        _check_tensors(where, "swa", record["swa"], parameters)
     model.load_state_dict(record["model"])
     model.to(device)
     model.eval()
@@ -157,6 +167,7 @@ def load_checkpoint(path: str | Path, *, device: torch.device | str = "cpu") -> 
         average=None
         if record["average"] is None
         else {name: value.to(device) for name, value in record["average"].items()},
+        swa=None if record["swa"] is None else {name: value.to(device) for name, value in record["swa"].items()},
         running=tuple(record["running"]),
         data_digest=record["data_digest"],
         world_size=record["world_size"],
@@ -188,9 +199,10 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model": ("tensors by name", _tensors),
     "momentum": ("tensors by name", _tensors),
     "average": ("tensors by name or None", lambda value: value is None or _tensors(value)),
+    "swa": ("tensors by name or None", lambda value: value is None or _tensors(value)),
     "running": (
-        "three finite numbers",
-        lambda value: isinstance(value, list) and len(value) == 3 and all(map(_number, value)),
+        "three or five finite numbers",
+        lambda value: isinstance(value, list) and len(value) in (3, 5) and all(map(_number, value)),
     ),
     "data_digest": ("a text", lambda value: isinstance(value, str)),
     "world_size": ("a whole number >= 1", lambda value: _count(value) and value >= 1),
@@ -211,6 +223,7 @@ def _read(where: str, path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{where} must have version {VERSION}; got {record.get('version')!r}.")
     if mark != _MARK:
         raise ValueError(f"{where} must be a whole file; it is damaged: its digest is not where it belongs.")
+    record.setdefault("swa", None)  # only runs that keep one write it
     for name, (rule, holds) in _FIELDS.items():
         if name not in record:
             raise ValueError(f"{where} must have the field `{name}`; it lacks it.")

@@ -3,6 +3,9 @@
     <out>/runs/<method>-seed<seed>-<run-id>/setting.json        the Setting and the seed
                                             metrics.jsonl       per iteration around decays, per epoch elsewhere
                                             checkpoints/epoch-0060.pt, …, last.pt
+                                            checkpoints/best.pt where there is a validation split: of the epoch of the
+                                                                largest validation robust accuracy, the early stopping
+                                                                of Rice, Wong & Kolter 2020
                                             events.out.*        TensorBoard, where asked for
     <out>/evidence/training/<run-id>.json, .npz                 for the judge, when the run is complete
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +42,7 @@ from empirical.records.training import (
     TrainingRun,
 )
 from empirical.settings.training import EXPERIMENT, Training
+from empirical.training.boards import Board, open_boards
 from empirical.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from empirical.training.distributed import SINGLE, World
 from empirical.training.evaluate import evaluate
@@ -170,6 +175,7 @@ def train(
     resume: bool = False,
     world: World = SINGLE,
     tensorboard: bool = False,
+    wandb: str | None = None,
     progress: Callable[[Progress], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> RunFolder:
@@ -185,6 +191,7 @@ def train(
         resume: continue an existing folder.
         world: this process among several; the first one writes.
         tensorboard: write TensorBoard events too.
+        wandb: project of Weights & Biases to show the curves in too.
         progress: called after an iteration, at most every half second.
         note: called with sentences that a person should read.
 
@@ -216,7 +223,10 @@ def train(
                 stack.enter_context(hold(folder.path))
                 folder.tidy()
             stack.enter_context(numerics(setting.precision))
-            _Run(setting, seed, folder, data, torch.device(device), world, tensorboard, progress, say).go()
+            boards: list[Board] = []
+            if world.rank == 0:
+                boards = open_boards(folder.path, setting, run_id=folder.run_id, tensorboard=tensorboard, wandb=wandb)
+            _Run(setting, seed, folder, data, torch.device(device), world, boards, progress, say).go()
     except (RuntimeError, MemoryError) as error:
         if out_of_memory(error):
             raise MemoryError(_memory_advice(setting)) from None
@@ -242,7 +252,7 @@ class _Run:
         data: Data,
         device: torch.device,
         world: World,
-        tensorboard: bool,
+        boards: list[Board],
         progress: Callable[[Progress], None] | None,
         say: Callable[[str], None],
     ) -> None:
@@ -263,7 +273,8 @@ class _Run:
             text = json.dumps(identity, indent=1, ensure_ascii=False) + "\n"
             atomic_write(folder.path / "setting.json", text.encode(), overwrite=True)
         world.wait()
-        self.sums = np.zeros(3)  # of loss and accuracy over the steps of the epoch under way, and their number
+        # Of loss and accuracy over the steps of the epoch under way, their number, and the sums of the clean ones.
+        self.sums = np.zeros(5)
         self.decays = tuple(iteration for iteration, _, _ in setting.decays)
         self.trainer = self._start(device)
         self.first_iteration = self.trainer.iteration
@@ -271,7 +282,8 @@ class _Run:
         if self.leads:
             # At iteration 0 the initial network is evaluated and logged again, whatever was logged before.
             self.log = MetricsLog(folder.metrics, iteration=self.trainer.iteration or -1)
-        self.board = _board(folder.path) if tensorboard and self.leads else None
+        self.boards = boards
+        self.best = _largest_validation(folder.metrics) if self.leads else -math.inf
         self.pending: list[Step] = []
         self.last_progress = self.last_save = time.monotonic()
         self.shown: float | None = None
@@ -292,7 +304,7 @@ class _Run:
                 "not the same to the bit."
             )
         self.say(f"resuming {self.folder.path.name} at iteration {checkpoint.iteration}.")
-        self.sums[:] = checkpoint.running
+        self.sums[: len(checkpoint.running)] = checkpoint.running
         return Trainer.from_checkpoint(checkpoint, data=self.data, device=device, world=self.world)
 
     def _newest(self) -> tuple[Checkpoint | None, Path]:
@@ -361,16 +373,16 @@ class _Run:
         finally:
             if self.log is not None:
                 self.log.close()
-            if self.board is not None:
-                self.board.close()
+            for board in self.boards:
+                board.close()
 
     def _look(self) -> None:
         """Fetch the losses of the last steps from the device, log them, and stop if one is not finite."""
         if not self.pending:
             return
         steps, self.pending = self.pending, []
-        values = torch.stack([torch.stack([step.loss, step.accuracy.to(step.loss)]) for step in steps]).cpu().numpy()
-        for step, (loss, accuracy) in zip(steps, values, strict=True):
+        values = torch.stack([_books(step) for step in steps]).cpu().numpy()
+        for step, (loss, accuracy, *clean) in zip(steps, values, strict=True):
             if not np.isfinite(loss):
                 if self.log is not None:
                     self.log.sync()
@@ -379,7 +391,7 @@ class _Run:
                     f"{step.learning_rate:g}); the last checkpoint in {self.folder.checkpoints} is good. "
                     "Lower --learning-rate, or look at the data."
                 )
-            self.sums += (loss, accuracy, 1)
+            self.sums += (loss, accuracy, 1, *(clean or (0, 0)))
             if self._near_decay(step.iteration):
                 self._write(
                     kind="iteration",
@@ -388,8 +400,13 @@ class _Run:
                     learning_rate=step.learning_rate,
                     loss=float(loss),
                     accuracy=float(accuracy),
+                    **({"clean_loss": float(clean[0]), "clean_accuracy": float(clean[1])} if clean else {}),
                 )
-        self._report(steps[-1], *values[-1])
+        self._report(steps[-1], *values[-1][:2])
+
+    @property
+    def _keeps_clean_books(self) -> bool:
+        return self.setting.faithful and self.setting.method.objective == "at"
 
     def _near_decay(self, iteration: int) -> bool:
         window = self.setting.log_window
@@ -428,9 +445,11 @@ class _Run:
 
     def _write_epoch(self, evaluated: Mapping[str, Any]) -> None:
         trainer = self.trainer
-        loss, accuracy, steps = self.sums
+        loss, accuracy, steps, *clean = self.sums
         norms = _weight_norms(trainer.model)
         running = {"running_loss": loss / steps, "running_accuracy": accuracy / steps} if steps else {}
+        if steps and self._keeps_clean_books:
+            running |= {"running_clean_loss": clean[0] / steps, "running_clean_accuracy": clean[1] / steps}
         line: dict[str, Any] = {
             "kind": "epoch",
             "iteration": trainer.iteration,
@@ -443,10 +462,11 @@ class _Run:
             "seconds": round(time.time() - self.started, 3),
         }
         self._write(**line)
-        if self.board is not None:
-            for key, value in line.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(key, value, trainer.iteration)
+        for board in self.boards:
+            board.show(line, trainer.iteration)
+        if self.leads and evaluated.get("validation_robust_accuracy", -math.inf) > self.best:
+            self.best = evaluated["validation_robust_accuracy"]
+            self._keep("best.pt")
 
     def _evaluated(self) -> dict[str, float]:
         """Clean and robust loss and accuracy of every split, as ``<split>_<quantity>``."""
@@ -493,20 +513,25 @@ class _Run:
             return
         self.log.sync()  # the log must reach as far as the checkpoint does
         for name in ([f"epoch-{epoch:04d}.pt"] if kept else []) + (["last.pt"] if overdue else []):
-            trainer = self.trainer
-            save_checkpoint(
-                self.folder.checkpoints / name,
-                setting=self.setting,
-                seed=self.seed,
-                iteration=trainer.iteration,
-                model=trainer.model,
-                momentum=trainer.momentum(),
-                average=trainer.average,
-                data_digest=self.data.digest,
-                running=(float(self.sums[0]), float(self.sums[1]), float(self.sums[2])),
-                world_size=self.world.size,
-            )
+            self._keep(name)
         self.last_save = time.monotonic()
+
+    def _keep(self, name: str) -> None:
+        """Write the checkpoint of this moment under a name."""
+        trainer = self.trainer
+        save_checkpoint(
+            self.folder.checkpoints / name,
+            setting=self.setting,
+            seed=self.seed,
+            iteration=trainer.iteration,
+            model=trainer.model,
+            momentum=trainer.momentum(),
+            average=trainer.average,
+            swa=trainer.swa,
+            data_digest=self.data.digest,
+            running=tuple(self.sums.tolist()[: 5 if self._keeps_clean_books else 3]),
+            world_size=self.world.size,
+        )
 
     def _leave_evidence(self) -> None:
         assert self.log is not None
@@ -582,6 +607,12 @@ class _Run:
         )
 
 
+def _books(step: Step) -> torch.Tensor:
+    """Loss and accuracy of a step, and those of the clean batch where it has them, in one place of the device."""
+    clean = [value for value in (step.clean_loss, step.clean_accuracy) if value is not None]
+    return torch.stack([step.loss, step.accuracy.to(step.loss), *(value.to(step.loss) for value in clean)])
+
+
 def _weight_norms(model: torch.nn.Module) -> dict[str, float]:
     """‖w_l‖ of every tensor with more than one axis: with batch norm, curvature scales as 1/‖w_l‖²."""
     return {name: value.detach().double().norm().item() for name, value in model.named_parameters() if value.ndim > 1}
@@ -613,12 +644,10 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _board(path: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("`--tensorboard` needs the package tensorboard; install the extra `empirical`.") from None
-    return SummaryWriter(str(path))
+def _largest_validation(log: Path) -> float:
+    """Of the epochs that a log holds; −∞ where none was judged on validation images."""
+    lines = read_metrics(log, "epoch") if log.exists() else []
+    return max((line.get("validation_robust_accuracy", -math.inf) for line in lines), default=-math.inf)
 
 
 @contextlib.contextmanager

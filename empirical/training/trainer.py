@@ -11,7 +11,7 @@ Cost of a PGD-10 AT step in forwards of the batch (an input-gradient or weight-g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,9 @@ class Step:
     learning_rate: float
     loss: Tensor
     accuracy: Tensor
+    #: Of the unperturbed batch after the step, in train mode, where the published script logs them (`faithful`).
+    clean_loss: Tensor | None = None
+    clean_accuracy: Tensor | None = None
 
 
 def _compiled(model: nn.Module) -> nn.Module:
@@ -106,6 +109,7 @@ class Trainer:
         self.average: dict[str, Tensor] | None = None
         if setting.ema_decay:
             self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.swa: dict[str, Tensor] | None = None  # mean of the weights after the epochs from `swa_start` on
         self._order: tuple[int, Tensor] | None = None
         self._graphs: dict[tuple[PGD, int, bool], GraphedAttack] = {}
 
@@ -144,6 +148,8 @@ class Trainer:
             if name in checkpoint.momentum:
                 kept = checkpoint.momentum[name].to(parameter)
                 trainer.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(kept)
+        if checkpoint.swa is not None:
+            trainer.swa = {name: checkpoint.swa[name].to(value) for name, value in trainer.model.named_parameters()}
         if checkpoint.average is not None:
             trainer.average = {
                 name: checkpoint.average[name].to(value).clone() for name, value in trainer.model.state_dict().items()
@@ -197,11 +203,23 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        clean = self._clean_books(x, y, count)
         self._update_average()
         self.iteration += 1
+        self._update_swa()
         hits = (logits.detach().argmax(1) == y).sum()
         totals = self.world.sum(torch.stack([loss.detach().double() / self.world.size, hits.double() / count]))
-        return Step(iteration, iteration // self.setting.iterations_per_epoch, rate, totals[0], totals[1])
+        return Step(iteration, iteration // self.setting.iterations_per_epoch, rate, totals[0], totals[1], *clean)
+
+    @torch.no_grad()
+    def _clean_books(self, x: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor] | tuple[()]:
+        """Loss and accuracy of the clean batch as Rice et al. and AWP log them: after the step, moving batch norm."""
+        if not self.setting.faithful or self.setting.method.objective != "at":
+            return ()
+        logits = forward(self._fast, x, AUTOCAST[self.setting.precision.autocast])
+        loss = summed_loss(self.setting.method.loss, logits, y).double() / count
+        totals = self.world.sum(torch.stack([loss, (logits.argmax(1) == y).sum().double() / count]))
+        return totals[0], totals[1]
 
     def _batch(self, iteration: int, *, fresh: bool) -> tuple[Tensor, Tensor, int]:
         """This process's pixels and labels, and the size of the global batch.
@@ -232,10 +250,28 @@ class Trainer:
         attack = self.setting.method.attack
         if attack is None:
             return x
+        if self._attacks_in_eval_mode(iteration):
+            attack = replace(attack, batch_norm="eval")
         source = generator(self.seed, "attack", iteration, int(fresh), device=self.device)
         shape = (count, *x.shape[1:])
         starts = draw_starts(shape, attack, generator=source, device=self.device, dtype=x.dtype)
-        return self._fast_attack(attack, x, y, starts[:, self.world.rows(count)], count == self.setting.batch_size)
+        found = self._fast_attack(attack, x, y, starts[:, self.world.rows(count)], count == self.setting.batch_size)
+        if self.setting.faithful and attack.batch_norm == "train":
+            with torch.no_grad():  # the published attack ranks its restarts, of which there is one
+                forward(self._fast, found, AUTOCAST[self.setting.precision.autocast])
+        return found
+
+    def _attacks_in_eval_mode(self, iteration: int) -> bool:
+        """Whether AWP's CIFAR-10 script attacks this batch in the mode in which its test pass left the network."""
+        setting = self.setting
+        epoch, position = divmod(iteration, setting.iterations_per_epoch)
+        return (
+            setting.faithful
+            and setting.method.name == "awp"
+            and setting.data.name == "cifar10"
+            and epoch > 0
+            and position == 0
+        )
 
     def evaluation_attack(self, attack: PGD, x: Tensor, y: Tensor, starts: Tensor) -> Tensor:
         """The attack of an evaluation by the arithmetic of training: as precise, compiled and graphed as that."""
@@ -263,17 +299,22 @@ class Trainer:
         """
         autocast, loss = AUTOCAST[self.setting.precision.autocast], self.setting.method.loss
         scale = self.world.size / count
+        # TRADES' scripts forward the clean batch twice: before the adversarial one, or with AWP after the divergence.
+        twice = self.setting.faithful and self.setting.method.objective == "trades"
+        natural = forward(network, x, autocast) if twice and self.setting.method.awp is None else None
         logits = forward(network, adversarial, autocast)
         if self.setting.method.objective != "trades":
             return summed_loss(loss, logits, y) * scale, logits
         clean = forward(network, x, autocast)
+        if natural is None:
+            natural = forward(network, x, autocast) if twice else clean
         divergence = functional.kl_div(
             functional.log_softmax(logits, dim=1),
             functional.log_softmax(clean, dim=1),
             reduction="sum",
             log_target=True,
         )
-        return (summed_loss(loss, clean, y) + self.setting.method.beta * divergence) * scale, logits
+        return (summed_loss(loss, natural, y) + self.setting.method.beta * divergence) * scale, logits
 
     def _weight_perturbation(
         self, setting: AWP, x: Tensor, adversarial: Tensor, y: Tensor, count: int, iteration: int
@@ -283,6 +324,17 @@ class Trainer:
             adversarial = self._attacked(x, y, count, iteration, fresh=True)
         loss: Callable[[], Tensor] = lambda: self._loss(self._fast, x, adversarial, y, count)[0]  # noqa: E731
         return awp(self.model, loss, setting, reduce_gradients=self.world.average_ if self.world.size > 1 else None)
+
+    @torch.no_grad()
+    def _update_swa(self) -> None:
+        start = self.setting.swa_start
+        if start is None or self.iteration % self.setting.iterations_per_epoch or self.epoch < start:
+            return
+        if self.swa is None:
+            self.swa = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+            return
+        for name, value in self.model.named_parameters():
+            self.swa[name].lerp_(value, 1 / (self.epoch - start + 1))
 
     @torch.no_grad()
     def _update_average(self) -> None:

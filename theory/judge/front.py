@@ -73,6 +73,7 @@ EXTRAS: Mapping[str, str] = {
     "tensorboard": "empirical",
     "joblib": "empirical",
     "distributed": "cluster",
+    "torchattacks": "attacks",
 }
 #: Packages of others that every installation has.
 DEPENDENCIES = ("numpy", "scipy")
