@@ -7,7 +7,16 @@ import functools
 
 import numpy as np
 
-from empirical.records import BoundOverTraining, Ensemble, Expansion, LoggedRun, Spectrum, TrainingRun, Trajectory
+from empirical.records import (
+    BoundOverTraining,
+    Ensemble,
+    Expansion,
+    LoggedRun,
+    RobustAccuracy,
+    Spectrum,
+    TrainingRun,
+    Trajectory,
+)
 from empirical.records.dynamics import FiniteCurvature, Frozen, Places, Rungs, SampleLaw, Studies, Study
 from empirical.records.log import ImportedLog, Log, LogColumns, Remark
 from empirical.records.parts import Estimate, RepeatedShare, SplitMetrics, VarianceEstimates
@@ -24,6 +33,7 @@ from empirical.records.spectrum import (
 )
 from empirical.records.training import EpochColumns, EpochLine, IterationColumns, MaskingReport, StoredCheckpoint
 from empirical.settings import EnsembleSetting, LearningRate, Measurement, make_training
+from empirical.settings.robustness import Robustness
 
 #: Directions, further pairs, samples.
 K, SMALLEST, N = 6, 2, 400
@@ -464,6 +474,21 @@ def logged_run(
     )
 
 
+def robust_accuracy(failures=(0, 1, 1, 2, 3, 3)):
+    """A strong evaluation of so many images by two attacks."""
+    run = training()
+    return RobustAccuracy(
+        training=run,
+        robustness=Robustness(epsilon=run.evaluation.attack.epsilon),
+        checkpoint="0" * 64,
+        images="digits test",
+        seed=0,
+        iteration=30,
+        data_digest="d",
+        first_failure=np.array(failures),
+    )
+
+
 def one_of_each():
     """A record of every experiment."""
     from tests.empirical.separation_making import separation
@@ -476,5 +501,6 @@ def one_of_each():
         separation(replicas=8, scouts=3),
         trajectory(window=20),
         expansion(),
+        robust_accuracy(),
         logged_run(),
     )
