@@ -106,6 +106,7 @@ def _records(path: Path, args: argparse.Namespace, device: str, out: str) -> Ite
             "training": item.setting,
             "robustness": setting,
             "checkpoint": digest,
+            "iteration": item.iteration,
             "images": name if args.images is None else f"{name}, the first {len(split)}",
         }
         run_id = RobustAccuracy.run_id_of(seed=item.seed, **identity)
@@ -128,7 +129,6 @@ def _records(path: Path, args: argparse.Namespace, device: str, out: str) -> Ite
         record = RobustAccuracy(
             **identity,
             seed=item.seed,
-            iteration=item.iteration,
             data_digest=content,
             first_failure=failures,
             provenance=provenance(began, device=device),

@@ -37,7 +37,7 @@ class RobustAccuracy(Record, OfRun):
     robustness: Annotated[Robustness, IDENTITY]
     checkpoint: Annotated[str, IDENTITY]
     images: Annotated[str, IDENTITY]
-    iteration: int
+    iteration: Annotated[int, IDENTITY]
     data_digest: str
     first_failure: Annotated[NDArray[np.int64], axes("images")]
 

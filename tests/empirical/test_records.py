@@ -19,6 +19,8 @@ from theory.judge.evidence import Evidence
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = make.one_of_each()
+IDENTITIES = {"training", "measurement", "iteration", "iterations", "ensemble", "separation", "window", "source"}
+IDENTITIES |= {"robustness", "checkpoint", "images"}
 
 
 def flat(value, path=""):
@@ -76,9 +78,7 @@ def test_a_run_id_is_known_before_anything_is_measured(record):
     identity = {
         field.name: getattr(record, field.name)
         for field in dataclasses.fields(record)
-        if field.name
-        in {"training", "measurement", "iteration", "iterations", "ensemble", "separation", "window", "source"}
-        and field.name not in ({"iterations"} if isinstance(record, TrainingRun) else set())
+        if field.name in IDENTITIES and field.name not in ({"iterations"} if isinstance(record, TrainingRun) else set())
     }
     assert type(record).run_id_of(seed=record.seed, **identity) == record.run_id
     with pytest.raises(TypeError, match="needs the fields"):
