@@ -105,7 +105,7 @@ def _records(path: Path, args: argparse.Namespace, device: str, out: str) -> Ite
         identity: dict[str, Any] = {
             "training": item.setting,
             "robustness": setting,
-            "checkpoint": digest,
+            "checkpoint_digest": digest,
             "iteration": item.iteration,
             "images": name if args.images is None else f"{name}, the first {len(split)}",
         }
@@ -207,8 +207,18 @@ def _progress(path: Path, name: str, total: int, began: float) -> Any:
     return show
 
 
+def interval(record: RobustAccuracy, attacks: int, alpha: float = 0.05) -> tuple[float, float]:
+    """Clopper–Pearson interval at level 1 − α for the accuracy after so many attacks, on the images' population.
+
+    It covers the choice of the images and nothing else: neither the seed of the training nor a stronger attack.
+    """
+    from theory.judge.statistics import binomial_interval
+
+    return binomial_interval(record.correct(attacks), len(record.first_failure), alpha)
+
+
 def _line(record: RobustAccuracy) -> str:
     parts = [f"[{record.images}] clean {record.accuracy(0):.2%}"]
     parts += [f"{name} {record.accuracy(place):.2%}" for place, name in enumerate(record.robustness.attacks, start=1)]
-    low, high = record.interval(len(record.robustness.attacks))
+    low, high = interval(record, len(record.robustness.attacks))
     return f"{', '.join(parts)} [{low:.2%}, {high:.2%}] of {len(record.first_failure)} images"

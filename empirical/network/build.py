@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from empirical.network.files import load_tensors, read_bytes
 from empirical.network.preactresnet import PreActResNet18
 from empirical.network.small import MLP, Linear, SmallConvNet
+from empirical.network.wideresnet import WideResNet
 from empirical.settings.network import NetworkSetting
 
 __all__ = ["build_network", "load_public_weights", "parameter_count"]
@@ -29,6 +30,8 @@ def build_network(setting: NetworkSetting, *, seed: int) -> nn.Module:
         }
         if setting.name == "preactresnet18":
             return PreActResNet18(setting.num_classes, **shared)
+        if setting.name == "wideresnet34-10":
+            return WideResNet(setting.num_classes, **shared)
         if setting.name == "convnet":
             return SmallConvNet(setting.num_classes, widths=setting.widths, **shared)
         features = math.prod(setting.image_shape)
@@ -59,6 +62,8 @@ def load_public_weights(model: nn.Module, path: str | Path) -> None:
         raise ValueError(f"{where} must hold a state dict; got {type(stored).__name__}.")
     weights = {_bare(str(name)): value for name, value in stored.items()}
     weights = {name: value for name, value in weights.items() if name not in ("mean", "std", "mu", "sigma")}
+    # A group that TRADES' WideResNet has and its forward never uses.
+    weights = {name: value for name, value in weights.items() if not name.startswith("sub_block1.")}
     expected = model.state_dict()
     # Files written before PyTorch 0.4.1 have no batch counters; they don't enter any computation at fixed momentum.
     absent = [name for name in expected if name not in weights and not name.endswith("num_batches_tracked")]

@@ -11,7 +11,6 @@ from empirical.records.base import IDENTITY, Record, axes, part
 from empirical.records.run import OfRun
 from empirical.settings import Training
 from empirical.settings.robustness import Robustness
-from theory.judge.statistics import binomial_interval
 
 __all__ = ["RobustAccuracy"]
 
@@ -23,7 +22,7 @@ class RobustAccuracy(Record, OfRun):
     Args:
         training: what was trained; of weights of other people, what their protocol is taken to be.
         robustness: the attacks.
-        checkpoint: SHA-256 of the file.
+        checkpoint_digest: SHA-256 of the file.
         images: the set, such as "cifar10 test" or "fog-3".
         iteration: steps done.
         data_digest: of the images and labels.
@@ -35,7 +34,7 @@ class RobustAccuracy(Record, OfRun):
 
     training: Annotated[Training, IDENTITY]
     robustness: Annotated[Robustness, IDENTITY]
-    checkpoint: Annotated[str, IDENTITY]
+    checkpoint_digest: Annotated[str, IDENTITY]
     images: Annotated[str, IDENTITY]
     iteration: Annotated[int, IDENTITY]
     data_digest: str
@@ -48,10 +47,3 @@ class RobustAccuracy(Record, OfRun):
     def accuracy(self, attacks: int) -> float:
         """Their share."""
         return self.correct(attacks) / len(self.first_failure)
-
-    def interval(self, attacks: int, alpha: float = 0.05) -> tuple[float, float]:
-        """Clopper–Pearson interval at level 1 − α for the accuracy of this network on the images' population.
-
-        It covers the choice of the images and nothing else: neither the seed of the training nor a stronger attack.
-        """
-        return binomial_interval(self.correct(attacks), len(self.first_failure), alpha)

@@ -17,7 +17,7 @@ __all__ = [
     "Normalization",
 ]
 
-NetworkName = Literal["preactresnet18", "convnet", "mlp", "linear"]
+NetworkName = Literal["preactresnet18", "wideresnet34-10", "convnet", "mlp", "linear"]
 Normalization = Literal["batch", "group", "none"]
 ActivationName = Literal["relu", "softplus", "gelu"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)

@@ -480,7 +480,7 @@ def robust_accuracy(failures=(0, 1, 1, 2, 3, 3)):
     return RobustAccuracy(
         training=run,
         robustness=Robustness(epsilon=run.evaluation.attack.epsilon),
-        checkpoint="0" * 64,
+        checkpoint_digest="0" * 64,
         images="digits test",
         seed=0,
         iteration=30,

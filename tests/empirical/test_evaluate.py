@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.nn import functional as F
 
 from empirical.__main__ import main
+from empirical.commands.evaluate import interval
 from empirical.commands.export import LAYOUTS
 from empirical.data import load_data
 from empirical.data.image_folders import read_image_folder
 from empirical.network.build import build_network, load_public_weights
+from empirical.network.wideresnet import WideResNet
 from empirical.records import RobustAccuracy, read_records
 from empirical.settings import make_training
 from empirical.settings.data import DataSetting
@@ -80,7 +83,7 @@ def test_the_suite_is_stronger_than_pgd_and_its_record_says_what_broke_what(run,
     assert accuracies == sorted(accuracies, reverse=True) and 0 < accuracies[-1] < accuracies[0]
     assert record.accuracy(2) <= plain.robust_accuracy  # of three steps; the suite makes twenty
     # The interval, by inverting the binomial tests that it is made of.
-    low, high = record.interval(4)
+    low, high = interval(record, 4)
     hits = record.correct(4)
     assert stats.binom.sf(hits - 1, 60, low) == pytest.approx(0.025, rel=1e-6)
     assert stats.binom.cdf(hits, 60, high) == pytest.approx(0.025, rel=1e-6)
@@ -291,6 +294,51 @@ def test_the_names_of_preactresnet18_are_the_public_ones():
                 expected.add(f"{place}.shortcut.0.weight")
     assert set(found) == expected
     assert found["layer2.0.shortcut.0.weight"] == (128, 64, 1, 1) and found["linear.weight"] == (10, 512)
+
+
+def test_the_names_of_wrn_34_10_are_the_public_ones_and_its_forward_is_the_plain_one(tmp_path):
+    """As in TRADES' files and RobustBench's class, whose unused group "sub_block1" is passed over."""
+    setting = NetworkSetting(
+        name="wideresnet34-10", num_classes=10, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3
+    )
+    with torch.device("meta"):
+        whole = build_network(setting, seed=0)
+    norms = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    expected = {"conv1.weight", "fc.weight", "fc.bias", *(f"bn1.{part}" for part in norms)}
+    for group in (1, 2, 3):
+        for index in range(5):
+            place = f"block{group}.layer.{index}"
+            expected |= {f"{place}.conv1.weight", f"{place}.conv2.weight"}
+            expected |= {f"{place}.bn{number}.{part}" for number in (1, 2) for part in norms}
+        expected.add(f"block{group}.layer.0.convShortcut.weight")
+    assert set(whole.state_dict()) == expected
+    assert sum(value.numel() for value in whole.parameters()) == 46_160_474
+    small = WideResNet(
+        10, mean=(0.5,) * 3, std=(0.25,) * 3, normalization="batch", activation="relu", depth=16, widen=1
+    ).eval()
+    weights = {name: torch.randn_like(value) * 0.1 for name, value in small.state_dict().items() if value.ndim}
+    weights |= {name: value.abs() + 0.5 for name, value in weights.items() if "running_var" in name}
+    unused = {f"module.sub_block1.{name}": value for name, value in weights.items() if name.startswith("conv1")}
+    torch.save({f"module.{name}": value for name, value in weights.items()} | unused, tmp_path / "theirs.pt")
+    load_public_weights(small, tmp_path / "theirs.pt")
+
+    def norm(x, place):
+        names = ("running_mean", "running_var", "weight", "bias")
+        return F.relu(F.batch_norm(x, *(weights[f"{place}.{part}"] for part in names)))
+
+    x = torch.rand(2, 3, 32, 32)
+    out = F.conv2d((x - 0.5) / 0.25, weights["conv1.weight"], padding=1)
+    for group in (1, 2, 3):
+        for index in range(2):
+            place, stride = f"block{group}.layer.{index}", 2 if group > 1 and index == 0 else 1
+            active = norm(out, f"{place}.bn1")
+            inner = F.conv2d(active, weights[f"{place}.conv1.weight"], stride=stride, padding=1)
+            inner = F.conv2d(norm(inner, f"{place}.bn2"), weights[f"{place}.conv2.weight"], padding=1)
+            projection = weights.get(f"{place}.convShortcut.weight")
+            out = inner + (out if projection is None else F.conv2d(active, projection, stride=stride))
+    logits = F.linear(norm(out, "bn1").mean((2, 3)), weights["fc.weight"], weights["fc.bias"])
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), logits)
 
 
 # -- curves elsewhere -------------------------------------------------------------------------------------------------
