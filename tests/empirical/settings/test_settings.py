@@ -202,7 +202,7 @@ def test_an_option_reaches_its_field(name):
         "schedule": "cosine", "peak": "3", "train_size": "64", "test_size": "50", "validation_size": "9",
         "image_size": "8", "norm": "l2", "train_probe": "7", "momentum": "0.5", "nesterov": None, "epochs": "9",
         "steps": "7", "batch_size": "7", "factor": "1/8", "pool": "2",
-        "evaluation_around": "7",
+        "evaluation_around": "7", "swa_start": "5",
     }  # fmt: skip
     text = examples.get(name, "")
     if text == "":
