@@ -159,6 +159,9 @@ def parsed(words: list[str]) -> None:
     rest = words[1:] if words[0] == "spikeshrink" else words[2:]
     if rest[:1] in (["completion"], ["--version"]) or any(word in ("…", "...", "--help") for word in rest):
         return
+    if rest[0] == "tests.benchmarks":
+        importlib.import_module("tests.benchmarks.__main__").parser().parse_args(rest[1:])
+        return
     if rest[0] in ("gate", "doctor"):
         rest = ["empirical", *rest]
     program = importlib.import_module(f"{modules[rest[0]]}.__main__")

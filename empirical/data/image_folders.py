@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ def _labels_of(file: Path) -> Path | None:
     return next((path for path in (own, shared) if path.is_file()), None)
 
 
-def _read(where: str, path: Path) -> NDArray[np.generic]:
+def _read(where: str, path: Path) -> NDArray[Any]:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
