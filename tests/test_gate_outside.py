@@ -132,13 +132,13 @@ GOOD = {
     "resnet": ("images", 1e-5, 1),
     "transformer": ("sequences", 0.02, 3),
 }
-#: Model, data, loss, rate, directions; the check that fails, None where the model is refused by name.
+#: Model, data, loss, rate, directions; a check that fails, None where the model is refused by name.
 BROKEN = {
     "rate beyond the edge": ("mlp", "digits", "cross_entropy", 500.0, 2, "stability"),
     "sorted loader": ("mlp", "sorted_digits", "cross_entropy", 0.05, 3, "drift"),
     "dropout left on": ("with_dropout", "digits", "cross_entropy", 0.05, 2, None),
     "rotated noise": ("quadratic", "rotated_noise", "mine:quadratic_loss", 0.1, 20, "commutativity"),
-    "untrained": ("untrained", "digits", "cross_entropy", 0.05, 3, "optimum"),
+    "untrained": ("untrained", "digits", "cross_entropy", 0.05, 3, "expansion_path"),
 }
 THREE_LINES = """
 from torch.nn import CrossEntropyLoss

@@ -68,7 +68,7 @@ from theory.closed_form.stability import modes, stability_ratio
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.fluctuation import FluctuationStatus, first_fluctuation_dissipation
 from theory.judge.gate import Check, GateReport, Quantity, Result, Thresholds, decide
-from theory.judge.intervals import from_influences
+from theory.judge.intervals import from_influences, skewed
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.regression import Sampling
@@ -840,16 +840,11 @@ def _curvature_intervals(curvatures: Array, samples: Array) -> Array:
 
 
 def _noise_intervals(slopes: Array, variances: Array) -> Array:
-    """Of γ, on the logarithm: a variance is skewed, and its error grows with it."""
+    """Of γ: a variance's samples are squares, which are skewed."""
     squares = (slopes - slopes.mean(axis=0)) ** 2
-    ends = []
-    for i, variance in enumerate(variances):
-        if not variance > 0:
-            ends.append((0.0, 0.0))
-            continue
-        found = from_influences(math.log(variance), squares[:, i] / squares[:, i].mean())
-        ends.append(tuple(math.exp(end) for end in found.interval(0.05)))
-    return np.array(ends).reshape(-1, 2)
+    squares *= variances / np.maximum(squares.mean(axis=0), 1e-300)
+    ends = [skewed(float(variance), squares[:, i], 0.05) for i, variance in enumerate(variances)]
+    return np.maximum(np.array(ends).reshape(-1, 2), 0.0)
 
 
 def _jackknife(slopes: Array, value: float) -> tuple[float, float]:

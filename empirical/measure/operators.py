@@ -338,7 +338,27 @@ def directional_derivatives(landscape: Landscape, vectors: Tensor, units: Tensor
 
 
 def bilinear_curvatures(landscape: Landscape, left: Tensor, right: Tensor) -> Tensor:
-    """Second derivatives of every unit's loss, Σⱼ leftⱼᵀ ∇²ℓ_n rightⱼ for each column j: shape ``(N, k)``, float64."""
+    """Second derivatives of every unit's loss, Σⱼ leftⱼᵀ ∇²ℓ_n rightⱼ for each column j: shape ``(N, k)``, float64.
+
+    Twice forward, which keeps no sample's gradient. An activation that has no second forward derivative in torch (SiLU)
+    is differentiated once backward instead, where the units are samples.
+    """
+    try:
+        return _twice_forward(landscape, left, right)
+    except NotImplementedError:
+        if landscape.units_are_batches:
+            raise
+        held = 2**28 // (
+            landscape.dimension * landscape.dtype.itemsize
+        )  # products as long as the weights, a sample each
+        narrow = landscape.in_chunks(max(1, min(landscape.chunk, held)))
+        columns = [
+            projected_curvatures(narrow, u[:, None], v[:, None])[:, 0, 0] for u, v in zip(left.T, right.T, strict=True)
+        ]
+        return torch.stack(columns, dim=1)
+
+
+def _twice_forward(landscape: Landscape, left: Tensor, right: Tensor) -> Tensor:
     rows = []
     with full_precision(landscape.device), torch.no_grad():
         for units in landscape.chunks():

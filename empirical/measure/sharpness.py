@@ -25,7 +25,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from empirical.data.streams import generator
@@ -34,6 +33,7 @@ from empirical.measure.precision import full_precision
 from empirical.records.spectrum import BatchSharpness
 from theory.closed_form.edge import BatchSharpness as Sampled
 from theory.closed_form.edge import sampled_batch_sharpness, sharpness_limits
+from theory.judge.intervals import skewed
 from theory.model.optimizer import MomentumSGD
 
 __all__ = ["GRADIENTS_A_BATCH", "BatchAttack", "attacked_batch_sharpness", "interval", "network_batch_sharpness"]
@@ -164,22 +164,10 @@ def interval(
         squares: |g_B|² of the same.
         level: nominal coverage.
 
-    Source: Hall (1992), J. R. Statist. Soc. B 54, 221: a monotone cubic of the studentised mean without its skewness.
+    Source: `theory.judge.intervals.skewed`.
     """
-    count, error = len(squares), found.standard_error
-    if error == 0:
-        return found.value, found.value
-    influences = curvatures - found.value * squares
-    skewness = float(stats.skew(influences))
-    quantile = float(stats.t.ppf(0.5 + level / 2, count - 1))
-    if abs(skewness) < 1e-6:
-        return found.value - quantile * error, found.value + quantile * error
-    unit = skewness / math.sqrt(count)
-
-    def pivot(value: float) -> float:
-        return 3.0 / unit * (float(np.cbrt(1.0 + unit * (value - unit / 6.0))) - 1.0)
-
-    return found.value - error * pivot(quantile), found.value - error * pivot(-quantile)
+    influences = (curvatures - found.value * squares) / squares.mean()
+    return skewed(found.value, influences, 1 - level)
 
 
 class _Batches:

@@ -29,6 +29,7 @@ __all__ = [
     "of_magnitude",
     "random_effects",
     "rank_correlation_interval",
+    "skewed",
 ]
 
 #: A correlation closer to ±1 than this has no Fisher z to speak of.
@@ -116,6 +117,34 @@ def from_influences(estimate: float, influences: NDArray[np.float64]) -> Contras
     count = len(influences)
     error = float(np.std(influences, ddof=1)) / math.sqrt(count)
     return Contrast(estimate=estimate, standard_error=error, degrees=count - 1.0)
+
+
+def skewed(estimate: float, influences: NDArray[np.float64], alpha: float) -> tuple[float, float]:
+    """Student's interval from the samples' influences, its quantiles corrected for their skewness.
+
+    With few or heavy-tailed samples the plain interval misses on one side. A monotone cubic of the studentised mean has
+    no skewness to first order, and its inverse maps the quantiles back.
+
+    Args:
+        estimate: the number.
+        influences: of each of N samples on it, shape ``(N,)``.
+        alpha: 1 − nominal coverage.
+
+    Source: Hall (1992), J. R. Statist. Soc. B 54, 221.
+    """
+    found = from_influences(estimate, influences)
+    error, count = found.standard_error, len(influences)
+    if error == 0:
+        return estimate, estimate
+    quantile = float(cast(Any, stats).t.ppf(1 - alpha / 2, count - 1))
+    unit = float(cast(Any, stats).skew(influences)) / math.sqrt(count)
+    if abs(unit) < 1e-6:
+        return estimate - quantile * error, estimate + quantile * error
+
+    def pivot(value: float) -> float:
+        return 3.0 / unit * (float(np.cbrt(1.0 + unit * (value - unit / 6.0))) - 1.0)
+
+    return estimate - error * pivot(quantile), estimate - error * pivot(-quantile)
 
 
 def of_interval(estimate: float, interval: tuple[float, float], alpha: float) -> Contrast:

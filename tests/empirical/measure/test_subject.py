@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from empirical.measure.operators import HessianOperator, projected_curvatures, unit_gradients
+from empirical.measure.operators import HessianOperator, bilinear_curvatures, projected_curvatures, unit_gradients
 from empirical.measure.subject import quiet, subject
 
 CE = nn.CrossEntropyLoss(reduction="none")
@@ -104,6 +104,20 @@ ARCHITECTURES = {
     "group norm": (lambda: Images(nn.GroupNorm(2, 4)), pictures),
     "batch norm": (lambda: Images(nn.BatchNorm2d(4)), pictures),
 }
+
+
+def test_an_activation_without_a_second_forward_derivative_is_curved_all_the_same():
+    model = made(lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 3), nn.SiLU(), nn.Linear(3, 3))).eval()
+    with quiet(model):
+        landscape = subject(model, classifier_loss, sequences()).landscape
+        identity = torch.eye(landscape.dimension, dtype=torch.float64)
+        left, right = identity[:, 60:63], identity[:, 63:66]
+        found = bilinear_curvatures(landscape, left, right)
+        h = HessianOperator(landscape).matmat(identity)
+    assert found.shape == (12, 3)
+    torch.testing.assert_close(
+        found.mean(dim=0), torch.stack([h[60 + j, 63 + j] for j in range(3)]), rtol=1e-7, atol=1e-9
+    )
 
 
 def state(model):
