@@ -20,6 +20,7 @@ from reports.equations import EQUATIONS, cited
 from reports.formatting import DASH, percent
 from reports.outline import boundary, named, standing
 from reports.quantities import REVERSED, Unit, belongs, held_against, quantity_of, said, value_of
+from theory.judge.results import CONDITIONS
 from theory.judge.table import markdown_table
 from theory.judge.terminal import case_of, outcome_of
 from theory.judge.verdict import Kind, Outcome, Verdict
@@ -32,6 +33,7 @@ class Answer(StrEnum):
     PARTLY = "holds in part"
     FAILS = "fails"
     UNDECIDED = "undecided"
+    UNMET = "its conditions are not met"
     UNTESTED = "not tested here"
 
 
@@ -219,6 +221,7 @@ def paragraph(found: Sequence[Finding], results: Mapping[str, Sequence[Verdict]]
         (Answer.PARTLY, "What holds in part"),
         (Answer.FAILS, "What fails"),
         (Answer.UNDECIDED, "Undecided"),
+        (Answer.UNMET, "Measured where its conditions are not met"),
         (Answer.UNTESTED, "Not tested here"),
     ):
         names = [row.statement.name for row in found if row.answer is answer]
@@ -289,14 +292,15 @@ def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> 
             case = f"{folder}: {case_of(verdict)}" if verdict.about is not None else folder
             by_claim.setdefault(verdict.claim, {}).setdefault(case, []).append(verdict)
     judged = {claim: cases for claim, cases in by_claim.items() if any(map(_applies, cases.values()))}
+    unmet = _unmet({claim: cases for claim, cases in by_claim.items() if claim not in judged})
     if not judged:
         return Finding(
             statement=statement,
-            answer=Answer.UNTESTED,
-            found=(f"`{statement.command}` would test it.",),
+            answer=Answer.UNMET if unmet else Answer.UNTESTED,
+            found=unmet or (f"`{statement.command}` would test it.",),
             sure=DASH,
             stops=DASH,
-            claims=(),
+            claims=tuple(places) if unmet else (),
         )
     outcomes = [outcome_of(case) for cases in judged.values() for case in cases.values()]
     members = [verdict for cases in judged.values() for case in cases.values() for verdict in case]
@@ -309,11 +313,23 @@ def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> 
     return Finding(
         statement=statement,
         answer=Answer.PARTLY if bounded and _answer(outcomes) is Answer.HOLDS else _answer(outcomes),
-        found=tuple(_sentence(claim, cases) for claim, cases in judged.items()),
+        found=(*(_sentence(claim, cases) for claim, cases in judged.items()), *unmet),
         sure=_sure(members),
         stops="; ".join(dict.fromkeys(limits)) or DASH,
-        claims=tuple(place for place in places if place[1] in judged),
+        claims=tuple(place for place in places if place[1] in judged or unmet),
     )
+
+
+def _unmet(by_claim: Mapping[str, Mapping[str, Sequence[Verdict]]]) -> tuple[str, ...]:
+    """A sentence on claims whose conditions were measured and are met nowhere, for each reason the claims it keeps."""
+    reasons: dict[str, list[str]] = {}
+    for claim, cases in by_claim.items():
+        first = next(verdict for case in cases.values() for verdict in case)
+        if any(result.title == CONDITIONS for result in first.results):
+            _, _, reason = first.note.partition(": ")
+            many = f"in {len(cases)} of {len(cases)}, in the first because" if len(cases) > 1 else "because"
+            reasons.setdefault(f"not applicable {many} {reason.partition('; ')[0]}", []).append(f"`{claim}`")
+    return tuple(f"{_listed(claims)}: {reason}." for reason, claims in reasons.items())
 
 
 def _applies(verdicts: Sequence[Verdict]) -> bool:

@@ -28,6 +28,7 @@ _ANSWERS = {
     Answer.FAILS: (Outcome.REFUTED, MARKS[Outcome.REFUTED]),
     Answer.PARTLY: (Outcome.INCONCLUSIVE, "◐"),
     Answer.UNDECIDED: (Outcome.INCONCLUSIVE, MARKS[Outcome.INCONCLUSIVE]),
+    Answer.UNMET: (Outcome.NOT_APPLICABLE, MARKS[Outcome.NOT_APPLICABLE]),
     Answer.UNTESTED: (Outcome.NOT_APPLICABLE, MARKS[Outcome.NOT_APPLICABLE]),
 }
 

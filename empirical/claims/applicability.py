@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from empirical.records import Ensemble
 from theory.closed_form.stability import modes
 from theory.judge.claim import NotApplicableError
-from theory.judge.results import Table
+from theory.judge.results import CONDITIONS, Table
 
 __all__ = [
     "FINITE",
@@ -97,7 +97,7 @@ def require_applicable(item: Ensemble, judged: NDArray[np.intp], needs: tuple[Co
     """
     found = {name: _FINDERS[name](item, judged) for name in FIXED}
     table = Table(
-        title="May a law be judged here?",
+        title=CONDITIONS,
         columns=("condition", "measured", "limit", "met", "needed here"),
         rows=tuple(
             (name, f.measured, f.limit, "no" if f.reason else "yes", "yes" if name in needs else "no")

@@ -9,6 +9,7 @@ from reports.findings import STATEMENTS, Answer, findings, markdown, paragraph
 from reports.outline import found_in_words
 from reports.quantities import QUANTITIES, Unit, held_against, said, shown
 from tests.reports.samples import verdict
+from theory.judge.results import CONDITIONS, Table
 from theory.judge.verdict import About, Kind, Outcome
 
 
@@ -117,6 +118,30 @@ def test_the_rungs_of_the_ladder_say_where_theory_and_network_part():
     found = row(findings({"digits": [whole, *rungs]}), "the stationary law in networks")
     assert found.stops == "theory and network part at inputs that stay as they were attacked"
     assert len(found.found) == 1 and "apart by × 2.5" in found.found[0]
+
+
+def test_conditions_that_were_measured_and_are_not_met_are_an_answer_with_its_reason():
+    table = Table(title=CONDITIONS, columns=("condition", "met"), rows=(("places", "no"),))
+    note = "this run only: λ is 0.59 to 0.92 × at step 60; inputs do not stay fixed"
+    runs = [
+        dataclasses.replace(
+            spike(run, 0.5, Outcome.NOT_APPLICABLE, claim="transient-ensemble"), note=note, results=(table,)
+        )
+        for run in ("a", "b")
+    ]
+    found = findings({"networks": runs})
+    one = row(found, "the transient in networks")
+    assert one.answer is Answer.UNMET and one.claims == (("networks", "transient-ensemble"),)
+    assert one.found == (
+        "`transient-ensemble`: not applicable in 2 of 2, in the first because λ is 0.59 to 0.92 × at step 60.",
+    )
+    assert "Measured where its conditions are not met: the transient in networks." in paragraph(found)
+    assert "1 were tested here" in paragraph(found) and "transient-ensemble" in markdown({"networks": runs})
+    with_another = [*runs, spike("a", 0.5, Outcome.REFUTED, claim="transient-robust-curvature")]
+    both = row(findings({"networks": with_another}), "the transient in networks")
+    assert both.answer is Answer.FAILS and len(both.found) == 2 and both.found[1] == one.found[0]
+    without = [dataclasses.replace(run, results=()) for run in runs]
+    assert row(findings({"networks": without}), "the transient in networks").answer is Answer.UNTESTED
 
 
 def test_what_stands_beside_no_control_is_said_to_be_unverified():

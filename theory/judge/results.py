@@ -318,6 +318,10 @@ class SmallMultiples(_Titled):
             raise ValueError(f"`SmallMultiples({self.title!r})` needs a name for each panel, and panels of one kind.")
 
 
+#: Title of the table that says, condition by condition, whether a law may be judged on what was measured.
+CONDITIONS = "May a law be judged here?"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Rows under column heads; a cell is a number or a string."""
