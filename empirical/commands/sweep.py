@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.managers import SyncManager
 from typing import TYPE_CHECKING, Any
 
 from empirical.commands import measure, train
@@ -23,6 +24,7 @@ from empirical.commands.options import (
     add_shard_option,
     add_training_options,
     available_cores,
+    device_name,
     gpu_count,
     measuring_of,
     override_of,
@@ -81,9 +83,8 @@ def run(args: argparse.Namespace) -> int:
         stack.enter_context(_cluster(args.backend))
         local: _Local | None = None
         if args.backend == "loky":  # workers of a cluster are not ours
-            seats = stack.enter_context(multiprocessing.Manager()).Queue()
-            for seat in range(workers):
-                seats.put(seat)
+            on_gpus = device_name(args.device) != "cpu"
+            seats = stack.enter_context(_seats(workers)) if on_gpus else None
             local = _Local(parent=os.getpid(), seats=seats, gpus=gpus)
         if args.shard is None or what is not None:  # parts that only train share a folder: each run has a lock
             stack.enter_context(hold_results(args.out))
@@ -97,11 +98,23 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Local:
-    """What a worker of this machine knows: who started it, and the free seats, each of which stands for a GPU."""
+    """What a worker of this machine knows: who started it, and the free seats, each for a GPU (None without any)."""
 
     parent: int
     seats: Any
     gpus: int | None
+
+
+@contextlib.contextmanager
+def _seats(count: int) -> Iterator[Any]:
+    """A queue of free seats that any process of this machine can take from; its own process ends with this one."""
+    manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+    manager.start(end_with_parent, (os.getpid(),))
+    with manager:
+        seats = manager.Queue()
+        for seat in range(count):
+            seats.put(seat)
+        yield seats
 
 
 def _carry_out(tasks: Iterable[Any], number: int, workers: int, backend: str) -> int:
@@ -167,6 +180,8 @@ def _one(job: Job, threads: int, what: Measuring | None, local: _Local | None) -
         return _carried(job, job.options, threads, what)
     if local.parent != os.getpid():
         end_with_parent(local.parent)
+    if local.seats is None:
+        return _carried(job, job.options, threads, what)
     from empirical.training.jobs import seated
 
     seat = local.seats.get()

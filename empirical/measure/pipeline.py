@@ -83,7 +83,9 @@ def find_checkpoints(paths: Sequence[str | Path]) -> dict[str, list[Path]]:
         if item.is_file():
             files = [item]
         elif item.is_dir():
-            files = sorted(item.glob("*.pt")) or sorted(item.glob("checkpoints/epoch-*.pt"))
+            # The best one is of an epoch: a copy, where that epoch is kept.
+            files = sorted(path for path in item.glob("*.pt") if path.name != "best.pt")
+            files = files or sorted(item.glob("checkpoints/epoch-*.pt"))
             files = files or sorted(item.glob("runs/*/checkpoints/epoch-*.pt"))
         else:
             raise ValueError(f"`measure` needs checkpoints, runs or result folders that exist; got {str(item)!r}.")

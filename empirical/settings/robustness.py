@@ -22,8 +22,9 @@ class Robustness(Setting):
     """A suite of attacks, each on the images that the ones before it left standing (Croce & Hein, arXiv:2003.01690).
 
     Args:
-        attacks: in their order. APGD on the cross-entropy and targeted APGD give the whole suite's number to 0.02
-            percentage points on three published networks, at a quarter of its time; all four are AutoAttack.
+        attacks: in their order. APGD on the cross-entropy and targeted APGD gave the whole suite's number to 0.02
+            percentage points on three networks, in a quarter of its time (the logs published by Wu, Xia & Wang 2020);
+            all four are AutoAttack.
         epsilon: radius ε ≥ 0 of the ball, in pixel units of [0, 1] (for L2: of the whole image).
         norm: norm of the ball.
         steps: of APGD and FAB (the standard: 100).

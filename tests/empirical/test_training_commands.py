@@ -417,6 +417,19 @@ def test_the_parts_of_a_sweep_train_side_by_side_in_one_folder(tmp_path):
     assert len(evidence_files(tmp_path)) == 2
 
 
+def test_a_sweeps_runs_take_a_free_gpu_and_give_it_back(tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr("empirical.training.run.train", lambda setting, **options: used.append(options["device"]))
+    job = Job(setting=make_training("smoke", "at"), seed=0, options={"out": str(tmp_path), "device": "cuda"})
+    with sweep._seats(4) as seats:
+        local = sweep._Local(parent=os.getpid(), seats=seats, gpus=2)
+        for _ in range(5):
+            assert sweep._one(job, 1, None, local)[1] == 0
+        taken = [seats.get(timeout=10) for _ in range(3)]
+        assert sweep._one(job, 1, None, local)[1] == 0 and seats.get(timeout=10) not in taken
+    assert used[:5] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"] and used[5] == "cuda:0"
+
+
 def test_gpus_are_counted_and_refused_beside_one_device(capsys, monkeypatch, tmp_path):
     words = ["train", *TINY[:-2], "--out", str(tmp_path), "--gpus"]
     assert main([*words, "all", "--device", "cpu"]) == 2 and "--device cpu" in capsys.readouterr().err
