@@ -3,6 +3,8 @@
 Model     A forward of a batch is one pass, and so is an input-gradient or a weight-gradient backward. A step makes
           (loss) 3, or 6 for TRADES, whose clean inputs pass too; (attack) 2 a step, and 1 for TRADES' clean target;
           (AWP) the loss's again for every step of its own, an attack more for a fresh batch and for `recompute_attack`.
+          With `faithful` books a forward ranks each attack in train mode and one logs the clean batch, and the clean
+          inputs of TRADES pass twice.
           An evaluated image makes 2 a step of the attack, and 2 forwards that count.
 Limits    PGD-10: AT 23 and AWP 26, as `Trainer` states. Epochs near a decay are evaluated whatever `every` says.
 """
@@ -23,12 +25,15 @@ __all__ = ["run_passes", "seconds_of_a_pass", "step_passes"]
 def step_passes(setting: Training) -> int:
     """Passes of the batch in one training step, after AWP's warm-up."""
     method = setting.method
-    loss = 6 if method.objective == "trades" else 3
+    loss = 3 if method.objective != "trades" else 9 if setting.faithful else 6
     attack = 0 if method.attack is None else _attack_passes(method.attack)
+    books = int(setting.faithful and method.objective == "at")
+    if setting.faithful and method.attack is not None and method.attack.batch_norm == "train":
+        attack += 1
     if method.awp is None:
-        return loss + attack
+        return loss + attack + books
     attacks = 1 + (method.awp.batch == "fresh") + method.awp.recompute_attack
-    return loss * (1 + method.awp.steps) + attack * attacks
+    return loss * (1 + method.awp.steps) + attack * attacks + books
 
 
 def _attack_passes(attack: PGD) -> int:
