@@ -22,6 +22,7 @@ LOCAL = Path("reports/local")
 PUBLISHED = Path("reports/published")
 #: Published folders that a register of their own judges.
 REGISTERS = {"gate_calibration": "tests.gate_calibration"}
+SHOTS = LOCAL.resolve() / "screenshots"
 
 
 def group(name: str) -> list[str]:
@@ -123,6 +124,17 @@ def report(session: nox.Session) -> None:
     session.run("spikeshrink", "report", "index", str(PUBLISHED))
     for path in sorted(PUBLISHED.glob("*/verdicts.json")):
         session.run("spikeshrink", "report", "build", str(path.parent))
+
+
+@nox.session
+def pages(session: nox.Session) -> None:
+    """Pages in a real browser at three widths: axe, nothing off the screen; pictures in reports/local/screenshots."""
+    session.install(EVERYTHING, *group("tests"), *group("browser"))
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        session.run("playwright", "install", "--with-deps", "chromium")
+    session.run(
+        "pytest", "tests/reports/test_browser.py", *session.posargs, env={"SPIKESHRINK_SCREENSHOTS": str(SHOTS)}
+    )
 
 
 @nox.session

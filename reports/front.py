@@ -194,14 +194,14 @@ def _answer(found: Sequence[Finding]) -> str:
         told = "<br>".join(_linked(sentence, links) for sentence in row.found)
         cells = [prose(row.statement.says), f"{answer}<br>{told}", shown(row.sure), shown(row.stops)]
         rows.append(cells)
-        untested.append(row.answer is Answer.UNTESTED)
+        untested.append("faint" if row.answer is Answer.UNTESTED else "")
     return grid(
         ("the paper says", "we found", "how sure", "where it stops"),
         rows,
         [False] * 4,
         "Statements of Xu and Zhang, arXiv 2410.07719; greyed: not tested here.",
         style="answer cards",
-        faint=untested,
+        marked=untested,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -72,7 +73,11 @@ def head(title: str, above: str = "") -> str:
 
 def equation(label: str) -> str:
     """A numbered equation as a block of MathML."""
-    return f'<div class="equation">{mathml(label)}<span class="tag">({label})</span></div>'
+    # A wide one scrolls by itself on a narrow screen, so that the keyboard must reach it.
+    return (
+        f'<div class="equation" tabindex="0" role="group" aria-label="Equation {label}">{mathml(label)}'
+        f'<span class="tag">({label})</span></div>'
+    )
 
 
 def document(title: str, body: Sequence[str], outlines: str) -> str:
@@ -116,8 +121,10 @@ class Page:
         body = [
             '<a class="skip" href="#verdicts">To the verdicts</a>',
             head(title, self._above()),
+            _contents(parts),
             "<main>",
             f'<section aria-labelledby="verdicts"><h2 id="verdicts">Verdicts</h2><p>{text(summary(parts))}</p>',
+            _filter(overview(parts)),
             _overview(overview(parts)),
             *(_matrix(matrix, {part.claim: part.anchor for part in parts}) for matrix in matrices(parts)),
             "</section>",
@@ -260,6 +267,42 @@ def _address(run: Evidence) -> str:
     return f"evidence/{quote(run.experiment)}/{run.run_id}.json"
 
 
+def _contents(parts: Sequence[Section]) -> str:
+    """Every section with its outcomes, to be opened at the top of a page."""
+    links = []
+    for part in parts:
+        found = Counter(verdict.outcome for verdict in part.verdicts)
+        marks = "".join(_mark(outcome) for outcome in Outcome if found[outcome])
+        links.append(f'<li>{marks}<a href="#{part.anchor}">{text(part.claim)}</a></li>')
+    return (
+        '<nav class="contents" aria-label="Contents"><details><summary>Contents</summary><ul>'
+        f'<li><a href="#verdicts">Verdicts</a></li>{"".join(links)}'
+        '<li><a href="#provenance">Settings and provenance</a></li></ul></details></nav>'
+    )
+
+
+def _filter(rows: Sequence[Row]) -> str:
+    """Boxes that hide the rows of an outcome, by style alone."""
+    found = Counter(_standing_for(row) for row in rows)
+    if len(found) < 2:
+        return ""
+    boxes = "".join(
+        f'<label><input type="checkbox" class="show-{name}" checked> {name.replace("-", " ")} ({found[name]})</label>'
+        for name in (*map(_name, Outcome), "boundary")
+        if found[name]
+    )
+    return f'<fieldset class="filter"><legend>Show</legend>{boxes}</fieldset>'
+
+
+def _standing_for(row: Row) -> str:
+    """The outcome that a row of the overview is filed under: its gravest."""
+    if row.boundary:
+        return "boundary"
+    found = {outcome for outcome, _ in row.outcomes}
+    order = (Outcome.REFUTED, Outcome.INCONCLUSIVE, Outcome.SUPPORTED, Outcome.NOT_APPLICABLE)
+    return _name(next(outcome for outcome in order if outcome in found))
+
+
 def _overview(rows: Sequence[Row]) -> str:
     cells = []
     for row in rows:
@@ -290,7 +333,8 @@ def _overview(rows: Sequence[Row]) -> str:
         "registered; unverified: the controls beside it are missing, or do not all hold. "
         "ν: effective degrees of freedom of the weakest test."
     )
-    return grid(columns, cells, [False] * 6 + [True], caption, style="overview cards")
+    kinds = [_standing_for(row) for row in rows]
+    return grid(columns, cells, [False] * 6 + [True], caption, style="overview cards", marked=kinds)
 
 
 def _decoy(name: str, outcome: Outcome | None, how: str) -> str:
@@ -332,9 +376,9 @@ def grid(
     style: str = "",
     label: str = "",
     escape: bool = True,
-    faint: Sequence[bool] = (),
+    marked: Sequence[str] = (),
 ) -> str:
-    """A table whose cells (not its column heads, unless `escape` is False) are markup already."""
+    """A table whose cells (not its column heads, unless `escape` is False) are markup; `marked` gives rows a class."""
     number = [' class="n"' if right else "" for right in flush_right]
     heads = "".join(
         f'<th scope="col"{how}>{text(column) if escape else column}</th>'
@@ -349,14 +393,15 @@ def grid(
             f"<td{how}{name}{_bare(value) if name else ''}>{value}</td>"
             for value, how, name in zip(row[1:], number[1:], told[1:], strict=True)
         )
-        body.append(f"<tr{' class=faint' if place < len(faint) and faint[place] else ''}>{first}{rest}</tr>")
+        kind = f' class="{marked[place]}"' if place < len(marked) and marked[place] else ""
+        body.append(f"<tr{kind}>{first}{rest}</tr>")
     named = f"<caption>{caption}</caption>" if caption else ""
     aria = f' aria-label="{label}"' if label else ""
     # A region that scrolls can be reached with the keyboard, and has a name.
     name = html.unescape(re.sub("<[^>]*>", "", label or caption)) or "Table"
     look = f' class="{style}"' if style else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name[:80])}"><table{look}{aria}>{named}'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name[:40])}"><table{look}{aria}>{named}'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
