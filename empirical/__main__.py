@@ -23,61 +23,85 @@ COMMANDS = (
         name="doctor",
         help="examine the machine: does it compute right, and how long does a run take",
         module="empirical.commands.doctor",
+        example="--device auto",
     ),
     Command(
-        name="run", help="train, measure, verify, report: the whole study, resumable", module="empirical.commands.run"
+        name="run",
+        help="train, measure, verify, report: the whole study, resumable",
+        module="empirical.commands.run",
+        example="--preset smoke --out results",
     ),
     Command(
         name="train",
         help="adversarial training runs: checkpoints, logs and evidence",
         module="empirical.commands.train",
+        example="--preset digits-cpu --method at awp --seeds 3 --out results",
     ),
     Command(
         name="controls",
         help="positive controls: does the instrument confirm where it must",
         module="empirical.commands.controls",
+        example="--smoke --out controls",
     ),
-    Command(name="sweep", help="a grid of runs, resumable, local or on a cluster", module="empirical.commands.sweep"),
+    Command(
+        name="sweep",
+        help="a grid of runs, resumable, local or on a cluster",
+        module="empirical.commands.sweep",
+        example="--preset digits-cpu --grid epsilon=0,0.1 --grid batch-size=16,64 --measure --out sweep",
+    ),
     Command(
         name="measure",
         help="spectra, gradient noise, commutativity, posterior of trained networks, as evidence",
         module="empirical.commands.measure",
+        example="results --k 10 --replicas 128",
+    ),
+    Command(
+        name="verify",
+        help="judge the evidence in a folder",
+        module="empirical.commands.verify",
+        example="results",
     ),
     Command(
         name="evaluate",
         help="robust accuracy of checkpoints under strong attacks: APGD-CE, APGD-T, AutoAttack",
         module="empirical.commands.evaluate",
+        example="results --images 1000",
     ),
     Command(
         name="export",
         help="a checkpoint's weights as a state dict that RobustBench and the public repositories load",
         module="empirical.commands.export",
+        example="runs/at-seed0/checkpoints/best.pt --to at.pt --layout robustbench",
     ),
-    Command(name="verify", help="judge the evidence in a folder", module="empirical.commands.verify"),
     Command(
         name="rejudge",
         help="judge a folder's recorded evidence with today's claims; exit 1 if a verdict differs",
         module="empirical.commands.rejudge",
+        example="results",
     ),
     Command(
         name="import",
         help="training logs (text, CSV/TSV, JSON lines, TensorBoard) as evidence",
         module="empirical.commands.importing",
+        example="logs --out results --set dataset=cifar10 --set method=at",
     ),
     Command(
         name="reproduce",
         help="the published runs on CIFAR-10, CIFAR-100 and SVHN",
         module="empirical.commands.reproduce",
+        example="--dataset cifar10 --method at --seeds 1 --dry-run",
     ),
     Command(
         name="validate",
         help="check a folder of contributed runs: schema, digests, protocol, acceptance bands",
         module="empirical.commands.validate",
+        example="results",
     ),
     Command(
         name="gate",
         help="thresholds on a run's verdicts and assumptions, as an exit status",
         module="empirical.commands.gate",
+        example='--model mine:model --data mine:loader --learning-rate 0.1 --require "stability<1"',
     ),
 )
 

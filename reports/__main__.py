@@ -23,6 +23,7 @@ COMMANDS = (
         module="reports.commands",
         options="build_options",
         run="build_pages",
+        example="results --figures",
     ),
     Command(
         name="index",
@@ -30,6 +31,7 @@ COMMANDS = (
         module="reports.commands",
         options="index_options",
         run="index",
+        example="reports/published --readme README.md",
     ),
     Command(
         name="publish",
@@ -37,6 +39,7 @@ COMMANDS = (
         module="reports.commands",
         options="publish_options",
         run="publish_results",
+        example="results my-runs",
     ),
     Command(
         name="compare",
@@ -44,6 +47,7 @@ COMMANDS = (
         module="reports.commands",
         options="compare_options",
         run="compare_folders",
+        example="reports/published/theory results --markdown",
     ),
 )
 

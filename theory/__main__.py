@@ -20,11 +20,13 @@ COMMANDS = (
         options="verify",
         run="verify",
         runner="theory.commands",
+        example="--claims stationary-general,transient-exact --out results",
     ),
     Command(
         name="rejudge",
         help="judge a folder's recorded evidence with today's claims; exit 1 if a verdict differs",
         module="theory.rejudge",
+        example="results",
     ),
     Command(
         name="claims",
@@ -33,6 +35,7 @@ COMMANDS = (
         options="claims",
         run="claims",
         runner="theory.commands",
+        example="--json",
     ),
     Command(
         name="solve",
@@ -41,6 +44,7 @@ COMMANDS = (
         options="solve",
         run="solve",
         runner="theory.commands",
+        example="--hessian H.npy --noise C.npy --learning-rate 0.1 --momentum 0.9",
     ),
     Command(
         name="simulate",
@@ -49,18 +53,26 @@ COMMANDS = (
         options="simulate",
         run="simulate",
         runner="theory.commands",
+        example="--hessian H.npy --noise C.npy --learning-rate 0.1 --momentum 0.9 --noise-law student",
     ),
     Command(
         name="attribute",
         help="split the change of ln σ² between two states into learning rate, noise, curvature, step size",
         module="theory.attribute",
+        example="before.json after.json",
     ),
     Command(
         name="regress",
         help="ridge regression on a real table by mini-batch SGD, against five predictions",
         module="theory.regress",
+        example="--data table.csv --target y --batch-size 16 --learning-rate 0.02",
     ),
-    Command(name="gate", help="thresholds on verdicts, as an exit status for CI", module="theory.gate_command"),
+    Command(
+        name="gate",
+        help="thresholds on verdicts, as an exit status for CI",
+        module="theory.gate_command",
+        example="results --require stationary-general --junit gate.xml",
+    ),
 )
 
 

@@ -11,10 +11,21 @@ DEFAULT_OUT = Path("reports/local/theory")
 
 def verify(parser: argparse.ArgumentParser) -> None:
     """Which claims, where to, how long."""
-    parser.add_argument("--claims", type=_names, metavar="ID,ID", help="judge these alone (the family stays whole)")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="results folder (default: %(default)s)")
-    parser.add_argument("--seed", type=_seed, default=DEFAULT_SEED, help="root seed (default: %(default)s)")
-    parser.add_argument("--budget", default="default", help="default, or full: longer runs that detect smaller errors")
+    parser.add_argument(
+        "--claims", type=_names, metavar="ID,ID", help="judge these alone, the family stays whole (default: all)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=DEFAULT_OUT, metavar="FOLDER", help="results folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=_seed, default=DEFAULT_SEED, metavar="N", help="root seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--budget",
+        default="default",
+        metavar="NAME",
+        help="default, or full: longer runs that detect smaller errors (default: %(default)s)",
+    )
     parser.add_argument(
         "--until-decided",
         action="store_true",
@@ -34,18 +45,37 @@ def claims(parser: argparse.ArgumentParser) -> None:
 def solve(parser: argparse.ArgumentParser) -> None:
     """Which problem."""
     _add_problem(parser)
-    parser.add_argument("--out", type=Path, help="write the covariances to this .npz file (must not exist)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the covariances to this .npz file, which must not exist"
+    )
 
 
 def simulate(parser: argparse.ArgumentParser) -> None:
     """Which problem, and how it is simulated."""
     _add_problem(parser)
-    parser.add_argument("--noise-law", choices=("gaussian", "rademacher", "uniform", "student"), default="gaussian")
-    parser.add_argument("--replicas", type=int, default=4096, help="independent runs (default: %(default)s)")
-    parser.add_argument("--burn-in", type=int, help="steps before the first record (default: until 1e-6 is forgotten)")
-    parser.add_argument("--steps", type=int, default=1000, help="recorded steps (default: %(default)s)")
-    parser.add_argument("--seed", type=_seed, default=DEFAULT_SEED, help="root seed (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("reports/local/simulate"), help="results folder")
+    parser.add_argument(
+        "--noise-law",
+        choices=("gaussian", "rademacher", "uniform", "student"),
+        default="gaussian",
+        help="law of the noise of covariance C (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--replicas", type=int, default=4096, metavar="N", help="independent runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--burn-in", type=int, metavar="N", help="steps before the first record (default: until 1e-6 is forgotten)"
+    )
+    parser.add_argument("--steps", type=int, default=1000, metavar="N", help="recorded steps (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=_seed, default=DEFAULT_SEED, metavar="N", help="root seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports/local/simulate"),
+        metavar="FOLDER",
+        help="results folder (default: %(default)s)",
+    )
 
 
 def add_register_option(parser: argparse.ArgumentParser) -> None:
@@ -66,14 +96,56 @@ def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
+def add_optimizer_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Momentum SGD as torch counts it."""
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        required=required,
+        metavar="ETA",
+        help="η > 0, a step's length per unit of gradient",
+    )
+    parser.add_argument(
+        "--momentum",
+        type=float,
+        default=0.0,
+        metavar="MU",
+        help="μ in [0, 1), kept of the buffer (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--dampening",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="share in [0, 1) of the gradient kept out of the buffer (default: %(default)g)",
+    )
+    parser.add_argument("--nesterov", action="store_true", help="Nesterov's look-ahead step (default: heavy ball)")
+    parser.add_argument(
+        "--weight-decay",
+        type=float,
+        default=0.0,
+        metavar="DELTA",
+        help="coefficient ≥ 0 added to every eigenvalue of H (default: %(default)g)",
+    )
+
+
 def _add_problem(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--hessian", required=True, help="H: .npy or .npz, (m, m) or its diagonal (m,)")
-    command.add_argument("--noise", required=True, help="C of the mini-batch gradient: .npy or .npz")
-    command.add_argument("--learning-rate", type=float, required=True)
-    command.add_argument("--momentum", type=float, default=0.0)
-    command.add_argument("--dampening", type=float, default=0.0)
-    command.add_argument("--nesterov", action="store_true")
-    command.add_argument("--discount", type=float, default=1.0, help="share of the buffer in a step (QHM)")
-    command.add_argument("--weight-decay", type=float, default=0.0)
-    command.add_argument("--form", choices=("pytorch", "position"), default="pytorch")
+    command.add_argument("--hessian", required=True, metavar="H", help="H: .npy or .npz, (m, m) or its diagonal (m,)")
+    command.add_argument(
+        "--noise", required=True, metavar="C", help="C of the mini-batch gradient: .npy or .npz, (m, m) or its diagonal"
+    )
+    add_optimizer_options(command, required=True)
+    command.add_argument(
+        "--discount",
+        type=float,
+        default=1.0,
+        metavar="NU",
+        help="share in [0, 1] of the buffer in a step, quasi-hyperbolic momentum (default: %(default)g, heavy ball)",
+    )
+    command.add_argument(
+        "--form",
+        choices=("pytorch", "position"),
+        default="pytorch",
+        help="what a change of the rate does to the buffer: rescales its displacement, or not (default: %(default)s)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")

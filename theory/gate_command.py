@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from theory.arguments import add_optimizer_options
 from theory.judge.gate import GateReport, Quantity, Thresholds, decide, read_gate
 from theory.judge.verdict import Verdict, read_folder
 
@@ -21,12 +22,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="*", type=Path, metavar="OUT", help="results folders with verdicts.json")
     parser.add_argument("--hessian", metavar="H", help="H without weight decay: .npy or .npz, (m, m) or its diagonal")
     parser.add_argument("--noise", metavar="C", help="C of the mini-batch gradient: .npy or .npz")
-    parser.add_argument("--learning-rate", type=float, help="of the run; needed with --hessian")
-    parser.add_argument("--momentum", type=float, default=0.0)
-    parser.add_argument("--dampening", type=float, default=0.0)
-    parser.add_argument("--nesterov", action="store_true")
-    parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--k", type=int, default=10, help="steepest directions tracked, at most (default: %(default)s)")
+    add_optimizer_options(parser, required=False)
+    parser.add_argument(
+        "--k", type=int, default=10, metavar="N", help="steepest directions tracked, at most (default: %(default)s)"
+    )
     parser.add_argument("--config", help="pyproject.toml with [tool.spikeshrink.gate]")
     parser.add_argument(
         "--require", action="append", default=[], metavar="DEMAND", help='a claim, or such as "price<=0.1"'

@@ -66,12 +66,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="TABLE", help=f"{' or '.join(BUNDLED)}, or a CSV file with a header"
     )
     parser.add_argument("--target", metavar="COLUMN", help="column to predict (CSV files)")
-    parser.add_argument("--batch-size", type=_counts, default=(8, 32), metavar="S,S", help="default: 8,32")
     parser.add_argument(
-        "--learning-rate", type=float, help=f"default: feedback {_DEFAULT_FEEDBACK:g} at the smallest batch"
+        "--batch-size", type=_counts, default=(8, 32), metavar="S,S", help="samples a step (default: 8,32)"
     )
-    parser.add_argument("--momentum", type=float, default=0.9, help="default: %(default)s")
-    parser.add_argument("--ridge", type=float, default=0.1, help="κ, inputs having variance 1 (default: %(default)s)")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="ETA",
+        help=f"η > 0, of standardised columns (default: feedback {_DEFAULT_FEEDBACK:g} at the smallest batch)",
+    )
+    parser.add_argument("--momentum", type=float, default=0.9, metavar="MU", help="μ in [0, 1) (default: %(default)s)")
+    parser.add_argument(
+        "--ridge", type=float, default=0.1, metavar="KAPPA", help="κ, inputs having variance 1 (default: %(default)s)"
+    )
     parser.add_argument(
         "--sampling",
         type=_names,
@@ -79,15 +86,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SCHEME,SCHEME",
         help=f"{', '.join(scheme.value for scheme in Sampling)} (default: with-replacement,shuffled-epochs)",
     )
-    parser.add_argument("--replicas", type=int, default=1024, help="independent runs (default: %(default)s)")
     parser.add_argument(
-        "--relaxations", type=float, default=24, help="relaxation times recorded a run (default: %(default)s)"
+        "--replicas", type=int, default=1024, metavar="N", help="independent runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--relaxations",
+        type=float,
+        default=24,
+        metavar="X",
+        help="relaxation times recorded a run (default: %(default)s)",
     )
     parser.add_argument("--ignore", type=_names, default=(), metavar="COLUMN,COLUMN", help="columns to leave out")
     parser.add_argument("--drop-constant", action="store_true", help="leave out inputs that never change")
     parser.add_argument("--encoding", default="utf-8", help="of the CSV file (default: %(default)s)")
     parser.add_argument("--delimiter", default=",", help="of the CSV file (default: a comma)")
-    parser.add_argument("--seed", type=int, default=20241010, help="root seed (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=20241010, metavar="N", help="root seed (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=Path("reports/local/regress"), help="results folder (default: %(default)s)"
     )

@@ -57,7 +57,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--test-folder", metavar="DIR", help="CIFAR-10.1 or a corrupted set: .npy files, instead of the run's images"
     )
     parser.add_argument("--network", choices=NETWORKS, help="of a bare state dict")
-    parser.add_argument("--dataset", choices=tuple(DATASETS), default="cifar10", help="of a bare state dict")
+    parser.add_argument(
+        "--dataset", choices=tuple(DATASETS), default="cifar10", help="of a bare state dict (default: cifar10)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--data-root", default="data", help="folder of downloaded archives (default: %(default)s)")
     parser.add_argument("--no-download", action="store_true", help="use the archives that are there")

@@ -83,10 +83,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min", action="append", default=[], metavar="NAME=X", help="smallest value allowed")
     parser.add_argument("--junit", metavar="FILE", help="write JUnit XML")
     parser.add_argument("--summary", metavar="FILE", help="append a Markdown summary")
-    parser.add_argument("--learning-rate", type=float, help="of the run (of a checkpoint that does not state it)")
-    parser.add_argument("--batch-size", type=int, help="of the run (of a checkpoint that does not state it)")
-    parser.add_argument("--momentum", type=float, help="of the run")
-    parser.add_argument("--weight-decay", type=float, help="of the run")
+    parser.add_argument(
+        "--learning-rate", type=float, metavar="ETA", help="η of the run (default: what the checkpoint states)"
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="of the run (default: what the checkpoint states)")
+    parser.add_argument("--momentum", type=float, metavar="MU", help="μ of the run (default: the checkpoint's, or 0)")
+    parser.add_argument(
+        "--weight-decay", type=float, metavar="DELTA", help="δ of the run, added to every curvature (default: likewise)"
+    )
     parser.add_argument("--nesterov", action="store_true", default=None, help="torch's SGD looks ahead")
     parser.add_argument("--sampling", choices=("shuffled", "replacement"), help="how batches are drawn")
     parser.add_argument("--stochastic", choices=("refuse", "freeze", "measure"), help="dropout in train mode")
@@ -95,9 +99,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", choices=tuple(DATASETS), default="cifar10", help="data of a bare state dict (default: %(default)s)"
     )
-    parser.add_argument("--k", type=int, default=10, help="directions tracked, at most (default: %(default)s)")
-    parser.add_argument("--samples", type=int, help="training samples measured (default: all, at most 4096)")
-    parser.add_argument("--data-root", default="data", help="folder of downloaded archives")
+    parser.add_argument(
+        "--k", type=int, default=10, metavar="N", help="directions tracked, at most (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--samples", type=int, metavar="N", help="training samples measured (default: all, at most 4096)"
+    )
+    parser.add_argument("--data-root", default="data", help="folder of downloaded archives (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:

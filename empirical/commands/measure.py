@@ -58,7 +58,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default: %(default)s)")
     parser.add_argument("--data-root", default="data", help="folder of downloaded archives (default: %(default)s)")
     parser.add_argument("--no-download", action="store_true", help="use the archives that are there")
-    parser.add_argument("--jobs", type=int, help="processes (default: one a core on the CPU, one on a GPU)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="processes (default: one a core on the CPU, one on a GPU)"
+    )
     parser.add_argument("--quiet", action="store_true", help="print failures and the summary only")
 
 

@@ -148,7 +148,9 @@ def add_training_options(parser: argparse.ArgumentParser, *, published: bool = F
         help=f"default: {CPU_PRESET}, or {GPU_PRESET} where there is a CUDA device",
     )
     parser.add_argument("--method", nargs="+", choices=METHODS, help="default: the preset's, at and awp for most")
-    parser.add_argument("--seeds", type=whole, default=1, help="runs of each method, with distinct data orders")
+    parser.add_argument(
+        "--seeds", type=whole, default=1, help="runs of each method, of distinct data orders (default: 1)"
+    )
     parser.add_argument("--seed", type=whole, default=0, help="first root seed (default: %(default)s)")
     parser.add_argument(
         "--exact",

@@ -1,15 +1,18 @@
 """Whatever is wrong with a folder of results is said in one line, with status 2, and nothing is written."""
 
+import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from reports.__main__ import main
-from tests.reports.samples import theory_results
+from tests.reports.samples import theory_results, verdict
 from theory.judge.files import hold
 from theory.judge.front import DISK_FAILED
+from theory.judge.verdict import About, Kind, write_verdicts
 
 pytest.importorskip("matplotlib", reason="the page is drawn with matplotlib: install the extra `report`")
 
@@ -87,6 +90,31 @@ def evidence_without_a_field(out: Path) -> str:
     return "measured"
 
 
+def evidence_of_another_schema(out: Path) -> str:
+    path = next(out.glob("evidence/drop/*.json"))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["schema"] = 99
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return "must have schema 2; got 99"
+
+
+def verdicts_of_a_schema_to_come(out: Path) -> str:
+    (out / "verdicts.json").write_text('{"schema": 99, "verdicts": []}')
+    return "verdicts of schema"
+
+
+def two_runs_of_one_name(out: Path) -> str:
+    path = next(out.glob("evidence/drop/*.json"))
+    shutil.copytree(path.parent, out / "evidence" / "again")
+    return path.name
+
+
+def an_empty_folder(out: Path) -> str:
+    shutil.rmtree(out)
+    out.mkdir()
+    return "verdicts.json"
+
+
 def a_folder_in_the_place_of_the_page(out: Path) -> str:
     (out / "index.html").mkdir()
     return "index.html: Is a directory"
@@ -105,6 +133,10 @@ CASES = [
     truncated_evidence,
     edited_evidence,
     evidence_without_a_field,
+    evidence_of_another_schema,
+    verdicts_of_a_schema_to_come,
+    two_runs_of_one_name,
+    an_empty_folder,
     a_folder_in_the_place_of_the_page,
 ]
 
@@ -177,3 +209,26 @@ def test_wrong_usage_is_status_two(arguments, capsys):
 def test_drawing_and_not_drawing_cannot_both_be_asked_for(tmp_path, capsys):
     assert main(["build", str(tmp_path), "--markdown", "--figures"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_verdicts_on_a_claim_that_nobody_knows_are_shown_and_move_no_answer(tmp_path, capsys):
+    out = tmp_path / "results"
+    out.mkdir()
+    strange = dataclasses.replace(theory_results(out)[0], claim="<i>nobody</i>", statement="<script>x</script>")
+    write_verdicts([strange], out)
+    assert main(["build", str(out)]) == 0 and main(["index", str(tmp_path)]) == 0
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "&lt;i&gt;nobody&lt;/i&gt;" in page and "<script" not in page and "<i>nobody" not in page
+    assert "0 were tested here" in (tmp_path / "index.html").read_text(encoding="utf-8")
+
+
+def test_two_subjects_of_one_name_are_both_shown_and_never_compared(tmp_path, capsys):
+    twins = [
+        verdict("ladder", (), about=About(name="run"), estimate=value, kind=Kind.HYPOTHESIS) for value in (0.1, 0.2)
+    ]
+    write_verdicts(twins, tmp_path)
+    assert main(["build", str(tmp_path), "--markdown"]) == 0
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").count("| run | ") >= 2
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path), str(tmp_path)]) == 2
+    assert "twice: ladder on run" in capsys.readouterr().err

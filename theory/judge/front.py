@@ -94,6 +94,7 @@ class Command:
         options: name of the function in `module` that fills the parser.
         run: name of the function in `module` that runs the command.
         runner: module of `run`, where it is not `module`.
+        example: one that can be typed, without the program's name; shown at the end of the command's ``--help``.
     """
 
     name: str
@@ -102,12 +103,16 @@ class Command:
     options: str = "add_options"
     run: str = "run"
     runner: str = ""
+    example: str = ""
 
     def fill(self, parser: argparse.ArgumentParser) -> None:
         """Give the command's parser its options."""
         module = importlib.import_module(self.module)
         parser.description = getattr(module, "DESCRIPTION", self.help)
         getattr(module, self.options)(parser)
+        program = parser.prog.removesuffix(self.name).strip()
+        told = f"example: {program} {self.name} {self.example}".replace("%", "%%") if self.example else ""
+        parser.epilog = ". ".join(part for part in (parser.epilog, told) if part) or None
 
     def execute(self, options: argparse.Namespace) -> int:
         """Run the command on parsed options."""
