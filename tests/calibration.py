@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.oracles import uniformity_p_value
 from theory.claims.moments import moment_tests, simulation_of, state_frame, to_comparison
 from theory.closed_form.stationary import stationary_covariance
 from theory.judge.claim import Claim, Comparison, Predictor
 from theory.judge.evidence import Evidence, plain, provenance, run_id
-from theory.judge.statistics import binomial_interval, uniformity_p_value
+from theory.judge.statistics import binomial_interval
 from theory.judge.verdict import Kind, Outcome
 from theory.model.noise import Gaussian, NoiseLaw, Rademacher, StudentT, Uniform
 from theory.model.optimizer import MomentumSGD

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mpmath
 import numpy as np
+from scipy import stats
 
 
 def transition_mp(curvature, optimizer):
@@ -50,3 +51,8 @@ def unrolled_covariance(transition, forcing, steps):
 def relative(found, expected):
     """‖found − expected‖_F / ‖expected‖_F."""
     return float(np.linalg.norm(np.asarray(found, float) - np.asarray(expected, float)) / np.linalg.norm(expected))
+
+
+def uniformity_p_value(p_values):
+    """Kolmogorov–Smirnov p-value of the hypothesis that `p_values` are uniform on (0, 1)."""
+    return float(stats.kstest(np.asarray(p_values, dtype=np.float64), "uniform").pvalue)

@@ -4,7 +4,7 @@ Model     L(w) = (1/N) Σₙ ℓₙ(w) over N *units*. With batch norm in ``"eva
           batch norm) a unit is a sample. In ``"train"`` mode samples share batch statistics, no per-sample gradient
           exists, and a unit is one mini-batch of ``batch_size`` samples; running statistics are never touched.
 Inputs    Adversarial inputs are made beforehand and held fixed, so H is the Danskin-type Hessian: it omits
-          ∂x*/∂w. `operators.recomputed_curvature` measures the curvature with the attack run again.
+          ∂x*/∂w. `operators.finite_curvatures` measures the curvature with the attack run again.
 Limits    Units weigh equally and sums run over units, so uneven chunks carry no error (averaging the means of
           uneven batches does: 2.8e-3 at 128 against 104 samples).
 """

@@ -9,7 +9,7 @@ Noise     C v = 1/(N−1) Σ (g_n − ḡ)((g_n − ḡ)·v): one forward deriva
           network whose gradient had not vanished.
 Limits    ReLU kinks carry no second derivative in automatic differentiation: a finite difference disagrees by 4-27 % on
           such a network, which is a property of the loss and not an error of either. Forward differences of losses
-          are off by up to 2e-2, so they appear here only in `recomputed_curvature`, where nothing else exists.
+          are off by up to 2e-2, so they appear here only in `finite_curvatures`, where nothing else exists.
 Oracle    Tests: dense H (`torch.func.hessian`) and dense C in float64, curvlinops where installed.
 """
 
@@ -215,11 +215,6 @@ class GradientCovarianceOperator:
             self._stored = stored.sub_(self.mean_gradient.to(self.dtype))
         else:
             self.mean_gradient = landscape.gradient()
-
-    @property
-    def is_stored(self) -> bool:
-        """Whether the per-unit gradients are held in memory."""
-        return self._stored is not None
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """C V for the columns of ``vectors`` ``(P, k)``, accumulated in float64, returned in their dtype."""
@@ -531,35 +526,6 @@ def probe_determinism(operator: SymmetricOperator, *, tolerance: float | None = 
         )
 
 
-def recomputed_curvature(
-    landscape: Landscape,
-    directions: Tensor,
-    attack: Callable[[Tensor], Tensor],
-    *,
-    step: float,
-) -> Tensor:
-    """Curvature Uᵀ(∂g/∂w)U of the *robust* loss, its inputs attacked anew on both sides: shape ``(k, k)``, float64.
-
-    A sign-gradient attack has zero derivative almost everywhere, so differentiating through it gives back the
-    fixed-input Hessian; the envelope's curvature shows only over a finite step. Central differences of the gradient,
-    (g(w + su; x*(w + su)) − g(w − su; x*(w − su))) / 2s; symmetric only where the attack finds the maximum.
-
-    Args:
-        landscape: the loss; its own inputs are replaced.
-        directions: U, shape ``(P, k)``.
-        attack: flat weights ``(P,)`` to adversarial inputs of the landscape's shape (same random starts each call).
-        step: s > 0 in units of the weights.
-
-    Raises:
-        ValueError: if ``step`` is not positive.
-    """
-    columns = []
-    for direction in directions.to(landscape.dtype).unbind(dim=1):
-        ahead, behind = (side.gradient() for side in _both_sides(landscape, direction, attack, step))
-        columns.append(directions.double().T @ (ahead - behind) / (2 * step))
-    return torch.stack(columns, dim=1)
-
-
 def finite_curvatures(
     landscape: Landscape,
     directions: Tensor,
@@ -567,11 +533,13 @@ def finite_curvatures(
     *,
     step: float,
 ) -> Tensor:
-    """Each unit's share of the diagonal of `recomputed_curvature`, shape ``(N, k)``, float64.
+    """Each unit's share of the curvature uⱼᵀ(∂g/∂w)uⱼ over a finite step, shape ``(N, k)``, float64.
 
     (uⱼ·g_n(w + s uⱼ) − uⱼ·g_n(w − s uⱼ)) / 2s, whose mean over n is the curvature along uⱼ and whose spread gives its
-    standard error. Without an attack the inputs stay as they are: what the finite step alone (kinks, third and higher
-    derivatives) makes of the Hessian's uⱼᵀHuⱼ.
+    standard error. With an attack, run again on both sides, it is that of the *robust* loss: a sign-gradient attack has
+    zero derivative almost everywhere, so differentiating through it gives back the fixed-input Hessian, and the
+    envelope's curvature shows only over a finite step. Without an attack the inputs stay as they are: what the finite
+    step alone (kinks, third and higher derivatives) makes of the Hessian's uⱼᵀHuⱼ.
 
     Raises:
         ValueError: if ``step`` is not positive.
@@ -591,7 +559,7 @@ def _both_sides(
 ) -> Iterator[Landscape]:
     """The landscape at w + s u and at w − s u, its inputs attacked there."""
     if not step > 0:
-        raise ValueError(f"`recomputed_curvature(step=...)` must be > 0; got {step}.")
+        raise ValueError(f"`finite_curvatures(step=...)` must be > 0; got {step}.")
     for sign in (1.0, -1.0):
         moved = landscape.at(landscape.weights + sign * step * direction)
         if attack is not None:

@@ -84,11 +84,6 @@ class Alignment(Part):
     covariance: Annotated[NDArray[np.float64], axes("pairs", "pairs")]
     num_probes: int
 
-    @property
-    def chi_excess(self) -> float:
-        """(χ − χ₀)/(1 − χ₀): 0 at the null, 1 when the pair commutes."""
-        return (self.chi.value - self.chi_null) / (1 - self.chi_null) if self.chi_null < 1 else 0.0
-
 
 @part
 class Lanczos(Part):
@@ -138,16 +133,6 @@ class BatchSharpness(Part):
     squares: Annotated[NDArray[np.float64], axes("batches")]
 
     @property
-    def small_batch_position(self) -> float:
-        """Value over the small-batch limit: 1 at the edge of stochastic stability."""
-        return self.value / self.small_batch_limit
-
-    @property
-    def large_batch_position(self) -> float:
-        """Value over the full-batch limit."""
-        return self.value / self.large_batch_limit
-
-    @property
     def relative_error(self) -> float | None:
         """Standard error over value; None where the value is not positive."""
         return self.standard_error / self.value if self.value > 0 else None
@@ -164,11 +149,6 @@ class Gap(Part):
     def robust_loss_gap(self) -> float:
         """Test minus train robust loss, in nats."""
         return self.test.robust_loss - self.train.robust_loss
-
-    @property
-    def robust_accuracy_gap(self) -> float:
-        """Train minus test robust accuracy."""
-        return self.train.robust_accuracy - self.test.robust_accuracy
 
 
 @part
@@ -331,8 +311,3 @@ class Spectrum(AtCheckpoint):
     def curvatures(self) -> NDArray[np.float64]:
         """Largest eigenvalues of the data Hessian, shape ``(k,)``."""
         return self.eigenvalues[: len(self.gamma.values)]
-
-    @property
-    def mean_log_curvature(self) -> float | None:
-        """Mean of ln λ over them; None where one of them is not positive."""
-        return float(np.log(self.curvatures).mean()) if (self.curvatures > 0).all() else None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from empirical.settings.fields import require_at_least, require_at_most, require_choices
 from theory.model.setting import Setting, keyword_setting
 
-__all__ = ["ATTACK_BATCH_NORMS", "PGD", "AttackBatchNorm", "AttackLoss", "Norm", "Start"]
+__all__ = ["PGD", "AttackBatchNorm", "AttackLoss", "Norm", "Start"]
 
 Norm = Literal["linf", "l2"]
 Start = Literal["uniform", "gaussian", "none"]
 AttackBatchNorm = Literal["train", "batch", "eval"]
 AttackLoss = Literal["cross-entropy", "kl"]
-ATTACK_BATCH_NORMS: tuple[str, ...] = get_args(AttackBatchNorm)
 
 
 @keyword_setting

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from empirical.settings.fields import require_at_least, require_at_most, require_choices
 from theory.model.setting import Setting, keyword_setting
 
-__all__ = ["AUGMENTATIONS", "DATASETS", "PUBLISHED", "Augmentation", "DataSetting", "DatasetFacts", "DatasetName"]
+__all__ = ["DATASETS", "PUBLISHED", "Augmentation", "DataSetting", "DatasetFacts", "DatasetName"]
 
 DatasetName = Literal["cifar10", "cifar100", "svhn", "fashion-mnist", "digits", "generated"]
 Augmentation = Literal["none", "reflect-crop-flip", "zero-crop-flip", "zero-crop-flip-rotate"]
-AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,7 @@ from empirical.settings.fields import require_choices
 from theory.model.setting import Setting, keyword_setting
 
 __all__ = [
-    "ACTIVATION_NAMES",
     "NETWORKS",
-    "NORMALIZATIONS",
     "ActivationName",
     "NetworkName",
     "NetworkSetting",
@@ -21,8 +19,6 @@ NetworkName = Literal["preactresnet18", "wideresnet34-10", "convnet", "mlp", "li
 Normalization = Literal["batch", "group", "none"]
 ActivationName = Literal["relu", "softplus", "gelu"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
-NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
-ACTIVATION_NAMES: tuple[ActivationName, ...] = get_args(ActivationName)
 #: Largest width: a convolution between two such layers has 10 GiB of weights.
 WIDEST = 16_384
 #: Networks that are made of layers as wide as `NetworkSetting.widths` says.

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from theory.judge.gate import Quantity, Result, Thresholds, decide, read_thresholds
+from theory.judge.gate import Quantity, Result, Thresholds, decide, read_gate
 from theory.judge.verdict import About, Kind, Outcome, Verdict, write_verdicts
 
 
@@ -101,8 +101,8 @@ def test_thresholds_come_from_pyproject_and_the_command_line_wins(tmp_path):
     file.write_text(
         '[tool.spikeshrink.gate]\nrequire = ["alignment"]\n[tool.spikeshrink.gate.max]\nprice = 0.1\nexpansion = 0.2\n'
     )
-    found = read_thresholds(file, require=["commutativity"], maximum=["expansion=0.5"], minimum=["c=0.1"])
-    assert found.require == ("alignment", "commutativity")
+    found, _ = read_gate(file, require=["commutativity"], maximum=["expansion=0.5"], minimum=["c=0.1"])
+    assert found is not None and found.require == ("alignment", "commutativity")
     assert dict(found.maximum) == {"price": 0.1, "expansion": 0.5}
     assert dict(found.minimum) == {"c": 0.1}
 
@@ -122,7 +122,7 @@ def test_unusable_thresholds_are_one_line(tmp_path, content, message):
     file = tmp_path / "pyproject.toml"
     file.write_text(content)
     with pytest.raises(ValueError, match=message) as raised:
-        read_thresholds(file)
+        read_gate(file)[0] or Thresholds()
     assert "\n" not in str(raised.value).strip()
 
 

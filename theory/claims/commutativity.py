@@ -47,8 +47,6 @@ from theory.model.setting import Setting, keyword_setting
 from theory.oracle.lyapunov import lyapunov_covariance
 from theory.oracle.simulate import Segment, Simulation
 
-Pricer = Callable[[Quadratic, MomentumSGD], float]
-
 #: Largest relative difference from the Lyapunov solver's price that counts as rounding: the solver is good to 1e-11
 #: here, and a price of some 1e-3 nats keeps 1e-8 of it.
 ORACLE_TOLERANCE = 1e-7

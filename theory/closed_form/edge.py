@@ -15,7 +15,7 @@ Rank one  A_n = L_n q_n q_nᵀ with q_n orthonormal, N of them: directions decou
               η* L/B = 2(1−μ²) / (1 + μ − 2μβ):   2(1−μ) at β → 0, 2(1+μ) at β = 1.                             (3)
 Ends      f v ≪ λ²: the deterministic 2(1+μ)/λ. f v ≫ λ²: 2(1−μ) λ/(f v): at B = 1, the sharpness that counts is
           E h²/E h of a sample, not E h.
-Crossover (2) has its terms equal at f v/λ² = (1−μ)/(1+μ): `crossover_batch_size`. For (3) that is B = N(1+μ)/2 … N:
+Crossover (2) has its terms equal at f v/λ² = (1−μ)/(1+μ). For (3) that is B = N(1+μ)/2 … N:
           independent batches leave the small-batch limit only where nearly all samples are in each batch.
 Shuffled  For (3) under shuffled epochs of M batches a direction is hit once an epoch, at a step τ of M alike likely:
           the edge is where ρ(E_τ P_τ ⊗ P_τ) = 1, P_τ the epoch's product; M = 1 is full batch. At μ = .9 it stands at
@@ -37,7 +37,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
-from theory.closed_form.mode_response import mode_response
 from theory.closed_form.stability import largest_stable_learning_rate, one_group
 from theory.closed_form.stationary import stationary_covariance
 from theory.model.optimizer import MomentumSGD
@@ -86,7 +85,7 @@ def mean_square_edge(
             ``(N, m, r)`` with r < m (above `DENSE` directions the only affordable form).
         batch_size: B in 1 … N.
         optimizer: momentum, Nesterov, dampening, weight decay, form; its learning rate is not used.
-        sampling: with or without replacement. Shuffled epochs have no exact edge but that of `orthogonal_edge`.
+        sampling: with or without replacement. Shuffled epochs have no exact edge but that of (3).
 
     Raises:
         ValueError: if a shape is wrong, B is out of range, epochs are shuffled, or some direction has negative mean
@@ -118,102 +117,6 @@ def mean_square_edge(
         rate = math.exp(brentq(excess, low, top, xtol=1e-13, rtol=1e-13))  # pyright: ignore[reportArgumentType]
     growing = feed.basis @ feed.growing(min(rate, math.exp(top))) @ feed.basis.T
     return StabilityEdge(learning_rate=rate, mean_limit=limit, curvature=steepest, direction=growing)
-
-
-def isotropic_edge(
-    curvature: float,
-    curvature_variance: float,
-    num_samples: int | None,
-    batch_size: int,
-    momentum: float,
-    *,
-    sampling: Sampling | str = Sampling.WITHOUT_REPLACEMENT,
-) -> float:
-    """Edge of samples among which no direction is special, heavy ball, equation (2).
-
-    Args:
-        curvature: λ > 0 of the mean.
-        curvature_variance: v ≥ 0 with (1/N) Σ A_n² − λ²I = v I (for one direction, the variance of h_n, divisor N).
-        num_samples: N; None for infinitely many.
-        batch_size: B.
-        momentum: μ in [0, 1).
-        sampling: with or without replacement; the same where N is None.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-    where = "isotropic_edge"
-    _checked_momentum(momentum, where)
-    if not (curvature > 0 and math.isfinite(curvature) and curvature_variance >= 0):
-        raise ValueError(f"`{where}(curvature, variance)` must be > 0 and >= 0; got {curvature}, {curvature_variance}.")
-    share = 1.0 / batch_size if num_samples is None else _noise_factor(num_samples, batch_size, sampling, where)
-    fed = share * curvature_variance
-    return 2.0 * (1.0 - momentum**2) * curvature / ((1.0 - momentum) * curvature**2 + (1.0 + momentum) * fed)
-
-
-def orthogonal_edge(
-    sharpness: float,
-    num_samples: int,
-    batch_size: int,
-    momentum: float,
-    *,
-    sampling: Sampling | str = Sampling.WITHOUT_REPLACEMENT,
-) -> float:
-    """Edge of N samples of rank one along orthonormal directions, heavy ball: equation (3), and under shuffled epochs.
-
-    Args:
-        sharpness: L, the largest curvature of a sample.
-        num_samples: N ≥ 2.
-        batch_size: B in 1 … N; under shuffled epochs B must divide N.
-        momentum: μ in [0, 1).
-        sampling: any.
-
-    Raises:
-        ValueError: if an argument is out of range.
-    """
-    where = "orthogonal_edge"
-    _checked_momentum(momentum, where)
-    if not (sharpness > 0 and math.isfinite(sharpness)) or num_samples < 2:
-        raise ValueError(f"`{where}(sharpness, num_samples)` must be > 0 and >= 2; got {sharpness}, {num_samples}.")
-    if Sampling(sampling) is not Sampling.SHUFFLED_EPOCHS:
-        curvature = sharpness / num_samples
-        variance = sharpness**2 * (1.0 - 1.0 / num_samples) / num_samples
-        return isotropic_edge(curvature, variance, num_samples, batch_size, momentum, sampling=sampling)
-    if not 1 <= batch_size <= num_samples or num_samples % batch_size:
-        raise ValueError(f"`{where}(batch_size=...)` must divide {num_samples}; got {batch_size}.")
-    count = num_samples // batch_size
-    hit = sharpness / batch_size
-
-    def excess(rate: float) -> float:
-        optimizer = MomentumSGD(rate, momentum)
-        free, struck = (mode_response([value], optimizer).transition[0] for value in (0.0, hit))
-        before = [np.eye(2)]
-        for _ in range(count - 1):
-            before.append(free @ before[-1])
-        whole = sum(np.kron(p, p) for p in (before[count - 1 - tau] @ struck @ before[tau] for tau in range(count)))
-        return float(np.abs(np.linalg.eigvals(np.asarray(whole) / count)).max()) - 1.0
-
-    # Small rates contract like exp(−2ηL/(N(1−μ))); scan up to the first rate that does not.
-    unit = 2.0 * (1.0 - momentum) / hit
-    low = high = 0.02 * unit
-    while excess(high) < 0.0:
-        low, high = high, 1.1 * high
-    return float(brentq(excess, low, high, xtol=1e-14 * high, rtol=1e-13))  # pyright: ignore[reportArgumentType]
-
-
-def crossover_batch_size(curvature: float, curvature_variance: float, num_samples: int, momentum: float) -> float:
-    """B at which (2)'s two terms are equal, batches without replacement: below it noise sets the edge.
-
-    Args:
-        curvature: as in `isotropic_edge`.
-        curvature_variance: as there.
-        num_samples: N ≥ 2.
-        momentum: μ.
-    """
-    _checked_momentum(momentum, "crossover_batch_size")
-    ratio = curvature_variance / curvature**2 * (1.0 + momentum) / (1.0 - momentum)
-    # (N−B)/(B(N−1)) ratio = 1
-    return num_samples * ratio / (ratio + num_samples - 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,8 +359,3 @@ def _noise_factor(count: int, batch_size: int, sampling: Sampling | str, where: 
     if scheme is Sampling.WITH_REPLACEMENT:
         return 1.0 / batch_size
     return (count - batch_size) / (batch_size * (count - 1.0))
-
-
-def _checked_momentum(momentum: float, where: str) -> None:
-    if not 0 <= momentum < 1:
-        raise ValueError(f"`{where}(momentum=...)` must be in [0, 1); got {momentum}.")

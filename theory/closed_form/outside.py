@@ -61,32 +61,6 @@ class Outside:
         object.__setattr__(self, "own", own)
 
     @classmethod
-    def from_samples(
-        cls, slopes: ArrayLike, couplings: ArrayLike, outside_slopes: ArrayLike, curvatures: ArrayLike
-    ) -> Outside:
-        """From every sample's coupling to q untracked directions, each an eigenvector of the mean Hessian.
-
-        Args:
-            slopes: s_n along the tracked directions, shape ``(N, k)``.
-            couplings: Q_n, shape ``(N, k, q)``.
-            outside_slopes: s_n,out, shape ``(N, q)``.
-            curvatures: of the untracked directions, shape ``(q,)``; λ_o weighs them by what they contribute to K.
-        """
-        s, q = _centred(slopes), _centred(couplings)
-        rest = _centred(outside_slopes)
-        count = len(s)
-        slope_cov = rest.T @ rest / (count - 1)
-        square = np.einsum("nia,nib->ab", q, q, optimize=True)
-        parts = (square @ slope_cov).diagonal()
-        total = float(parts.sum())
-        weights = parts / total if total > 0 else np.full(len(parts), 1.0 / len(parts))
-        return cls(
-            curvature=float(weights @ np.asarray(curvatures, dtype=np.float64)),
-            coupling=np.einsum("nia,ab,njb->ij", q, slope_cov, q, optimize=True) / (count - 1),
-            own=np.einsum("na,nib,nb->ai", s, q, rest, optimize=True) / count,
-        )
-
-    @classmethod
     def from_probes(cls, couplings: ArrayLike, curvature: float, own: ArrayLike | None = None) -> Outside:
         """From the couplings to P random sign combinations of the untracked slopes (see *Measuring*).
 

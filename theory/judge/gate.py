@@ -33,7 +33,7 @@ from theory.judge.reading import is_mapping, is_sequence
 from theory.judge.table import aligned, markdown_table
 from theory.judge.verdict import Outcome, Verdict
 
-__all__ = ["Check", "GateReport", "Quantity", "Result", "Thresholds", "decide", "read_gate", "read_thresholds"]
+__all__ = ["Check", "GateReport", "Quantity", "Result", "Thresholds", "decide", "read_gate"]
 
 
 class Result(StrEnum):
@@ -212,21 +212,6 @@ def decide(
     return GateReport(checks=tuple(checks))
 
 
-def read_thresholds(
-    pyproject: str | Path | None = None,
-    *,
-    require: Sequence[str] = (),
-    maximum: Sequence[str] = (),
-    minimum: Sequence[str] = (),
-) -> Thresholds:
-    """Thresholds of a ``pyproject.toml`` with those of a command line over them; see `read_gate`.
-
-    Raises:
-        ValueError: as `read_gate`, and if nothing at all is demanded.
-    """
-    return read_gate(pyproject, require=require, maximum=maximum, minimum=minimum)[0] or Thresholds()
-
-
 def read_gate(
     pyproject: str | Path | None = None,
     *,
@@ -254,7 +239,7 @@ def read_gate(
     spec = spec or {}
     table: Mapping[str, Any] = {}
     if pyproject is not None:
-        where = f"`read_thresholds(pyproject={str(pyproject)!r})`"
+        where = f"`read_gate(pyproject={str(pyproject)!r})`"
         path = Path(pyproject)
         require_regular(path, where)
         try:

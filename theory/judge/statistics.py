@@ -206,12 +206,6 @@ def binomial_interval(successes: int, trials: int, alpha: float = 0.05) -> tuple
     return low, high
 
 
-def uniformity_p_value(p_values: ArrayLike) -> float:
-    """Kolmogorov–Smirnov p-value of the hypothesis that `p_values` are uniform on (0, 1)."""
-    values = np.asarray(p_values, dtype=np.float64)
-    return float(cast(Any, stats).kstest(values, "uniform").pvalue)
-
-
 def pooled_moment_covariance(
     lagged: NDArray[np.float64],
     num_times: int,

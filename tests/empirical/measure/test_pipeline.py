@@ -86,7 +86,6 @@ def test_a_folder_of_runs_becomes_evidence_of_every_kind(measured):
                 assert found.small_batch_limit == pytest.approx(0.2 / item.learning_rate)
                 assert found.large_batch_limit == pytest.approx(3.8 / item.learning_rate)
                 assert found.low <= found.value <= found.high
-                assert found.small_batch_position == pytest.approx(19 * found.large_batch_position)
             assert item.finite_sharpness.value != item.attacked_sharpness.value
             assert np.array_equal(item.finite_sharpness.squares, item.attacked_sharpness.squares)
             assert item.average_curvature is not None and item.average_curvature != item.eigenvalues[0]

@@ -146,7 +146,6 @@ def test_drawing_stops_at_the_error_asked_for_or_where_the_batches_are_spent():
     spent = network_batch_sharpness(landscape, SGD, 8, relative_error=1e-6)
     assert len(spent.squares) == max(FEWEST, 200 // 8 * 2 // 4)
     assert (spent.small_batch_limit, spent.large_batch_limit) == pytest.approx((2.0, 38.0))
-    assert spent.small_batch_position == spent.value / spent.small_batch_limit
 
 
 def test_intervals_of_skewed_batches_cover_more_than_students_do():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -53,11 +54,11 @@ def test_every_table_has_exactly_the_names_of_its_type():
 def test_the_networks_and_activations_that_settings_name_are_the_ones_that_can_be_built():
     from empirical.network import build_network
     from empirical.network.blocks import ACTIVATIONS, normalization_layer
-    from empirical.settings.network import ACTIVATION_NAMES, NORMALIZATIONS
+    from empirical.settings.network import ActivationName, Normalization
 
-    assert set(ACTIVATIONS) == set(ACTIVATION_NAMES)
-    built = {type(normalization_layer(kind, 8)).__name__ for kind in NORMALIZATIONS}
-    assert len(built) == len(NORMALIZATIONS)
+    assert set(ACTIVATIONS) == set(get_args(ActivationName))
+    built = {type(normalization_layer(kind, 8)).__name__ for kind in get_args(Normalization)}
+    assert len(built) == len(get_args(Normalization))
     kinds = {
         type(build_network(make_training("smoke", "at", {"network": name, "widths": (4, 8)}).network, seed=0))
         for name in NETWORKS

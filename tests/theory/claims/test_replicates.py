@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.oracles import uniformity_p_value
 from theory.claims.replicates import (
     equivalence_comparison,
     identity_comparison,
@@ -11,7 +12,7 @@ from theory.claims.replicates import (
     variance_replicates,
 )
 from theory.judge.claim import MISS, TEST_ALPHA, Outcome, classify, decide_identity
-from theory.judge.statistics import normal_quantile, uniformity_p_value
+from theory.judge.statistics import normal_quantile
 
 
 def test_p_values_are_uniform_on_averages_as_skewed_as_ours():

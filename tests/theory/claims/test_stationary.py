@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.oracles import uniformity_p_value
 from theory.claims import moments, stationary
 from theory.claims.stationary import CLAIMS, EXPERIMENTS
 from theory.judge.claim import TEST_ALPHA, needed_degrees
 from theory.judge.evidence import Evidence
-from theory.judge.statistics import uniformity_p_value
 from theory.judge.verdict import Outcome
 from theory.model.optimizer import MomentumSGD
 from theory.oracle.simulate import Simulation, simulate

@@ -29,6 +29,18 @@ OPTIMIZERS = [
 EPOCHS = [(6, (2, 2, 2)), (5, (1, 1, 1, 1, 1)), (5, (2, 2, 1)), (6, (2, 2))]
 
 
+def outside_of(slopes, couplings, outside_slopes, curvatures):
+    """From every sample's coupling to q untracked directions, each an eigenvector of the mean Hessian."""
+    s, q, rest = (part - part.mean(axis=0) for part in (slopes, couplings, outside_slopes))
+    slope_cov = rest.T @ rest / (len(s) - 1)
+    parts = (np.einsum("nia,nib->ab", q, q, optimize=True) @ slope_cov).diagonal()
+    return Outside(
+        curvature=float(parts @ curvatures / parts.sum()),
+        coupling=np.einsum("nia,ab,njb->ij", q, slope_cov, q, optimize=True) / (len(s) - 1),
+        own=np.einsum("na,nib,nb->ai", s, q, rest, optimize=True) / len(s),
+    )
+
+
 def _samples(count, k=2, seed=0, mean_slope=0.0, spread=1.0):
     rng = np.random.default_rng(seed)
     slopes = rng.exponential(size=(count, k)) * rng.choice([-1.0, 1.0], size=(count, k))
@@ -229,7 +241,7 @@ def test_what_is_outside_acts_as_if_it_were_tracked():
     optimizer, rates = MomentumSGD(0.1, 0.9), np.full(36, 0.1)
     whole = minibatch_second_moments(slopes, curvatures, optimizer, rates, 10).covariance[:, :k, :k]
     inner = slopes[:, :k], curvatures[:, :k, :k]
-    rest = Outside.from_samples(slopes[:, :k], curvatures[:, :k, k:], slopes[:, k:], np.full(q, 0.2))
+    rest = outside_of(slopes[:, :k], curvatures[:, :k, k:], slopes[:, k:], np.full(q, 0.2))
     alone = minibatch_second_moments(*inner, optimizer, rates, 10).covariance
     together = minibatch_second_moments(*inner, optimizer, rates, 10, outside=[rest]).covariance
     blind = minibatch_second_moments(*inner, optimizer, rates, 10, outside=[replace(rest, own=None)]).covariance
@@ -266,7 +278,7 @@ def test_ridge_regression_on_digits_is_met_at_every_record_where_additive_noise_
     s, x = slopes @ basis, inputs @ basis
     a = x[:, :10, None] * x[:, None, :10]
     rest = [
-        Outside.from_samples(s[:, :10], x[:, :10, None] * x[:, None, part], s[:, part], values[part])
+        outside_of(s[:, :10], x[:, :10, None] * x[:, None, part], s[:, part], values[part])
         for part in (slice(10, 25), slice(25, None))
     ]
     law = minibatch_second_moments(s[:, :10], a, optimizer, rates, 32, record=record, outside=rest)
@@ -309,7 +321,7 @@ def test_softmax_regression_on_digits_is_met_where_additive_noise_is_off_by_a_qu
     curvatures = np.einsum("nck,ncd,ndl->nkl", inner, outputs, inner, optimize=True)
     s = slopes @ basis
     rest = [
-        Outside.from_samples(
+        outside_of(
             s[:, :10],
             np.einsum("nck,ncd,ndl->nkl", inner, outputs, turned[:, :, part], optimize=True),
             s[:, part],

@@ -18,7 +18,6 @@ from theory.judge.statistics import (
     pooled_moment_covariance,
     pooled_moment_variance,
     required_degrees,
-    uniformity_p_value,
     variance_interval,
     variance_p_value,
 )
@@ -184,12 +183,6 @@ def test_binomial_interval_is_clopper_pearson():
         assert binomial_interval(k, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
     with pytest.raises(ValueError, match="successes"):
         binomial_interval(5, 4)
-
-
-def test_uniformity_sees_what_is_not_uniform():
-    rng = np.random.default_rng(0)
-    assert uniformity_p_value(rng.random(5000)) > 1e-3
-    assert uniformity_p_value(rng.random(5000) ** 1.2) < 1e-6
 
 
 @pytest.mark.parametrize(
