@@ -87,7 +87,14 @@ def test_a_module_of_the_users_in_the_working_folder_is_not_seen(spikeshrink):
 
 @pytest.mark.parametrize(
     ("module", "hidden"),
-    [("empirical", "reports"), ("empirical", "theory/"), ("reports", "theory"), ("theory", "reports")],
+    [
+        ("empirical", "reports"),
+        ("empirical", "theory/"),
+        ("reports", "theory"),
+        ("reports", "empirical"),
+        ("theory", "reports"),
+        ("theory", "spikeshrink"),
+    ],
 )
 def test_python_m_refuses_a_clash_before_anything_of_the_users_runs(spikeshrink, module, hidden):
     marker = trap(spikeshrink.work, hidden)
@@ -95,6 +102,16 @@ def test_python_m_refuses_a_clash_before_anything_of_the_users_runs(spikeshrink,
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert f"`{hidden.strip('/')}` would be imported from" in done.stderr and str(spikeshrink.work) in done.stderr
     assert not marker.exists()
+
+
+def test_python_m_of_a_name_that_the_user_has_is_the_users_as_the_readme_says(spikeshrink):
+    """Python finds it before anything of ours can look; the console script is the way around."""
+    marker = trap(spikeshrink.work, "reports")
+    spikeshrink("build", "results", command=("-m", "reports"))
+    assert marker.exists()
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "`python -m reports` is then your file" in readme
+    assert "stops with ``…: `reports` would be imported from …`` and status 2" in readme
 
 
 def test_the_report_stage_of_a_run_is_our_report(spikeshrink):
