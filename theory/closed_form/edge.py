@@ -119,6 +119,38 @@ def mean_square_edge(
     return StabilityEdge(learning_rate=rate, mean_limit=limit, curvature=steepest, direction=growing)
 
 
+def isotropic_edge(
+    curvature: float,
+    curvature_variance: float,
+    num_samples: int | None,
+    batch_size: int,
+    momentum: float,
+    *,
+    sampling: Sampling | str = Sampling.WITHOUT_REPLACEMENT,
+) -> float:
+    """Edge of samples among which no direction is special, heavy ball, equation (2).
+
+    Args:
+        curvature: λ > 0 of the mean.
+        curvature_variance: v ≥ 0 with (1/N) Σ A_n² − λ²I = v I (for one direction, the variance of h_n, divisor N).
+        num_samples: N; None for infinitely many.
+        batch_size: B.
+        momentum: μ in [0, 1).
+        sampling: with or without replacement; the same where N is None.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    where = "isotropic_edge"
+    if not 0 <= momentum < 1:
+        raise ValueError(f"`{where}(momentum=...)` must be in [0, 1); got {momentum}.")
+    if not (curvature > 0 and math.isfinite(curvature) and curvature_variance >= 0):
+        raise ValueError(f"`{where}(curvature, variance)` must be > 0 and >= 0; got {curvature}, {curvature_variance}.")
+    share = 1.0 / batch_size if num_samples is None else _noise_factor(num_samples, batch_size, sampling, where)
+    fed = share * curvature_variance
+    return 2.0 * (1.0 - momentum**2) * curvature / ((1.0 - momentum) * curvature**2 + (1.0 + momentum) * fed)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BatchSharpness:
     """E_B[g_Bᵀ H_B g_B]/E_B|g_B|².

@@ -1,8 +1,5 @@
 """Edges of mean-square stability that can be written down, for `mean_square_edge` to be held against.
 
-Isotropic Ā = λI and T(I) = f v I (samples that differ by a factor, orthogonal samples, any law that no rotation
-          changes): I is the leading eigenvector, so the edge solves
-              η (1+μ) f v = λ(1−μ)(2(1+μ) − ηλ)   ⇔   η* = 2(1−μ²) λ / ((1−μ)λ² + (1+μ) f v).                   (2)
 Rank one  A_n = L_n q_n q_nᵀ with q_n orthonormal, N of them: `theory.closed_form.edge`, (3), and its shuffled epochs.
 """
 
@@ -11,35 +8,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import brentq
 
+from theory.closed_form.edge import isotropic_edge
 from theory.closed_form.mode_response import mode_response
 from theory.model.optimizer import MomentumSGD
 from theory.model.regression import Sampling
-
-
-def isotropic_edge(
-    curvature: float,
-    curvature_variance: float,
-    num_samples: int | None,
-    batch_size: int,
-    momentum: float,
-    *,
-    sampling: Sampling | str = Sampling.WITHOUT_REPLACEMENT,
-) -> float:
-    """Edge of samples among which no direction is special, heavy ball, equation (2).
-
-    Args:
-        curvature: λ > 0 of the mean.
-        curvature_variance: v ≥ 0 with (1/N) Σ A_n² − λ²I = v I (for one direction, the variance of h_n, divisor N).
-        num_samples: N; None for infinitely many.
-        batch_size: B.
-        momentum: μ in [0, 1).
-        sampling: with or without replacement; the same where N is None.
-    """
-    share = 1.0 / batch_size
-    if num_samples is not None and Sampling(sampling) is Sampling.WITHOUT_REPLACEMENT:
-        share *= (num_samples - batch_size) / (num_samples - 1.0)
-    fed = share * curvature_variance
-    return 2.0 * (1.0 - momentum**2) * curvature / ((1.0 - momentum) * curvature**2 + (1.0 + momentum) * fed)
 
 
 def orthogonal_edge(
@@ -84,7 +56,7 @@ def orthogonal_edge(
 
 
 def crossover_batch_size(curvature: float, curvature_variance: float, num_samples: int, momentum: float) -> float:
-    """B at which (2)'s two terms are equal, batches without replacement: below it noise sets the edge.
+    """B at which the terms of (2), `theory.closed_form.edge`, are equal, batches without replacement.
 
     Args:
         curvature: as in `isotropic_edge`.

@@ -7,8 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.theory.closed_form.edge_forms import crossover_batch_size, isotropic_edge, orthogonal_edge
-from theory.closed_form.edge import batch_sharpness, mean_square_edge, sampled_batch_sharpness, sharpness_limits
+from tests.theory.closed_form.edge_forms import crossover_batch_size, orthogonal_edge
+from theory.closed_form.edge import (
+    batch_sharpness,
+    isotropic_edge,
+    mean_square_edge,
+    sampled_batch_sharpness,
+    sharpness_limits,
+)
 from theory.closed_form.minibatch import ridge_regression_law, second_moment_stability_limit
 from theory.model.optimizer import MomentumSGD
 from theory.model.regression import GaussianRegression, RidgeRegression, Sampling
@@ -230,6 +236,8 @@ def test_at_the_edge_of_orthogonal_samples_batch_sharpness_is_the_published_limi
             lambda: mean_square_edge(np.array([np.diag([1.0, s]) for s in (1, -1)]), 1, MomentumSGD(0.1)),
             "must not vary along a direction that is flat in the mean",
         ),
+        (lambda: isotropic_edge(0.0, 1.0, 5, 1, 0.9), "must be > 0 and >= 0"),
+        (lambda: isotropic_edge(1.0, 1.0, 5, 1, 1.0), r"momentum=\.\.\.\)` must be in \[0, 1\); got 1.0"),
         (lambda: batch_sharpness(np.ones((4, 3)), _rows(), 1), "must agree"),
         (lambda: batch_sharpness(np.zeros((5, 2)), _rows(), 1), "must not vanish"),
         (lambda: sampled_batch_sharpness(np.ones(5), np.ones(5)), "n >= 8"),
