@@ -93,11 +93,11 @@ def _build_index(folder: Path) -> Path:
     _need_matplotlib()
     from reports.front import front_page
 
-    older = sorted(
-        item.parent.name for item in folder.glob("*/index.html") if not (item.parent / "verdicts.json").exists()
-    )
+    unjudged = [item for item in sorted(folder.iterdir()) if item.is_dir() and not (item / "verdicts.json").exists()]
+    older = [item.name for item in unjudged if (item / "index.html").exists()]
+    tables = [item.name for item in unjudged if (item / "report.md").exists() and item.name not in older]
     path = folder / "index.html"
-    text = front_page(found, older)
+    text = front_page(found, older, tables)
     atomic_write(path, text.encode(), overwrite=True)
     return path
 

@@ -33,12 +33,13 @@ _ANSWERS = {
 }
 
 
-def front_page(results: Mapping[str, Sequence[Verdict]], older: Sequence[str] = ()) -> str:
+def front_page(results: Mapping[str, Sequence[Verdict]], older: Sequence[str] = (), tables: Sequence[str] = ()) -> str:
     """``index.html`` of a folder of results.
 
     Args:
         results: folder name to verdicts.
         older: folders with pages of an older register, whose verdicts cannot be read any more.
+        tables: folders with a ``report.md`` that judges no claim, such as that of the fault run.
     """
     found = findings(results)
     sheet = Sheet()
@@ -74,6 +75,9 @@ def front_page(results: Mapping[str, Sequence[Verdict]], older: Sequence[str] = 
     if older:
         links = ", ".join(f'<a href="{_address(name)}">{shown(name)}</a>' for name in older)
         body.append(f'<p class="note">Made by an older register, without evidence to judge again: {links}.</p>')
+    if tables:
+        links = ", ".join(f'<a href="{_address(name, "report.md")}">{shown(name)}</a>' for name in tables)
+        body.append(f'<p class="note">Tables about the program itself: {links}.</p>')
     body.append("</section></main>")
     return document("Spikeshrink: what was found", body, sheet.element())
 
@@ -215,5 +219,5 @@ def _linked(sentence: str, links: Mapping[str, str]) -> str:
     return "".join(told)
 
 
-def _address(name: str) -> str:
-    return f"./{quote(os.fsencode(name), safe='')}/index.html"  # "./" keeps a name with a colon from being a scheme
+def _address(name: str, page: str = "index.html") -> str:
+    return f"./{quote(os.fsencode(name), safe='')}/{page}"  # "./" keeps a name with a colon from being a scheme

@@ -3,6 +3,7 @@
     python -m tests.faults --out reports/published/faults
     python -m tests.faults --out reports/published/faults --part inputs     # the other part stays as it was
     python -m tests.faults --out reports/published/faults --kill measure    # as do the other commands that are killed
+    python -m tests.faults --out reports/published/faults --part inputs --again   # those that were faults, once mended
 Everything drawn comes from one seed. Exit status 0 if no fault was found, 1 otherwise.
 """
 
@@ -34,8 +35,8 @@ SEED = 12
 COUNTS = ("hostile_inputs", "kill_points", "flipped_bits")
 
 
-def hostile(work: Path, *, every: int = 1, only: str = "", note: Any = None) -> list[inputs.Answer]:
-    """The answers to every `every`-th hostile input whose name begins with `only`."""
+def hostile(work: Path, *, every: int = 1, only: str | tuple[str, ...] = "", note: Any = None) -> list[inputs.Answer]:
+    """The answers to every `every`-th hostile input whose name begins with (one of) `only`."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         run, judged = work / "run", work / "judging" / "judged"
         for folder, prepare in ((run, scenarios.trained), (judged, scenarios.judged)):
@@ -173,6 +174,20 @@ def inputs_record(
     }
 
 
+def mended(record: dict[str, Any], answers: list[inputs.Answer]) -> dict[str, Any]:
+    """The record of a fault run with what it found asked again: an input now answered rightly counts as no fault."""
+    right = {one.case for one in answers if not one.fault}
+    groups = {name: dict(group) for name, group in record["hostile_inputs"].items()}
+    for found in record["faults"]:
+        if found["case"] in right:
+            counts = groups[found["case"].split("/")[0]]
+            silent = "silent_acceptances" if found["status"] == 0 else "other_faults"
+            counts["tracebacks" if found["fault"] == "traceback" else silent] -= 1
+    left = [found for found in record["faults"] if found["case"] not in right]
+    asked = sorted({*record.get("asked_again", ()), *right})
+    return {**record, "hostile_inputs": groups, "faults": left, "asked_again": asked}
+
+
 def totals(kills: dict[str, Any], found: dict[str, Any]) -> dict[str, int]:
     """The numbers of "Done when": three counts, and what must be 0."""
     groups, flips = found["hostile_inputs"].values(), found["flipped_bits"].values()
@@ -205,6 +220,8 @@ def markdown(kills: dict[str, Any], found: dict[str, Any]) -> str:
     everything = [sum(group[key] for group in groups.values()) for key in columns]
     lines.append("| all | " + " | ".join(map(str, everything)) + " |")
     own = found["in_processes_of_their_own"]
+    if again := found.get("asked_again"):
+        lines += ["", f"Found in this run, mended since and asked again: {', '.join(f'`{name}`' for name in again)}."]
     lines += ["", f"{own['inputs']} of them again in processes of their own: {own['faults']} faults.", ""]
     lines += ["| killed | file operations | kills | lost, doubled or different | tracebacks |", "|---|---|---|---|---|"]
     for one in scenarios_:
@@ -239,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [scenario.name for scenario in scenarios.scenarios()]
     parser.add_argument("--kill", action="append", choices=names, default=[], help="kill these commands alone")
     parser.add_argument("--every", type=int, default=1, help="take every N-th input and kill point")
+    parser.add_argument("--again", action="store_true", help="ask only the inputs that were faults when last stored")
     parser.add_argument("--processes", type=int, default=12, help="inputs that are tried in processes of their own")
     options = parser.parse_args(arguments)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a device does not survive a fork
@@ -258,7 +276,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 (outcome,) = killed(work, thin=options.every, only=(name,), note=note)
                 kept[name] = asdict(outcome)  # stored as it comes: a run that is stopped goes on with --kill
                 _write(options.out / "kills.json", {"scenarios": [kept[name] for name in names if name in kept]})
-        if options.part != "kills" and not options.kill:
+        if options.again:
+            record = json.loads((options.out / "inputs.json").read_text(encoding="utf-8"))
+            cases = tuple(found["case"] for found in record["faults"])
+            _write(options.out / "inputs.json", mended(record, hostile(work, only=cases, note=note)))
+        elif options.part != "kills" and not options.kill:
             answers = hostile(work, every=options.every, note=note)
             processes = sampled_in_processes(work, options.processes)
             _write(options.out / "inputs.json", inputs_record(answers, processes, flipped(work, 60)))
@@ -268,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kills, found = (json.loads(part.read_text()) for part in parts)
     text, counts = markdown(kills, found), totals(kills, found)
     _write(options.out / "totals.json", counts)
-    (options.out / "faults.md").write_text(text, encoding="utf-8")
+    (options.out / "report.md").write_text(text, encoding="utf-8")
     print(text)
     return int(any(value for name, value in counts.items() if name not in COUNTS))
 

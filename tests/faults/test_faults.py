@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import killing
+from tests.faults import __main__ as faultrun
+from tests.faults import inputs, killing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +27,19 @@ def test_no_fault_is_found_in_a_part_of_the_fault_run(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     totals = json.loads((tmp_path / "totals.json").read_text())
     assert totals["hostile_inputs"] > 30 and totals["kill_points"] > 7 and totals["flipped_bits"] == 120
+
+
+def test_a_fault_that_is_mended_is_taken_out_and_named():
+    group = {"inputs": 5, "tracebacks": 1, "silent_acceptances": 0, "other_faults": 1}
+    faults = [{"case": "gate/a", "fault": "traceback", "status": 70}, {"case": "gate/b", "fault": "x", "status": 3}]
+    record = {"hostile_inputs": {"gate": group}, "faults": faults}
+    answers = [
+        inputs.Answer(case="gate/a", status=2, fault="", text="", seconds=0.0),
+        inputs.Answer(case="gate/b", status=3, fault="status 3", text="", seconds=0.0),
+    ]
+    found = faultrun.mended(record, answers)
+    assert found["hostile_inputs"]["gate"] == group | {"tracebacks": 0}
+    assert found["faults"] == faults[1:] and found["asked_again"] == ["gate/a"]
 
 
 def test_the_harness_sees_a_doubled_a_lost_and_a_left_over_record(tmp_path):

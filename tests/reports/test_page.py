@@ -319,13 +319,16 @@ def test_the_front_page_links_every_report_and_counts_its_verdicts(tmp_path, cap
         (tmp_path / name).mkdir()
         write(tmp_path / name)
     (tmp_path / "no-results").mkdir()
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "faults" / "report.md").write_text("# Faults\n")
     assert main(["index", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     page = Checker(text)
     assert page.wrong == []
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
-    assert {link.partition("#")[0] for link in links[1:]} == {"./digits-%3Cem%3E/index.html", "./theory/index.html"}
+    pages = {"./digits-%3Cem%3E/index.html", "./theory/index.html", "./faults/report.md"}
+    assert {link.partition("#")[0] for link in links[1:]} == pages
     assert "./theory/index.html#transient-interpolation" in links, "what was found leads to its claim"
     assert "<em>" not in text and "no-results" not in text
     verdicts = read_verdicts(tmp_path / "theory" / "verdicts.json")
