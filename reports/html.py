@@ -30,7 +30,7 @@ from reports.outline import (
     runs_table,
     sections,
     set_aside,
-    setting_rows,
+    setting_lines,
     subject_table,
     summary,
     title_of,
@@ -241,7 +241,7 @@ class Page:
         if results.evidence:
             blocks.append(self._table(runs_table(results.evidence, results.verdicts)))
         for run in results.evidence.values():
-            fields = text(_lines(setting_rows(run.setting)))
+            fields = text(setting_lines(run.setting))
             title = f"Setting of {text(run.experiment)}, run {text(run.run_id)}"
             blocks.append(
                 f'<details><summary>{title}</summary><pre class="scroll" tabindex="0" role="region" '
@@ -249,18 +249,6 @@ class Page:
             )
         blocks.append("</section>")
         return "".join(blocks)
-
-
-def _lines(fields: Sequence[tuple[str, str]]) -> str:
-    """Name and value a line; fields of one object stand under its name."""
-    lines, above = [], ""
-    for name, value in fields:
-        parent, _, field = name.rpartition(".")
-        if parent and parent != above:
-            lines.append(parent)
-        above = parent
-        lines.append(f"  {field}  {value}" if parent else f"{field}  {value}")
-    return "\n".join(lines)
 
 
 def _address(run: Evidence) -> str:

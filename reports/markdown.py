@@ -23,7 +23,7 @@ from reports.outline import (
     runs_table,
     sections,
     set_aside,
-    setting_rows,
+    setting_lines,
     subject_table,
     summary,
     verdict_facts,
@@ -138,9 +138,8 @@ def _provenance(results: Results) -> list[str]:
 
 
 def _setting(run: Evidence) -> str:
-    rows = [(_text(name), _text(value)) for name, value in setting_rows(run.setting)]
     title = f"Setting of {_text(run.experiment)}, run {run.run_id}"
-    return f"<details><summary>{title}</summary>\n\n{_grid(('field', 'value'), rows, [False, False])}\n\n</details>"
+    return f"<details><summary>{title}</summary>\n\n```text\n{setting_lines(run.setting)}\n```\n\n</details>"
 
 
 def _table(table: Table) -> str:

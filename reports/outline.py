@@ -311,6 +311,18 @@ def setting_rows(setting: Mapping[str, Any], prefix: str = "") -> tuple[tuple[st
     return tuple(rows)
 
 
+def setting_lines(setting: Mapping[str, Any]) -> str:
+    """A Setting as lines, a name and its value each; fields of one object stand under its name."""
+    lines, above = [], ""
+    for name, value in setting_rows(setting):
+        parent, _, field = name.rpartition(".")
+        if parent and parent != above:
+            lines.append(parent)
+        above = parent
+        lines.append(f"  {field}  {value}" if parent else f"{field}  {value}")
+    return "\n".join(lines)
+
+
 def title_of(results: Results, name: str = "") -> str:
     """What a page is about: the folder, the data where runs name them, and the day of the last run."""
     named = [found for run in results.evidence.values() if (found := _data_set(run.setting))]
