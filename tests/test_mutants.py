@@ -126,3 +126,20 @@ def test_both_must_see_a_mutant_of_a_formula(codes, status, said, monkeypatch, c
     again = mutants.main()  # what was seen is asked no more
     assert (again, bool(capsys.readouterr().out)) == ((0, False) if status == 0 else (status, True))
     mutants.support.cache_clear()
+
+
+#: Outcomes of the table, as `nox -s mutants -- --record FILE` keeps them.
+STORED = mutants.ROOT / "reports" / "published" / "mutants" / "outcomes.json"
+
+
+def test_stored_outcomes_are_of_the_table_and_all_were_seen():
+    """Whoever was asked saw it: tests, and verify where a public result changes. Rows without an outcome are due."""
+    table = {mutants.digest(mutants.asked(mutant)): mutant for mutant in mutants.MUTANTS}
+    stored = mutants.recorded(STORED)
+    for name, item in stored.items():
+        words = {key: item[key] for key in mutants.asked(next(iter(mutants.MUTANTS)))}
+        assert name == mutants.digest(words) and name in table, (item["file"], item["old"])
+        assert item["seen_by_tests"] is True, (item["file"], item["new"])
+        assert item["seen_by_verify"] is (True if item["by"] == "both" else None), (item["file"], item["new"])
+        assert item["seconds"] > 0 and len(item["commit"]) == 40 and item["environment"]["numpy"]
+    assert len(stored) >= 100
