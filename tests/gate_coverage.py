@@ -1,4 +1,4 @@
-r"""How often the gate's intervals hold the truth: fourteen small models of every kind, against dense float64.
+r"""How often the gate's intervals hold the truth: small models of every kind, against dense float64.
 
 Pool      2,048 samples a model, with every sample's gradient and Hessian by automatic differentiation; a repeat is a
           draw of N = 256 of them with replacement, so that the pool is the training distribution and its means are the
@@ -13,7 +13,8 @@ Truths    curvature          λᵢ of the pool, i ≤ 3
           batch sharpness    of the draw, over all its batches (`theory.closed_form.edge.batch_sharpness`)
 Rule      Fixed beforehand: coverage, pooled over the models, in 93 to 97 %.
 
-``python -m tests.gate_coverage --repeats 400`` writes ``tests/gate_coverage.json``.
+``python -m tests.gate_coverage --repeats 60`` writes ``tests/gate_coverage.json``. Recurrent layers have no batched
+second derivative, nor have models that write buffers: the stored study leaves them out for time.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from theory.model.optimizer import MomentumSGD
 
 POOL, COUNT, BATCH, TRACKED, DRAWS = 2048, 256, 32, 3, 64
 OPTIMIZER = MomentumSGD(0.05, 0.9)
+#: Coverage that 95 % intervals should have, pooled over the models.
+WANTED = (0.93, 0.97)
 STORED = Path(__file__).with_suffix(".json")
 QUANTITIES = ("curvature", "curvature found", "noise", "price", "price found", "excess", "batch sharpness")
 CE = nn.CrossEntropyLoss(reduction="none")
@@ -143,6 +146,11 @@ MODELS = {
     ),
     "group norm": (lambda: images(nn.GroupNorm(1, 2)), classes(1, 4, 4), CE),
     "batch norm": (lambda: images(nn.BatchNorm2d(2)), classes(1, 4, 4), CE),
+    "sequence convolution": (
+        lambda: nn.Sequential(nn.Conv1d(1, 2, 3), nn.GELU(), nn.Flatten(), nn.Linear(8, 2)),
+        classes(1, 6),
+        CE,
+    ),
     "residual": (Residual, classes(4), CE),
     "tied embedding": (Tied, tokens, CE),
     "attention": (
@@ -317,7 +325,7 @@ def pooled(found: dict) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Coverage of the gate's intervals.")
-    parser.add_argument("--repeats", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--models", nargs="+", choices=tuple(MODELS), default=list(MODELS))
     parser.add_argument("--out", type=Path, default=STORED)
     options = parser.parse_args(arguments)
@@ -333,6 +341,8 @@ def main(arguments: list[str] | None = None) -> int:
         "pooled": pooled(found),
         "models": found,
     }
+    low, high = WANTED
+    document["within"] = [name for name, item in document["pooled"].items() if low <= item["rate"] <= high]
     options.out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     print(json.dumps(document["pooled"], indent=1))
     return 0

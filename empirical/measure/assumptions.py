@@ -18,7 +18,9 @@ Checks (each has its rule; `RULES` says what a failure costs)
     stationarity            first fluctuation–dissipation relation along a run of steps, where steps are asked for
     shuffling, underdamped, relaxation   reported
 Data      The samples are taken as a draw from the training distribution: intervals are over samples, at fixed
-          eigenvectors; those of the excess over probes.
+          eigenvectors; those of the excess over probes. The price meant is that of the distribution in its own steepest
+          directions. Coverage at 256 samples is counted in `tests.gate_coverage`: the intervals of γ are too short, and
+          those of the price are too short by more, so that the price is read beside its nulls.
 Top k     As many as asked for, at most a quarter of the samples, and of these the ones with positive curvature, noise
           and a stationary law. No verdict of commutation is relative to k: its nulls have the same k. The note on the
           price gives it for fewer directions too.
