@@ -87,10 +87,6 @@ EQUATIONS: Mapping[str, Equation] = {
         "divergence of two risks",
         r"\mathrm{kl}(r\,\|\,R) = r\ln\frac{r}{R} + (1-r)\ln\frac{1-r}{1-R}",
     ),
-    "D3": Equation(
-        "distance of two Gaussians",
-        r"W_2^2 = \|m-m_P\|^2 + \min_{U^\top U = 1}\|\Sigma^{1/2}-\Sigma_P^{1/2}U\|_F^2",
-    ),
     "E1": Equation(
         "the edge of mean-square stability",
         r"\text{a stationary second moment exists} \iff a_1 < 2(1+\mu)\ \text{and}\ "
