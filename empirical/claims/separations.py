@@ -54,7 +54,10 @@ class Sight:
         directions: λ, γ and ρ_b in them when they parted, and the replicas' motion.
         moved: λ and γ in them where scouts were; None: they stay as they were.
         at_mean: whether those are taken at the scouts' mean instead of on average over scouts.
-        springs: whether λ is made as stiff as the scouts' slopes rise with their distance, all directions together.
+        springs: whether λ is made as stiff as the scouts' slopes rise with their distance, all directions together;
+            after the drop, where what is left of the spread is mostly floor, as stiff as they found it at the drop.
+        floor: whether the variance of the scouts' floors is added, on average over directions: of the places at which
+            their slopes at the end would vanish, x − slope/λ. They persist; the law speaks of the spread about them.
         noisier: factor on γ.
     """
 
@@ -63,16 +66,22 @@ class Sight:
     moved: MovedLaw | None = None
     at_mean: bool = False
     springs: bool = False
+    floor: bool = False
     noisier: float = 1.0
 
-    def laws(self, steps: int, draws: NDArray[np.intp]) -> tuple[Array, Array]:
-        """λ and γ of every step under each draw of scouts, shapes ``(steps, draws, k)``; the first draw is all."""
-        frozen, moved = self.directions, self.moved
+    def laws(self, item: Separation, draws: NDArray[np.intp]) -> tuple[Array, Array, Array]:
+        """λ and γ of every step under each draw of scouts, ``(steps, draws, k)``; the floor's variance, ``(draws,)``.
+
+        The first draw is of all scouts.
+        """
+        frozen, moved, steps = self.directions, self.moved, len(item.learning_rates)
+        nothing = np.zeros(len(draws))
         if moved is None:
             shape = (steps, len(draws), len(frozen.curvatures))
             return (
                 np.broadcast_to(frozen.curvatures, shape),
                 np.broadcast_to(self.noisier * frozen.slope_variances, shape),
+                nothing,
             )
 
         def drawn(seen: Array) -> Array:
@@ -82,19 +91,34 @@ class Sight:
             return seen[:, :-1][:, draws]
 
         curvatures = drawn(moved.curvatures).mean(axis=2)
+        floor = nothing
         if self.springs:
-            away, slopes = drawn(moved.positions), drawn(moved.slopes)
-            away = away - away.mean(axis=2, keepdims=True)
-            curvatures = curvatures * _spring(away, slopes, curvatures)[:, :, None]
+            away, slopes = (drawn(seen) for seen in (moved.positions, moved.slopes))
+            away, slopes = (seen - seen.mean(axis=2, keepdims=True) for seen in (away, slopes))
+            ratio, floor = _springs(away, slopes, curvatures, int(np.searchsorted(moved.steps, item.drop)))
+            curvatures = curvatures * ratio[:, :, None]
         return (
             _path(frozen.curvatures, moved.steps, curvatures, steps),
             self.noisier * _path(frozen.slope_variances, moved.steps, drawn(moved.slope_variances).mean(axis=2), steps),
+            floor if self.floor else nothing,
         )
 
 
-def _spring(away: Array, slopes: Array, curvatures: Array) -> Array:
-    """Slope over λ times distance, its regression pooled over scouts and directions, shape ``(moments, draws)``."""
-    return (away * slopes).sum(axis=(2, 3)) / (curvatures * (away**2).sum(axis=2)).sum(axis=2)
+def _springs(away: Array, slopes: Array, curvatures: Array, drop: int) -> tuple[Array, Array]:
+    """Stiffness over λ, ``(moments, draws)``, and the floor's variance, ``(draws,)``.
+
+    A slope is λ ρ (x − f): its regression on x is ρ (1 − Var f/Var x), as f does not move with x. What the floor takes
+    away of ρ at the drop is given back, in a few turns.
+    """
+    squares = curvatures * (away**2).sum(axis=2)
+    ratio = (away * slopes).sum(axis=(2, 3)) / squares.sum(axis=2)
+    found, floor = ratio[drop], np.zeros(ratio.shape[1])
+    spread = away[drop].var(axis=1, ddof=1).mean(axis=1)
+    for _ in range(4):
+        floors = away[-1] - slopes[-1] / (found[:, None] * curvatures[drop])[:, None]
+        floor = floors.var(axis=1, ddof=1).mean(axis=1)
+        found = ratio[drop] / np.maximum(1 - floor / spread, 0.5)
+    return np.concatenate([ratio[:drop], np.broadcast_to(found, (len(ratio) - drop, len(found)))]), floor
 
 
 def _path(start: Array, moments: NDArray[np.int64], seen: Array, steps: int) -> Array:
@@ -133,16 +157,16 @@ def _mean_place(item: Separation) -> tuple[Sight, ...]:
     return (Sight(item.checkpoint, item.checkpoint.own, item.moved, at_mean=True),)
 
 
-def _springs(item: Separation) -> tuple[Sight, ...]:
+def _stiff(item: Separation) -> tuple[Sight, ...]:
     return (Sight(item.checkpoint, item.checkpoint.own, item.moved, springs=True),)
 
 
-def _local(name: str, *, springs: bool = False) -> Explanation:
-    def sights(item: Separation) -> tuple[Sight, ...]:
-        centre: Centre = getattr(item, name)
-        return (Sight(centre, centre.local, centre.moved, springs=springs),)
+def _floored(item: Separation) -> tuple[Sight, ...]:
+    return (Sight(item.checkpoint, item.checkpoint.own, item.moved, springs=True, floor=True),)
 
-    return sights
+
+def _local(item: Separation) -> tuple[Sight, ...]:
+    return (Sight(item.checkpoint, item.local, item.local_moved),)
 
 
 def _noisier(explanation: Explanation) -> Explanation:
@@ -161,11 +185,15 @@ EXPLANATIONS: Mapping[str, tuple[str, Explanation]] = {
     "mean-place": ("λ and γ are those at other replicas' mean position", _mean_place),
     "local-modes": (
         "eigenvectors are those of the mean Hessian over other replicas' positions, λ and γ those there",
-        _local("checkpoint"),
+        _local,
     ),
     "stiffness": (
         "λ is as stiff as the slopes that other replicas meet rise with their distance, γ that at their positions",
-        _springs,
+        _stiff,
+    ),
+    "floor": (
+        "besides that stiffness, the variance of the places at which other replicas' slopes would vanish is added",
+        _floored,
     ),
 }
 
@@ -198,6 +226,7 @@ class Levels:
 
 
 PLACES = ("before the drop", "decay after it")
+ENDS = ("before the drop", "at the end")
 
 
 @functools.lru_cache(maxsize=64)
@@ -214,7 +243,7 @@ def levels(item: Separation, explanation: Explanation) -> Levels:
     windows = _windows(item)
     total, count = np.zeros((RESAMPLES + 1, 2)), 0
     for sight in explanation(item):
-        lam, noise = sight.laws(len(item.learning_rates), looked)
+        lam, noise, floor = sight.laws(item, looked)
         keep = (lam > 0).all(axis=(0, 1))
         if not keep.any():
             continue
@@ -231,6 +260,7 @@ def levels(item: Separation, explanation: Explanation) -> Levels:
             start_position=sight.centre.start_position,
             record=item.steps.tolist(),
         ).reshape(len(item.steps), len(looked), -1)
+        predicted = predicted + floor[:, None]
         positions = sight.directions.positions[:, :, keep]
         for draw, rows in enumerate(chosen):
             ratio = np.log(positions[:, rows].var(axis=1, ddof=1) / predicted[:, draw]).sum(axis=1)
@@ -240,7 +270,7 @@ def levels(item: Separation, explanation: Explanation) -> Levels:
         raise NotApplicableError("no direction has positive curvature wherever it was looked at")
     before, after = total.T / count
     both = np.stack([before, after - before], axis=1)
-    return Levels(both[0], both[1:])
+    return Levels(both[0], both[0] + both[1:] - both[1:].mean(axis=0))  # a resample's own variance is smaller
 
 
 def _windows(item: Separation) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -261,14 +291,16 @@ def _compare(item: Separation, predict: Explanation) -> Comparison:
         raise NotApplicableError(
             f"nothing to explain: the law of the checkpoint itself is within a factor of {MARGIN:g}", *results
         )
-    return _judged(item, base, found, results)
+    return _judged(item, base, found, results, PLACES)
 
 
-def _judged(item: Separation, base: Levels, found: Levels, results: tuple[Result, ...]) -> Comparison:
+def _judged(
+    item: Separation, base: Levels, found: Levels, results: tuple[Result, ...], places: tuple[str, str]
+) -> Comparison:
     inner, outer = found.magnitude()
     parts = [
         f"{place}: {was:+.2f} of ln measured/predicted, {left:+.2f} left"
-        for place, was, left in zip(PLACES, base.values, found.values, strict=True)
+        for place, was, left in zip(places, base.values, found.values, strict=True)
     ]
     return Comparison(
         estimate=-float(np.abs(found.values).max()),
@@ -315,13 +347,13 @@ def _cells(explained: Levels | None, left: Levels) -> tuple[str, ...]:
 
 # --- all together -----------------------------------------------------------------------------------------------------
 
-PREDICTED: Explanation = _local("checkpoint", springs=True)
+PREDICTED: Explanation = _floored
 #: From the checkpoint's law to the prediction, what each step adds.
 STEPS: tuple[tuple[str, Explanation], ...] = (
     ("the checkpoint's law", NOTHING),
     ("λ and γ at replicas' positions", _places),
-    ("eigenvectors of the mean Hessian there", _local("checkpoint")),
-    ("springs as stiff as slopes rise", PREDICTED),
+    ("λ as stiff as slopes rise, attack run again", _stiff),
+    ("floors that persist", PREDICTED),
 )
 
 
@@ -348,7 +380,14 @@ def contributions(item: Separation) -> Stack:
 
 def _compare_predicted(item: Separation, predict: Explanation) -> Comparison:
     results: tuple[Result, ...] = (contributions(item), explained_table(item))
-    return _judged(item, levels(item, NOTHING), levels(item, predict), results)
+    base, found = (_with_end(levels(item, law)) for law in (NOTHING, predict))
+    return _judged(item, base, found, results, ENDS)
+
+
+def _with_end(found: Levels) -> Levels:
+    """(before, end) from (before, decay)."""
+    turned = np.array([[1.0, 1.0], [0.0, 1.0]])
+    return Levels(found.values @ turned, found.draws @ turned)
 
 
 EACH = each_record(Separation, about_checkpoint)
@@ -374,9 +413,9 @@ def _explained_by(name: str) -> EmpiricalClaim[Separation, Explanation]:
 WINDOWS = "means over the last epoch before the drop and over the last of all"
 SPREAD_PREDICTED = hypothesis(
     "spread-predicted",
-    "Along eigenvectors of the mean Hessian over other replicas' positions when the rate drops, with γ as it is at "
-    "those positions and λ as stiff as the slopes they meet rise with their distance, the attack run again, (P1) "
-    "gives the replicas' spread: before the drop, and in its decay after it, variance is within a factor of "
+    "The spread of replicas is (P1), with γ as it is at other replicas' positions and λ as stiff as slopes there "
+    "rise with their distance, the attack run again, plus the variance of their floors, where slopes would vanish: "
+    "in the last epoch before the drop, and in the last of all, variance is within a factor of "
     f"{MARGIN:g} (the effect is minus the larger |ln ratio|).",
     "found by this project on digits runs with seeds 3 and 4",
     _compare_predicted,

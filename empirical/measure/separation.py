@@ -138,6 +138,38 @@ class _Study:
         )
         return {step: torch.cat(pieces) for step, pieces in seen.items()}
 
+    def ensemble(
+        self, checkpoint: Checkpoint, centre: Checkpoint, basis: Tensor, frozen: Frozen, further: Sequence[Tensor]
+    ) -> tuple[Centre, list[NDArray[np.float64]]]:
+        """Replicas that part at a centre, along its own eigenvectors; and their motion in further directions."""
+        seen: list[tuple[float, float]] = []
+
+        def look(_: int, weights: Tensor) -> None:
+            away = (weights - start).double()
+            seen.append((float(away.mean(dim=0).norm()), float(away.var(dim=0).sum().sqrt())))
+
+        start = _flat(centre)
+        bases = [basis, *further]
+        branches = branch(
+            centre,
+            self.data,
+            torch.cat([item.double() for item in bases], dim=1),
+            seeds=range(self.setting.seed, self.setting.seed + self.setting.replicas),
+            learning_rates=self.rates,
+            record=self.record,
+            method="vectorized",
+            observe=look,
+        )
+        pieces = np.split(branches.weights, np.cumsum([item.shape[1] for item in bases])[:-1], axis=2)
+        found = Centre(
+            start_position=centre.iteration % centre.setting.iterations_per_epoch,
+            distance=float((start - _flat(checkpoint)).double().norm()),
+            own=_directions(frozen, pieces[0]),
+            drift=np.array([drift for drift, _ in seen]),
+            spread=np.array([spread for _, spread in seen]),
+        )
+        return found, pieces[1:]
+
 
 def measure_separation(
     checkpoint: Checkpoint,
@@ -175,33 +207,28 @@ def measure_separation(
     )
     say = note or (lambda _: None)
     landscape, basis, frozen = frozen_law(checkpoint, data, measurement)
-    positions = study.scouted(checkpoint)
+    attack = None
+    if checkpoint.setting.method.attack is not None:
+        attack = attack_for(checkpoint, data, measurement, landscape)
+    scouts = study.scouted(checkpoint)
+    spots = [_at(landscape, weights, attack) for weights in scouts[setting.before][:MOST_HESSIANS]]
     halves = _halves(checkpoint, landscape, measurement)
-    attack = _attack(checkpoint, study, landscape)
-    there = _at(landscape, positions[setting.before][0], attack)
-    elsewhere = top_basis(checkpoint, HessianOperator(there), measurement)[1]
-    here, extra = _centre(
-        checkpoint, checkpoint, study, (landscape, basis, frozen), positions, (halves[0][0], halves[1][0], elsewhere)
-    )
+    _, elsewhere = top_basis(checkpoint, HessianOperator(spots[0]), measurement)
+    _, local = top_basis(checkpoint, MeanHessian(spots), measurement)
+    say("eigenvectors done")
+    further = [halves[0][0], halves[1][0], elsewhere, local]
+    here, positions = study.ensemble(checkpoint, checkpoint, basis, frozen, further)
     say("replicas of the checkpoint done")
     later, average = continued(checkpoint, data, setting.epochs)
     ends = []
     for name, centre in (("later", later), ("average", average)):
-        law = frozen_law(centre, data, measurement)
-        ends.append(_centre(checkpoint, centre, study, law, study.scouted(centre), ())[0])
+        _, directions, law = frozen_law(centre, data, measurement)
+        ends.append(study.ensemble(checkpoint, centre, directions, law, ())[0])
         say(f"replicas of {name} done")
-    _, _, of_scout = frozen_law(checkpoint, data, measurement, basis=elsewhere, landscape=landscape)
-    first, second = (
-        Directions(
-            curvatures=lam,
-            slope_variances=noise,
-            repeated_share=frozen_law(checkpoint, data, measurement, basis=directions, landscape=landscape)[
-                2
-            ].repeated_share,
-            positions=moved,
-        )
-        for (directions, lam, noise), moved in zip(halves, extra[:2], strict=True)
-    )
+    laws = [frozen_law(checkpoint, data, measurement, basis=one, landscape=landscape)[2] for one in further]
+    for place, (_, curvatures, noise) in enumerate(halves):  # those of the other half
+        laws[place] = dataclasses.replace(laws[place], curvatures=curvatures, slope_variances=noise)
+    first, second, third, fourth = (_directions(*pair) for pair in zip(laws, positions, strict=True))
     return Separation(
         training=checkpoint.setting,
         measurement=measurement,
@@ -213,62 +240,15 @@ def measure_separation(
         steps=np.array(study.record, dtype=np.int64),
         learning_rates=study.rates,
         checkpoint=here,
-        moved=_moved(landscape, basis, positions, attack),
         later=ends[0],
         average=ends[1],
+        moved=_moved(landscape, basis, scouts, attack),
         first_half=first,
         second_half=second,
-        elsewhere=_directions(of_scout, extra[2]),
+        elsewhere=third,
+        local=fourth,
+        local_moved=_moved(landscape, local, scouts, attack),
         seconds=round(time.perf_counter() - started, 3),
-    )
-
-
-def _centre(
-    checkpoint: Checkpoint,
-    centre: Checkpoint,
-    study: _Study,
-    law: tuple[Landscape, Tensor, Frozen],
-    scouts: dict[int, Tensor],
-    further: Sequence[Tensor],
-) -> tuple[Centre, list[NDArray[np.float64]]]:
-    """The ensemble at a centre, and its motion in further directions."""
-    setting, data, measurement = study.setting, study.data, study.measurement
-    landscape, basis, frozen = law
-    attack = _attack(centre, study, landscape)
-    spots = scouts[setting.before][:MOST_HESSIANS]
-    hessian = MeanHessian([_at(landscape, weights, attack) for weights in spots])
-    _, local = top_basis(centre, hessian, measurement)
-    _, _, along = frozen_law(centre, data, measurement, basis=local, landscape=landscape)
-    moved: list[tuple[float, float]] = []
-
-    def look(_: int, weights: Tensor) -> None:
-        away = (weights - start).double()
-        moved.append((float(away.mean(dim=0).norm()), float(away.var(dim=0).sum().sqrt())))
-
-    start = _flat(centre)
-    bases = [basis, local, *further]
-    branches = branch(
-        centre,
-        data,
-        torch.cat([item.double() for item in bases], dim=1),
-        seeds=range(setting.seed, setting.seed + setting.replicas),
-        learning_rates=study.rates,
-        record=study.record,
-        method="vectorized",
-        observe=look,
-    )
-    pieces = np.split(branches.weights, np.cumsum([item.shape[1] for item in bases])[:-1], axis=2)
-    return (
-        Centre(
-            start_position=centre.iteration % centre.setting.iterations_per_epoch,
-            distance=float((start - _flat(checkpoint)).double().norm()),
-            own=_directions(frozen, pieces[0]),
-            local=_directions(along, pieces[1]),
-            moved=_moved(landscape, local, scouts, attack),
-            drift=np.array([drift for drift, _ in moved]),
-            spread=np.array([spread for _, spread in moved]),
-        ),
-        pieces[2:],
     )
 
 
@@ -311,12 +291,6 @@ def _halves(
         noise = gradient_noise(held, directions, resamples=measurement.resamples, seed=measurement.seed)
         found.append((directions, lam, noise.variances.values))
     return found
-
-
-def _attack(centre: Checkpoint, study: _Study, landscape: Landscape) -> Callable[[Tensor], Tensor] | None:
-    if centre.setting.method.attack is None:
-        return None
-    return attack_for(centre, study.data, study.measurement, landscape)
 
 
 def _at(landscape: Landscape, weights: Tensor, attack: Callable[[Tensor], Tensor] | None) -> Landscape:

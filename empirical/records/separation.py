@@ -62,8 +62,6 @@ class Centre(Part):
         start_position: batches of the epoch under way that are done there.
         distance: ‖w_centre − w_checkpoint‖.
         own: the centre's own eigenvectors; λ and γ there.
-        local: eigenvectors of the mean Hessian at the scouts' positions when the rate drops; λ and γ at the centre.
-        moved: what scouts meet along those.
         drift: ‖mean displacement‖ in all of weight space, at each record.
         spread: square root of the trace of the replicas' covariance there.
     """
@@ -71,27 +69,28 @@ class Centre(Part):
     start_position: int
     distance: float
     own: Directions
-    local: Directions
-    moved: MovedLaw
     drift: Annotated[NDArray[np.float64], axes("records")]
     spread: Annotated[NDArray[np.float64], axes("records")]
 
 
 @part
 class Separation(InFrozenBasis):
-    """Why the spread of replicas is not what the law at their checkpoint says: one ensemble for each explanation.
+    """Why the spread of replicas is not what the law at their checkpoint says: an experiment for each explanation.
 
     Args:
         separation: how many replicas, how far, how much further training.
         steps: since the replicas parted, at each record.
         learning_rates: the rate of every step.
         checkpoint: replicas that part at the checkpoint.
-        moved: what scouts meet along the checkpoint's own eigenvectors.
         later: after further training at the same rate.
         average: at the running mean of weights and momentum over that training.
-        first_half: eigenvectors of one half of the data; λ and γ of the other half. Replicas of `checkpoint`.
+        moved: what scouts of `checkpoint` meet along its own eigenvectors.
+        first_half: eigenvectors of one half of the data; λ and γ of the other half. Replicas of `checkpoint`, like all
+            that follow.
         second_half: the other way round.
         elsewhere: eigenvectors at the position of a scout when the rate drops; λ and γ at the checkpoint.
+        local: eigenvectors of the mean Hessian at scouts' positions when the rate drops; λ and γ at the checkpoint.
+        local_moved: what scouts meet along those.
     """
 
     experiment: ClassVar[str] = "separation"
@@ -100,12 +99,14 @@ class Separation(InFrozenBasis):
     steps: Annotated[NDArray[np.int64], axes("records")]
     learning_rates: Annotated[NDArray[np.float64], axes("all steps")]
     checkpoint: Centre
-    moved: MovedLaw
     later: Centre
     average: Centre
+    moved: MovedLaw
     first_half: Directions
     second_half: Directions
     elsewhere: Directions
+    local: Directions
+    local_moved: MovedLaw
 
     @property
     def drop(self) -> int:

@@ -27,7 +27,7 @@ class SeparationSetting(Setting):
     """
 
     replicas: int = 128
-    scouts: int = 16
+    scouts: int = 32
     before: int = 60
     after: int = 40
     factor: float = 0.1

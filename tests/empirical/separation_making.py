@@ -19,7 +19,7 @@ def separation(right="", *, replicas=600, scouts=8, seed=0):
     Args:
         right: the part of the record that has the true law: "own", "later", "average", "first_half" (and the second),
             "elsewhere", "places", "mean place", "local"; "springs": "places", once curvature is as stiff as the slopes
-            that scouts meet; or nothing has.
+            that scouts meet; "floor": "springs", about a floor of each replica's own; or nothing has.
     """
     run = dataclasses.replace(training(), optimizer=dataclasses.replace(training().optimizer, weight_decay=0.0))
     lam, gamma = np.array([1.5, 0.8, 0.5]), np.array([2.0, 1.0, 0.4])
@@ -31,15 +31,18 @@ def separation(right="", *, replicas=600, scouts=8, seed=0):
     )
     rng = np.random.default_rng(seed)
 
+    valley = 3.0 * variance[-1].mean() * (right == "floor")
+    floors = rng.standard_normal((replicas, 3)) * np.sqrt(valley)
+
     def replicas_of(shared=None):
         unit = rng.standard_normal((len(steps), replicas, 3)) if shared is None else shared
-        return unit * np.sqrt(variance)[:, None]
+        return unit * np.sqrt(variance)[:, None] + floors
 
     common = rng.standard_normal((len(steps), replicas, 3))
 
     def law(name):
         """The true curvature and noise where they are right; else a softer, noisier one."""
-        if name == "places" and right == "springs":
+        if name == "places" and right in ("springs", "floor"):
             return lam / 3, gamma
         return (lam, gamma) if name == right else (0.5 * lam, 3.0 * gamma)
 
@@ -55,10 +58,13 @@ def separation(right="", *, replicas=600, scouts=8, seed=0):
     def moved(at_scouts, at_mean):
         spots = [law(at_scouts)] * scouts + [law(at_mean)]
         curvatures = np.array([[spot[0] for spot in spots]] * 4)
-        places = rng.standard_normal((4, scouts + 1, 3))
-        slopes = (3.0 if right == "springs" else 1.0) * curvatures * places + 0.7
+        moments = np.array([3, 60, 72, 100])
+        spread = np.sqrt(variance[np.searchsorted(steps, moments)])[:, None]
+        away = rng.standard_normal((4, scouts + 1, 3)) * spread
+        slopes = (3.0 if right in ("springs", "floor") else 1.0) * curvatures * away + 0.7
+        places = away + rng.standard_normal((scouts + 1, 3)) * np.sqrt(valley)
         return MovedLaw(
-            steps=np.array([1, 60, 70, 100]),
+            steps=moments,
             curvatures=curvatures,
             slope_variances=np.array([[spot[1] for spot in spots]] * 4),
             positions=places,
@@ -66,13 +72,11 @@ def separation(right="", *, replicas=600, scouts=8, seed=0):
             fixed_slopes=slopes,
         )
 
-    def centre(own, local, shared=None):
+    def centre(own, shared=None):
         return Centre(
             start_position=0,
             distance=0.0,
             own=directions(own, shared),
-            local=directions(local, shared),
-            moved=moved(local, local),
             drift=np.ones(len(steps)),
             spread=np.ones(len(steps)),
         )
@@ -87,12 +91,14 @@ def separation(right="", *, replicas=600, scouts=8, seed=0):
         frozen=frozen(*law("own")),
         steps=steps.astype(np.int64),
         learning_rates=rates,
-        checkpoint=centre("own", "local", common),
+        checkpoint=centre("own", common),
+        later=centre("later"),
+        average=centre("average"),
         moved=moved("places", "mean place"),
-        later=centre("later", "later local"),
-        average=centre("average", "average local"),
         first_half=directions("first_half", common),
         second_half=directions("first_half", common),
         elsewhere=directions("elsewhere", common),
+        local=directions("local", common),
+        local_moved=moved("local", "local"),
         seconds=1.0,
     )

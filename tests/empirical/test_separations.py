@@ -23,14 +23,15 @@ RIGHT = {
     "mean-place": "mean place",
     "local-modes": "local",
     "stiffness": "springs",
+    "floor": "floor",
 }
 #: What builds on others: where those are enough, it is right as well.
-FURTHER = {"places": ("stiffness",)}
+FURTHER = {"places": ("stiffness", "floor"), "stiffness": ("floor",)}
 
 
 @functools.cache
 def made(right="", **changes):
-    return separation(right, **changes)
+    return separation(right, **({"scouts": 256} | changes))
 
 
 def verdicts(item):
@@ -56,9 +57,12 @@ def test_the_true_cause_is_supported_and_all_others_are_refuted(cause):
     }
 
 
-def test_the_prediction_is_supported_where_local_modes_and_springs_are_right_and_refuted_elsewhere():
-    assert verdicts(made("local"))["spread-predicted"].outcome.value == "supported"
-    assert verdicts(made("places"))["spread-predicted"].outcome.value == "refuted"
+@pytest.mark.parametrize(
+    ("right", "outcome"),
+    [("places", "supported"), ("springs", "supported"), ("floor", "supported"), ("local", "refuted"), ("", "refuted")],
+)
+def test_the_prediction_is_supported_where_springs_and_floors_are_right_and_refuted_elsewhere(right, outcome):
+    assert verdicts(made(right))["spread-predicted"].outcome.value == outcome
 
 
 def test_where_the_law_holds_there_is_nothing_to_explain():
@@ -71,6 +75,7 @@ def test_where_the_law_holds_there_is_nothing_to_explain():
 def test_the_parts_make_up_the_whole():
     item = made("local")
     whole = separations.levels(item, separations.NOTHING).values
+    assert separations.STEPS[-1][1] is separations.PREDICTED
     chart = separations.contributions(item)
     for place, category in enumerate(separations.PLACES):
         parts = [one.value for one in chart.estimates if one.category == category]
@@ -110,7 +115,8 @@ def test_a_moved_law_is_followed_from_moment_to_moment():
     )
     own = dataclasses.replace(item.checkpoint.own, curvatures=np.full(3, 3.0), slope_variances=np.full(3, 3.0))
     sight = separations.Sight(item.checkpoint, own, law)
-    lam, noise = sight.laws(100, np.arange(8)[None])
+    lam, noise, floor = sight.laws(item, np.arange(8)[None])
+    assert floor.tolist() == [0.0]
     np.testing.assert_allclose(lam[[0, 5, 10, 35, 60, 80], 0, 0], [3.0, 2.0, 1.0, 1.5, 2.0, 3.0])
     np.testing.assert_allclose(noise[[0, 5, 10, 99], 0, 0], [3.0, 2.0, 1.0, 1.0])
 
@@ -119,25 +125,41 @@ def test_springs_are_the_pooled_regression_of_slopes_on_distances():
     item = made("places")
     rng = np.random.default_rng(3)
     stiffness = np.array([1.5, 0.8, 2.0])
-    places = rng.standard_normal((4, 9, 3))
-    law = dataclasses.replace(
-        item.moved, curvatures=np.ones((4, 9, 3)), positions=places, slopes=stiffness * places + [5.0, -3.0, 1.0]
-    )
+    places = rng.standard_normal((4, 65, 3)) * np.array([1.0, 1.0, 0.5, 0.3])[:, None, None]
+    slopes = stiffness * places + [5.0, -3.0, 1.0]
+    slopes[2:] *= 0.4  # after the drop the springs are not asked again
+    law = dataclasses.replace(item.moved, curvatures=np.ones((4, 65, 3)), slope_variances=np.ones((4, 65, 3)))
+    law = dataclasses.replace(law, positions=places, slopes=slopes)
     sight = separations.Sight(item.checkpoint, item.checkpoint.own, law, springs=True)
-    lam, _ = sight.laws(100, np.arange(8)[None])
-    scouts = places[1, :8]  # at step 60
-    weights = scouts.var(axis=0)
-    np.testing.assert_allclose(lam[60, 0], np.full(3, (stiffness * weights).sum() / weights.sum()))
+    lam, _, floor = sight.laws(item, np.arange(64)[None])
+    at = law.steps[0]
+    weights = places[0, :64].var(axis=0)
+    np.testing.assert_allclose(lam[at, 0], np.full(3, (stiffness * weights).sum() / weights.sum()))
+    assert (lam[70, 0] > 0.9 * lam[59, 0]).all() and floor.tolist() == [0.0]
+
+
+def test_a_floor_is_where_slopes_vanish_and_is_taken_out_of_the_springs():
+    item = made("places")
+    rng = np.random.default_rng(4)
+    away = rng.standard_normal((4, 4001, 3)) * np.array([1.0, 1.0, 0.5, 0.2])[:, None, None]
+    floors = 0.5 * rng.standard_normal((4001, 3))
+    law = dataclasses.replace(item.moved, curvatures=np.ones((4, 4001, 3)), slope_variances=np.ones((4, 4001, 3)))
+    law = dataclasses.replace(law, positions=away + floors, slopes=2.0 * away)
+    sight = separations.Sight(item.checkpoint, item.checkpoint.own, law, springs=True, floor=True)
+    lam, _, floor = sight.laws(item, np.arange(4000)[None])
+    # The plain regression would find 2 / (1 + 0.25) = 1.6.
+    np.testing.assert_allclose(lam[60:, 0], 2.0, rtol=0.05)
+    np.testing.assert_allclose(floor, 0.25, rtol=0.05)
 
 
 def test_scouts_are_drawn_and_their_mean_is_not():
     item = made("places")
     seen = np.arange(1.0, 10.0)[None, :, None] * np.ones((4, 9, 3))  # eight scouts, then the mean
-    law = dataclasses.replace(item.moved, curvatures=seen, slope_variances=seen)
+    law = dataclasses.replace(item.moved, steps=np.array([1, 60, 70, 100]), curvatures=seen, slope_variances=seen)
     draws = np.array([np.arange(8), np.zeros(8, dtype=int)])
-    scouts, _ = separations.Sight(item.checkpoint, item.checkpoint.own, law).laws(100, draws)
+    scouts, _, _ = separations.Sight(item.checkpoint, item.checkpoint.own, law).laws(item, draws)
     np.testing.assert_allclose(scouts[50, :, 0], [4.5, 1.0])
-    mean, _ = separations.Sight(item.checkpoint, item.checkpoint.own, law, at_mean=True).laws(100, draws)
+    mean, _, _ = separations.Sight(item.checkpoint, item.checkpoint.own, law, at_mean=True).laws(item, draws)
     np.testing.assert_allclose(mean[50, :, 0], [9.0, 9.0])
 
 
