@@ -32,6 +32,9 @@ def publish_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verdicts-only", action="store_true", help="without evidence and curves, where the numbers are not ours"
     )
+    parser.add_argument(
+        "--bits", type=int, default=12, metavar="N", help="significant bits of large arrays, 4 to 24 (default: 12)"
+    )
 
 
 def compare_options(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +72,7 @@ def publish_results(options: argparse.Namespace) -> int:
     """Publish a results folder and print where, and how large everything published is."""
     from reports.publish import publish, size
 
-    print(publish(options.results, options.to, options.name, verdicts_only=options.verdicts_only))
+    print(publish(options.results, options.to, options.name, verdicts_only=options.verdicts_only, bits=options.bits))
     print(f"{size(options.to) / 1e6:.1f} MB published in all")
     return 0
 

@@ -3,7 +3,8 @@
 Compact   Arrays are deflated. Those of `CROWD` entries or more keep `BITS` significant bits, in single precision: they
           are replicates, whose scatter is thousands of times their rounding. Shorter ones, and square matrices, which
           are moments or eigenvectors that an exact identity is held against, keep every digit; a square matrix for
-          each of many samples is a replicate. `nox -s rejudge` shows that no verdict moves.
+          each of many samples is a replicate. Bases of eigenvectors that no claim reads are left out. `nox -s rejudge`
+          shows that no verdict moves.
 Pages     ``index.html`` and figures are generated from this and are not committed.
 """
 
@@ -30,11 +31,13 @@ MOST = 15_000_000
 MOST_REPORT = 300_000
 #: Entries from which on an array is rounded, and the significant bits that it keeps.
 CROWD, BITS = 2_000, 12
+#: Arrays that only measuring and the gate read, by experiment: where the next checkpoint starts, and per-sample shares.
+UNPUBLISHED = {"spectrum": frozenset({"eigenvectors", "alignment.direction_influences"})}
 #: Square matrices from which on they are one a sample; the price of non-commutation is held to 1e-9 on 181 of them.
 SAMPLES = 256
 
 
-def publish(results: Path, published: Path, name: str, *, verdicts_only: bool = False) -> Path:
+def publish(results: Path, published: Path, name: str, *, verdicts_only: bool = False, bits: int = BITS) -> Path:
     """Put the verdicts of a results folder, and the runs behind them, in the place of ``published/<name>``.
 
     Args:
@@ -42,6 +45,7 @@ def publish(results: Path, published: Path, name: str, *, verdicts_only: bool = 
         published: folder of published results.
         name: of the folder in it.
         verdicts_only: leave out evidence and curves, where they are somebody else's numbers.
+        bits: significant bits that large arrays keep, 4 to 24.
 
     Returns:
         The folder written.
@@ -52,6 +56,8 @@ def publish(results: Path, published: Path, name: str, *, verdicts_only: bool = 
     """
     if not name or Path(name).name != name or name.startswith("."):
         raise ValueError(f"`publish(name=...)` must be the name of a folder; got {name!r}.")
+    if not 4 <= bits <= 24:
+        raise ValueError(f"`publish(bits=...)` must be in [4, 24]; got {bits}.")
     found = read_results(results)
     published.mkdir(parents=True, exist_ok=True)
     target = published / name
@@ -68,7 +74,7 @@ def publish(results: Path, published: Path, name: str, *, verdicts_only: bool = 
             used = {run_id for verdict in verdicts for run_id in verdict.evidence}
             for run in read_evidence(results):
                 if run.run_id in used:
-                    compact(run).write(made, deflate=True)
+                    compact(run, bits).write(made, deflate=True)
         write_verdicts(verdicts, made)
         report = next(path for path in build(made, page=False) if path.name == "report.md")
         if report.stat().st_size > MOST_REPORT:
@@ -84,18 +90,20 @@ def publish(results: Path, published: Path, name: str, *, verdicts_only: bool = 
     return target
 
 
-def compact(run: Evidence) -> Evidence:
-    """A run with its large arrays rounded, which its provenance says.
+def compact(run: Evidence, bits: int = BITS) -> Evidence:
+    """A run without what no claim reads and with its large arrays rounded, which its provenance says.
 
     Raises:
         ValueError: if a number is too large for single precision.
     """
-    large = [name for name, array in run.arrays.items() if _is_crowd(array)]
-    if not large:
+    left_out = UNPUBLISHED.get(run.experiment, frozenset()) & set(run.arrays)
+    kept = {name: array for name, array in run.arrays.items() if name not in left_out}
+    large = [name for name, array in kept.items() if _is_crowd(array)]
+    if not large and not left_out:
         return run
-    rounded = {name: _rounded(run.arrays[name], f"{run.experiment}, array {name!r}") for name in large}
-    provenance = {**run.provenance, "significant_bits": dict.fromkeys(large, BITS)}
-    return dataclasses.replace(run, arrays={**run.arrays, **rounded}, provenance=provenance)
+    rounded = {name: _rounded(kept[name], bits, f"{run.experiment}, array {name!r}") for name in large}
+    provenance = {**run.provenance, "significant_bits": dict.fromkeys(large, bits)}
+    return dataclasses.replace(run, arrays={**kept, **rounded}, provenance=provenance)
 
 
 def size(path: Path) -> int:
@@ -110,13 +118,15 @@ def _is_crowd(array: NDArray) -> bool:
     return array.dtype == np.float64 and array.size >= CROWD and not square
 
 
-def _rounded(array: NDArray, where: str) -> NDArray:
-    """Half away from zero to `BITS` significant bits; the bits that are then zero are deflated to nothing."""
+def _rounded(array: NDArray, significant: int, where: str) -> NDArray:
+    """Half away from zero to `significant` bits; the bits that are then zero are deflated to nothing."""
     with np.errstate(over="ignore"):
         single = array.astype(np.float32)
     if np.isinf(single).any():
         raise ValueError(f"{where} must fit single precision; its largest entry is {np.nanmax(np.abs(array)):g}.")
-    drop = 24 - BITS
+    drop = 24 - significant
+    if not drop:
+        return single
     bits = single.view(np.uint32)
     whole = np.isfinite(single)
     bits[whole] = (bits[whole] + np.uint32(1 << (drop - 1))) & np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)

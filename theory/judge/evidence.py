@@ -68,7 +68,7 @@ class Evidence:
 
         Args:
             out: results folder.
-            deflate: compress the arrays.
+            deflate: compress the arrays, and write the record without spaces.
 
         Raises:
             FileExistsError: if this run is already recorded: evidence is never overwritten.
@@ -88,7 +88,8 @@ class Evidence:
             "arrays": {name: _describe(arrays[name], name in self.nan) for name in sorted(arrays)},
             "provenance": plain(self.provenance),
         }
-        text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+        layout: dict[str, Any] = {"separators": (",", ":")} if deflate else {"indent": 1}
+        text = json.dumps(record, allow_nan=False, ensure_ascii=False, **layout)
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             raise FileExistsError(f"evidence is written once: {path} exists already.")
