@@ -30,7 +30,7 @@ from reports.outline import (
     runs_table,
     sections,
     set_aside,
-    setting_lines,
+    settings_of,
     subject_table,
     summary,
     title_of,
@@ -240,8 +240,8 @@ class Page:
             blocks.append('<p class="note">These verdicts are published without the evidence behind them.</p>')
         if results.evidence:
             blocks.append(self._table(runs_table(results.evidence, results.verdicts)))
-        for run in results.evidence.values():
-            fields = text(setting_lines(run.setting))
+        for run, lines in settings_of(results.evidence.values()):
+            fields = text(lines)
             title = f"Setting of {text(run.experiment)}, run {text(run.run_id)}"
             blocks.append(
                 f'<details><summary>{title}</summary><pre class="scroll" tabindex="0" role="region" '

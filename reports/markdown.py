@@ -23,7 +23,7 @@ from reports.outline import (
     runs_table,
     sections,
     set_aside,
-    setting_lines,
+    settings_of,
     subject_table,
     summary,
     verdict_facts,
@@ -133,13 +133,13 @@ def _provenance(results: Results) -> list[str]:
         blocks.append("These verdicts are published without the evidence behind them.")
     if results.evidence:
         blocks.append(_table(runs_table(results.evidence, results.verdicts)))
-        blocks.extend(_setting(run) for run in results.evidence.values())
+        blocks.extend(_setting(run, lines) for run, lines in settings_of(results.evidence.values()))
     return blocks
 
 
-def _setting(run: Evidence) -> str:
+def _setting(run: Evidence, lines: str) -> str:
     title = f"Setting of {_text(run.experiment)}, run {run.run_id}"
-    return f"<details><summary>{title}</summary>\n\n```text\n{setting_lines(run.setting)}\n```\n\n</details>"
+    return f"<details><summary>{title}</summary>\n\n```text\n{lines}\n```\n\n</details>"
 
 
 def _table(table: Table) -> str:

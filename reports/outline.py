@@ -6,9 +6,10 @@ A claim about quadratics has one verdict; a claim about networks has one for eac
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -321,6 +322,21 @@ def setting_lines(setting: Mapping[str, Any]) -> str:
         above = parent
         lines.append(f"  {field}  {value}" if parent else f"{field}  {value}")
     return "\n".join(lines)
+
+
+def settings_of(runs: Iterable[Evidence]) -> list[tuple[Evidence, str]]:
+    """Every run with its Setting as lines; a part that an earlier run has too is told there alone."""
+    told: dict[tuple[str, str], str] = {}
+    found = []
+    for run in runs:
+        parts: dict[str, Any] = {}
+        for name, value in run.setting.items():
+            first = run.run_id
+            if isinstance(value, Mapping):
+                first = told.setdefault((name, json.dumps(value, sort_keys=True)), run.run_id)
+            parts[name] = value if first == run.run_id else f"that of run {first}"
+        found.append((run, setting_lines(parts)))
+    return found
 
 
 def title_of(results: Results, name: str = "") -> str:

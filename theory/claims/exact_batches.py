@@ -346,7 +346,8 @@ def _wide_oracle(setting: Wide, optimizer: MomentumSGD) -> Answers:
         low = 1e-3
         while growth(2 * low, curvatures) < 0:
             low *= 2
-        edges.append(optimize.brentq(growth, low, 2 * low, args=(curvatures,), xtol=1e-15, rtol=1e-14))
+        root = optimize.brentq(growth, low, 2 * low, args=(curvatures,), xtol=1e-15, rtol=1e-14)  # pyright: ignore[reportArgumentType]
+        edges.append(root)
     return {"edge": np.array([min(edges)]), "edge of one direction": np.array([edges[0]])}
 
 

@@ -50,7 +50,7 @@ def gaussian_second_moment(problem: GaussianRegression, optimizer: MomentumSGD) 
     # About the truth w°, weight decay is a steady push κ w° in the gradient.
     truth = np.zeros(count) if problem.truth is None else problem.truth
     steady = push @ (optimizer.weight_decay * truth)
-    mean = np.linalg.solve(np.eye(2 * count) - move, steady)
+    mean = np.linalg.solve(np.eye(2 * count) - move, steady).astype(np.float64)
     carried = np.outer(move @ mean, steady)
     driven = carried + carried.T + np.outer(steady, steady)
 
