@@ -128,10 +128,11 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def pages(session: nox.Session) -> None:
-    """Pages in a real browser at three widths: axe, nothing off the screen; pictures in reports/local/screenshots."""
+    """Pages in the Chromium that is installed, at three widths: axe, nothing off the screen; reports/local/screenshots.
+
+    Without one the tests are skipped, and say so: `playwright install --with-deps chromium`.
+    """
     session.install(EVERYTHING, *group("tests"), *group("browser"))
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
-        session.run("playwright", "install", "--with-deps", "chromium")
     session.run(
         "pytest", "tests/reports/test_browser.py", *session.posargs, env={"SPIKESHRINK_SCREENSHOTS": str(SHOTS)}
     )

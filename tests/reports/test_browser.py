@@ -111,7 +111,7 @@ def test_on_paper_everything_is_open_and_what_is_for_the_screen_is_gone(browser,
     page = opened(browser, pages["empirical"])
     page.emulate_media(media="print")
     assert not page.locator("nav.contents").is_visible()
-    assert all(page.locator("details > :not(summary)").nth(n).is_visible() for n in range(3))
+    assert all(page.locator("section details > :not(summary)").nth(n).is_visible() for n in range(3))
     pdf = page.pdf()
     assert pdf.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page[^s]", pdf)) >= 1
     page.close()
