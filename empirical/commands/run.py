@@ -72,7 +72,8 @@ def _stage(stage: str, args: argparse.Namespace, what: Measuring) -> int:
             print("run: a control did not come out as declared: verdicts on networks are unverified", file=sys.stderr)
         return status
     if stage == "train":
-        return train.run(args)
+        train.execute(train.planned(args), args, command=train.NAME)
+        return 0
     if stage == "measure":
         place = measure.Place(
             device=args.device, data_root=args.data_root, download=not args.no_download, quiet=args.quiet

@@ -516,7 +516,7 @@ def test_the_folder_holds_setting_log_checkpoints_and_evidence(finished):
     stored = json.loads((folder.path / "setting.json").read_text())
     assert Training.from_dict(stored["setting"]) == setting and stored["seed"] == 3
     names = sorted(path.name for path in folder.checkpoints.iterdir())
-    assert [name for name in names if name != "last.pt"] == [f"epoch-000{k}.pt" for k in (0, 2, 3, 6)]
+    assert [name for name in names if name != "last.pt"] == ["best.pt", *(f"epoch-000{k}.pt" for k in (0, 2, 3, 6))]
     epochs = lines(folder, "epoch")
     assert [line["epoch"] for line in epochs] == list(range(7))
     for split in ("train", "validation", "test"):
