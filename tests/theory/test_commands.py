@@ -243,7 +243,10 @@ def test_the_module_runs_as_a_command_and_interrupts_cleanly(tmp_path):
 
     late = str(tmp_path / "slow")
     slow = subprocess.Popen(
-        [sys.executable, "-m", "theory", "verify", "--claims", "stationary-commuting,adaptive-adam", "--seed", "5", "--out", late],
+        [
+            sys.executable, "-m", "theory", "verify", "--claims", "stationary-commuting,adaptive-adam", "--seed", "5",
+            "--out", late,
+        ],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
