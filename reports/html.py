@@ -283,12 +283,13 @@ def _filter(rows: Sequence[Row]) -> str:
 
 
 def _standing_for(row: Row) -> str:
-    """The outcome that a row of the overview is filed under: its gravest."""
+    """What a row of the overview is filed under: the gravest of its outcomes, or that it is a boundary."""
     if row.boundary:
         return "boundary"
     found = {outcome for outcome, _ in row.outcomes}
     order = (Outcome.REFUTED, Outcome.INCONCLUSIVE, Outcome.SUPPORTED, Outcome.NOT_APPLICABLE)
-    return _name(next(outcome for outcome in order if outcome in found))
+    # Nothing is counted where every verdict of the claim is about runs put together.
+    return _name(next((outcome for outcome in order if outcome in found), Outcome.NOT_APPLICABLE))
 
 
 def _overview(rows: Sequence[Row]) -> str:

@@ -44,7 +44,7 @@ def gate(name: str, status: int, failing: str, out: Path, *words: object) -> boo
 
 def checkpoints(folder: Path) -> list[Path]:
     """Of the only run in a folder, in order."""
-    return sorted(folder.glob("runs/*/checkpoints/*.pt"))
+    return sorted(folder.glob("runs/*/checkpoints/epoch-*.pt"))
 
 
 def main(arguments: list[str] | None = None) -> int:
