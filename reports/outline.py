@@ -313,15 +313,26 @@ def setting_rows(setting: Mapping[str, Any], prefix: str = "") -> tuple[tuple[st
 
 
 def setting_lines(setting: Mapping[str, Any]) -> str:
-    """A Setting as lines, a name and its value each; fields of one object stand under its name."""
+    """A Setting as lines, a name and its value each; fields of one object stand under its name.
+
+    An entry of a list tells what differs from the entry before it.
+    """
     lines, above = [], ""
+    told: dict[str, str] = {}
     for name, value in setting_rows(setting):
+        told[name] = value
+        if told.get(_ENTRY.sub(lambda place: f"[{int(place.group(1)) - 1}]", name, count=1)) == value and "[" in name:
+            continue
         parent, _, field = name.rpartition(".")
         if parent and parent != above:
             lines.append(parent)
         above = parent
         lines.append(f"  {field}  {value}" if parent else f"{field}  {value}")
     return "\n".join(lines)
+
+
+#: The place of an entry in a list, in the name of a field.
+_ENTRY = re.compile(r"\[(\d+)\]")
 
 
 def settings_of(runs: Iterable[Evidence]) -> list[tuple[Evidence, str]]:

@@ -10,6 +10,7 @@ import pytest
 from reports import findings, publish
 from reports.__main__ import main
 from reports.build import MARKS, published_verdicts, renew_findings
+from reports.outline import settings_of
 from tests.reports.samples import run, theory_results
 from theory.judge.evidence import Evidence, read_evidence
 from theory.judge.verdict import read_verdicts
@@ -106,3 +107,23 @@ def test_the_readme_says_what_the_published_verdicts_say(tmp_path):
     copy.write_text("no marks", encoding="utf-8")
     with pytest.raises(ValueError, match="must hold the lines"):
         renew_findings(PUBLISHED, copy)
+
+
+def test_a_part_of_a_setting_is_told_once_and_an_entry_of_a_list_by_what_differs():
+    entries = [{"rate": 0.1, "decay": 0.0}, {"rate": 0.1, "decay": 0.5}, {"rate": 0.2, "decay": 0.5}]
+    first = dataclasses.replace(run("one"), setting={"training": {"epochs": 3}, "runs": entries})
+    second = dataclasses.replace(run("two"), setting={"training": {"epochs": 3}, "step": 7})
+    third = dataclasses.replace(run("two"), setting={"training": {"epochs": 4}, "step": 7})
+    (_, one), (_, two), (_, three) = settings_of([first, second, third])
+    assert one.splitlines()[:2] == ["training", "  epochs  3"]
+    assert [line.split()[0] for line in one.splitlines()[2:]] == [
+        "runs[0]",
+        "rate",
+        "decay",
+        "runs[1]",
+        "decay",
+        "runs[2]",
+        "rate",
+    ]
+    assert f"that of run {first.run_id}" in two and "epochs" not in two and "step  7" in two
+    assert "epochs  4" in three
