@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ACTIVATIONS", "normalization_layer"]
+__all__ = ["ACTIVATIONS", "Normalized", "PreActivationBlock", "normalization_layer"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
@@ -55,3 +55,28 @@ class Normalized(nn.Module):
     def standardized(self, x: Tensor) -> Tensor:
         """(x − mean) / std per channel, in the precision of `x`."""
         return (x - self.mean) / self.std
+
+
+class PreActivationBlock(nn.Module):
+    """Two 3×3 convolutions, each after normalisation and activation, beside a shortcut (He et al. 2016).
+
+    What stands on the shortcut, and under which name its weights are kept, is the network's: see `projected`.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, *, normalization: str, activation: str) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.bn1 = normalization_layer(normalization, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = normalization_layer(normalization, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def projected(self) -> nn.Module | None:
+        """What the activated input passes on the shortcut; None where the input itself passes."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in_channels, H, W)`` to ``(B, channels, H / stride, W / stride)``."""
+        activated, projection = self.activation(self.bn1(x)), self.projected()
+        residual = x if projection is None else projection(activated)
+        return residual + self.conv2(self.activation(self.bn2(self.conv1(activated))))

@@ -13,30 +13,23 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from empirical.network.blocks import ACTIVATIONS, Normalized, normalization_layer
+from empirical.network.blocks import ACTIVATIONS, Normalized, PreActivationBlock, normalization_layer
 
 __all__ = ["WideResNet"]
 
 
-class WideBlock(nn.Module):
-    """Two 3×3 convolutions, each after normalisation and activation; a projection sees the activated input."""
+class WideBlock(PreActivationBlock):
+    """A block whose shortcut is a projection where the channels change."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, *, normalization: str, activation: str) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[activation]
-        self.bn1 = normalization_layer(normalization, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = normalization_layer(normalization, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        super().__init__(in_channels, channels, stride, normalization=normalization, activation=activation)
         self.convShortcut: nn.Module | None = None
         if in_channels != channels:
             self.convShortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` to ``(B, channels, H / stride, W / stride)``."""
-        activated = self.activation(self.bn1(x))
-        residual = x if self.convShortcut is None else self.convShortcut(activated)
-        return residual + self.conv2(self.activation(self.bn2(self.conv1(activated))))
+    def projected(self) -> nn.Module | None:
+        """The 1×1 projection, where there is one."""
+        return self.convShortcut
 
 
 class WideResNet(Normalized):
