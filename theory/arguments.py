@@ -48,6 +48,11 @@ def solve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the covariances to this .npz file, which must not exist"
     )
+    parser.add_argument(
+        "--slicot",
+        action="store_true",
+        help="ask SLICOT too, beside the other oracles: importing python-control takes longer than they do",
+    )
 
 
 def simulate(parser: argparse.ArgumentParser) -> None:

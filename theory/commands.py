@@ -130,7 +130,7 @@ def solve(options: argparse.Namespace) -> int:
     price = commutativity_price(problem, optimizer)
     measures = commutativity(problem)
     oracles: dict[str, Any] = {}
-    for method in METHODS:
+    for method in METHODS if options.slicot else [name for name in METHODS if name != "slycot"]:
         try:
             answer = lyapunov_covariance(problem, optimizer, method)
         except ValueError as error:

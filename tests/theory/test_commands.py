@@ -88,8 +88,10 @@ def test_solve_answers_for_a_users_own_matrices(matrices, tmp_path, capsys):
     assert np.allclose(left, eta * noise, atol=1e-12)
     assert result["largest_stable_learning_rate"] == pytest.approx(2 * 1.9 / 9.0)
     assert all(row["difference"] < 1e-10 for row in result["oracles"].values() if "difference" in row)
-    assert main(arguments) == 0
-    assert "oracles against the closed form" in capsys.readouterr().out
+    assert set(result["oracles"]) == {"direct", "bilinear", "doubling"}
+    assert main([*arguments, "--slicot"]) == 0
+    shown = capsys.readouterr().out
+    assert "oracles against the closed form" in shown and "slycot" in shown
     fails([*arguments, "--out", str(tmp_path / "answer.npz")], capsys, "`--out` must not exist")
 
 
