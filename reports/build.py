@@ -9,6 +9,7 @@ from pathlib import Path
 from reports import findings, markdown
 from reports.numbers import drawn_numbers
 from reports.outline import sections, slug
+from reports.seen import seen_in
 from reports.source import read_results
 from theory.judge.files import atomic_write, hold, remove_partials
 from theory.judge.verdict import Verdict, read_verdicts
@@ -97,7 +98,7 @@ def _build_index(folder: Path) -> Path:
     older = [item.name for item in unjudged if (item / "index.html").exists()]
     tables = [item.name for item in unjudged if (item / "report.md").exists() and item.name not in older]
     path = folder / "index.html"
-    text = front_page(found, older, tables)
+    text = front_page(found, older, tables, seen_in(folder, found))
     atomic_write(path, text.encode(), overwrite=True)
     return path
 
@@ -132,7 +133,8 @@ def renew_findings(folder: Path, readme: Path) -> Path:
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f"{str(readme)!r} must hold the lines {begin} and {end}, once each, in this order.")
     before, rest = text.split(begin)
-    made = findings.markdown(published_verdicts(folder))
+    found = published_verdicts(folder)
+    made = findings.markdown(found, seen_in(folder, found))
     atomic_write(readme, f"{before}{begin}\n{made}\n{end}{rest.split(end)[1]}".encode(), overwrite=True)
     return readme
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from reports.equations import EQUATIONS, cited
-from reports.formatting import DASH, percent
+from reports.formatting import DASH, listed, percent
 from reports.outline import boundary, named, standing
 from reports.quantities import REVERSED, Unit, belongs, held_against, quantity_of, said, value_of
+from reports.seen import Seen
 from theory.judge.results import CONDITIONS
 from theory.judge.table import markdown_table
 from theory.judge.terminal import case_of, outcome_of
@@ -213,13 +214,13 @@ class Finding:
     claims: tuple[tuple[str, str], ...]
 
 
-def findings(results: Mapping[str, Sequence[Verdict]]) -> tuple[Finding, ...]:
-    """One row a statement of the paper, from the verdicts of all folders."""
-    return tuple(_finding(statement, results) for statement in STATEMENTS)
+def findings(results: Mapping[str, Sequence[Verdict]], seen: Seen | None = None) -> tuple[Finding, ...]:
+    """One row a statement of the paper, from the verdicts of all folders; with what was seen, on which images."""
+    return tuple(_finding(statement, results, seen or Seen()) for statement in STATEMENTS)
 
 
-def paragraph(found: Sequence[Finding], results: Mapping[str, Sequence[Verdict]] | None = None) -> str:
-    """The answer in a few sentences; with the results, whether the instrument can be believed as well."""
+def paragraph(found: Sequence[Finding]) -> str:
+    """The answer in a few sentences."""
     tested = [row for row in found if row.answer is not Answer.UNTESTED]
     said = [f"Of {len(found)} statements of the paper, {len(tested)} were tested here."]
     for answer, opening in (
@@ -232,20 +233,27 @@ def paragraph(found: Sequence[Finding], results: Mapping[str, Sequence[Verdict]]
     ):
         names = [row.statement.name for row in found if row.answer is answer]
         if names:
-            said.append(f"{opening}: {_listed(names)}.")
-    said += [words for words in (instrument(results or {}),) if words]
+            said.append(f"{opening}: {listed(names)}.")
     return " ".join(said)
 
 
-def markdown(results: Mapping[str, Sequence[Verdict]]) -> str:
-    """The answer for a README: the paragraph, a row for each statement that was tested, and what the words mean."""
-    found = findings(results)
+def background(results: Mapping[str, Sequence[Verdict]], seen: Seen | None = None) -> str:
+    """What to hold the answer against: on which images, near which edge, and whether the instrument can be believed."""
+    return " ".join(words for words in ((seen or Seen()).words, instrument(results)) if words)
+
+
+def markdown(results: Mapping[str, Sequence[Verdict]], seen: Seen | None = None) -> str:
+    """The answer for a README: two paragraphs, a row for each statement that was tested, and what the words mean."""
+    found = findings(results, seen)
     rows = []
     for row in found:
         if row.answer is not Answer.UNTESTED:
             standing = " (exploratory)" if "exploratory" in row.sure else ""
             rows.append((row.statement.says, f"**{row.answer.value}**{standing}. {' '.join(row.found)}", row.stops))
-    lines = [paragraph(found, results), "", *markdown_table([("the paper says", "we found", "where it stops"), *rows])]
+    lines = [paragraph(found), ""]
+    if behind := background(results, seen):
+        lines += [behind, ""]
+    lines += markdown_table([("the paper says", "we found", "where it stops"), *rows])
     if legend := words_for("\n".join(lines)):
         lines += ["", legend]
     return "\n".join(lines)
@@ -269,12 +277,12 @@ def instrument(results: Mapping[str, Sequence[Verdict]]) -> str:
     counts = [f"{tally[outcome]} {outcome.value}" for outcome in Outcome if tally[outcome]]
     return (
         "The pipeline that judges networks is held first against convex models, where the outcome is known: "
-        f"{_listed(counts)} of {len(controls)} statements; {refuted} of {len(decoys)} laws sabotaged on purpose are "
+        f"{listed(counts)} of {len(controls)} statements; {refuted} of {len(decoys)} laws sabotaged on purpose are "
         "refuted."
     )
 
 
-def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> Finding:
+def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]], seen: Seen) -> Finding:
     by_claim: dict[str, dict[str, list[Verdict]]] = {}
     places: dict[tuple[str, str], None] = {}
     limits: list[str] = []
@@ -311,16 +319,16 @@ def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]]) -> 
     outcomes = [outcome_of(case) for cases in judged.values() for case in cases.values()]
     members = [verdict for cases in judged.values() for case in cases.values() for verdict in case]
     if rungs:
-        limits.append(f"theory and network part at {_listed(list(dict.fromkeys(rungs)))}")
+        limits.append(f"theory and network part at {listed(list(dict.fromkeys(rungs)))}")
     failed = sorted({case for cases in judged.values() for case in cases if outcome_of(cases[case]) is Outcome.REFUTED})
     several = any(len(cases) > 1 for cases in judged.values())
     if failed and several and len(failed) <= 4 and Outcome.SUPPORTED in outcomes:
-        limits.append(f"fails on {_listed([case.partition(': ')[2] or case for case in failed])}")
+        limits.append(f"fails on {listed([case.partition(': ')[2] or case for case in failed])}")
     return Finding(
         statement=statement,
         answer=Answer.PARTLY if bounded and _answer(outcomes) is Answer.HOLDS else _answer(outcomes),
         found=(*(_sentence(claim, cases) for claim, cases in judged.items()), *unmet),
-        sure=_sure(members),
+        sure=_sure(members, [seen.data(folder) for folder in dict.fromkeys(folder for folder, _ in places)]),
         stops="; ".join(dict.fromkeys(limits)) or DASH,
         claims=tuple(place for place in places if place[1] in judged or unmet),
     )
@@ -335,7 +343,7 @@ def _unmet(by_claim: Mapping[str, Mapping[str, Sequence[Verdict]]]) -> tuple[str
             _, _, reason = first.note.partition(": ")
             many = f"in {len(cases)} of {len(cases)}, in the first because" if len(cases) > 1 else "because"
             reasons.setdefault(f"not applicable {many} {reason.partition('; ')[0]}", []).append(f"`{claim}`")
-    return tuple(f"{_listed(claims)}: {reason}." for reason, claims in reasons.items())
+    return tuple(f"{listed(claims)}: {reason}." for reason, claims in reasons.items())
 
 
 def _applies(verdicts: Sequence[Verdict]) -> bool:
@@ -389,7 +397,7 @@ def _alone(verdict: Verdict) -> str:
     return f"{verdict.outcome.value}, {worst}; {held_against(verdict)}"
 
 
-def _sure(members: Sequence[Verdict]) -> str:
+def _sure(members: Sequence[Verdict], data: Sequence[str] = ()) -> str:
     decoys = [decoy for verdict in members for decoy in verdict.decoys]
     refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in decoys)
     parts = [standing(members)]
@@ -399,6 +407,7 @@ def _sure(members: Sequence[Verdict]) -> str:
         parts.append("95 % intervals")
     if decoys:
         parts.append(f"{refuted} of {len(decoys)} decoys refuted")
+    parts += [f"on {words}" for words in data if words]
     return "; ".join(parts) or DASH
 
 
@@ -413,7 +422,3 @@ def _judges(statement: Statement, verdict: Verdict) -> bool:
 
 def _name(verdict: Verdict) -> str:
     return f"`{verdict.claim}`"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

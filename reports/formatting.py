@@ -6,6 +6,7 @@ None, which stands for a number that JSON cannot hold, is an en dash.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 DASH = "–"
@@ -100,6 +101,11 @@ def cell(value: Any) -> str:
 def is_number(value: Any) -> bool:
     """Whether a cell is set flush right."""
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
 
 
 def _grouped(value: int) -> str:

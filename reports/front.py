@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from reports.findings import Answer, Finding, findings, paragraph
+from reports.findings import Answer, Finding, background, findings, paragraph
 from reports.html import document, grid, head, outcome_mark, prose
 from reports.html import text as shown
 from reports.outline import MARKS, boundary, sections, slug, summary
 from reports.quantities import REVERSED, Unit, quantity_of
 from reports.recipes.drawing import draw
+from reports.seen import Seen
 from reports.svg import Sheet
 from theory.judge.results import Axis, Band, Estimate, Forest, Role, Sample
 from theory.judge.verdict import Kind, Outcome, Verdict
@@ -33,22 +34,29 @@ _ANSWERS = {
 }
 
 
-def front_page(results: Mapping[str, Sequence[Verdict]], older: Sequence[str] = (), tables: Sequence[str] = ()) -> str:
+def front_page(
+    results: Mapping[str, Sequence[Verdict]],
+    older: Sequence[str] = (),
+    tables: Sequence[str] = (),
+    seen: Seen | None = None,
+) -> str:
     """``index.html`` of a folder of results.
 
     Args:
         results: folder name to verdicts.
         older: folders with pages of an older register, whose verdicts cannot be read any more.
         tables: folders with a ``report.md`` that judges no claim, such as that of the fault run.
+        seen: what the networks behind the results were trained on.
     """
-    found = findings(results)
+    found = findings(results, seen)
     sheet = Sheet()
     body = [
         '<a class="skip" href="#answer">To the answer</a>',
         head("What was found"),
         "<main>",
         '<section aria-labelledby="answer"><h2 id="answer">The answer</h2>',
-        f'<p class="lead">{prose(paragraph(found, results))}</p>',
+        f'<p class="lead">{prose(paragraph(found))}</p>',
+        *([f'<p class="behind">{prose(behind)}</p>'] if (behind := background(results, seen)) else []),
         _answer(found),
         "</section>",
         '<section aria-labelledby="estimates"><h2 id="estimates">Every estimate against its margin</h2>',

@@ -11,6 +11,7 @@ from reports import findings, publish
 from reports.__main__ import main
 from reports.build import MARKS, published_verdicts, renew_findings
 from reports.outline import settings_of
+from reports.seen import seen_in
 from tests.reports.samples import run, theory_results
 from theory.judge.evidence import Evidence, read_evidence
 from theory.judge.verdict import read_verdicts
@@ -99,7 +100,10 @@ def test_the_readme_says_what_the_published_verdicts_say(tmp_path):
     begin, end = MARKS
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = readme.split(begin)[1].split(end)[0].strip()
-    assert block == findings.markdown(published_verdicts(PUBLISHED)), "spikeshrink report index --readme README.md"
+    results = published_verdicts(PUBLISHED)
+    assert block == findings.markdown(results, seen_in(PUBLISHED, results)), (
+        "spikeshrink report index --readme README.md"
+    )
     copy = tmp_path / "README.md"
     copy.write_text(f"above\n{begin}\nold\n{end}\nbelow\n", encoding="utf-8")
     renew_findings(PUBLISHED, copy)
