@@ -7,11 +7,16 @@ Effect    A contrast of window means in units of σ, the curve's epoch-to-epoch 
 Scope     One run: *this run only*. A method needs at least `ORDERS` different data orders, since runs that share their
           order share most of their fluctuations (successive differences correlate at 0.84–0.92); the interval is then
           that of a random-effects meta-analysis over the orders.
+Diverged  A run whose losses stop being finite is judged not applicable, by its name; pools leave it out and say so.
+Dips      What a fitted curve says of a dip, its depth, its time scale and the curvature that this implies, is claimed
+          of imported logs alone: our own runs have their curvature measured (`empirical.claims.spectra`).
 Preregistration  Windows, margin and decoys follow the training protocol of Rice et al. and the noise floors of public
           runs. They were fixed with the eleven published logs at hand, so for those logs the verdicts are descriptions;
           for any other run they are predictions. Changed after verdicts were seen: the decoy of `awp-tightens-bound`
           (before any decay; first 10 epochs; now epochs 10–19) and its margin (0, now 0.1 nats); the margin of
-          `decay-size` (0.5, now 1 σ).
+          `decay-size` (0.5, now 1 σ). `dip-time-scale`, `dip-forgets-its-epoch`, `second-dip-smaller` and
+          `awp-slows-the-rise` were formed on those eleven logs, with their fits in view: numbers in their statements
+          are what those logs showed, and predict others.
 Source    Xu and Zhang, arXiv 2410.07719, sections 5–6; Rice, Wong and Kolter 2020; Wu, Xia and Wang 2020.
 """
 
@@ -28,12 +33,23 @@ from scipy import stats
 from empirical.claims import EmpiricalClaim, Selected, Subject
 from empirical.logs import effects, results
 from empirical.logs.decays import find_decays
+from empirical.logs.dips import (
+    TIME_SCALES,
+    Dip,
+    Fitted,
+    fit_dip,
+    implied_curvature,
+    rise_difference,
+    rows_before,
+    settled_rows,
+    small_batch_edge,
+)
 from empirical.logs.effects import Pattern, Run, run_of
 from empirical.logs.evidence import log_of, protocol
 from empirical.records import BoundOverTraining, LoggedRun, Record
 from empirical.records.log import Log
 from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Compare, Comparison, NotApplicableError, Rule, Seen, Selector
-from theory.judge.intervals import Contrast, of_interval, random_effects, rank_correlation_interval
+from theory.judge.intervals import Contrast, of_interval, of_magnitude, random_effects, rank_correlation_interval
 from theory.judge.verdict import About, Kind
 
 #: What an effect must exceed, in σ of the epoch noise.
@@ -169,12 +185,22 @@ def _logged(records: Iterable[Record]) -> list[_Logged]:
 
 
 def _groups(records: Iterable[Record]) -> dict[str, list[_Logged]]:
-    """Runs by data set and method, where both are known."""
+    """Runs by data set and method, where both are known, without those that diverged."""
     groups: dict[str, list[_Logged]] = {}
     for item in _logged(records):
-        if item.log.dataset and item.log.method:
+        if item.log.dataset and item.log.method and item.log.diverged is None:
             groups.setdefault(f"{item.log.dataset} {item.log.method}", []).append(item)
     return groups
+
+
+def _scope(scope: str, name: str, records: Iterable[Record]) -> str:
+    """The scope of a verdict on a group, with the runs that diverged and are left out of it."""
+    left_out = [
+        item.log.label
+        for item in _logged(records)
+        if item.log.diverged is not None and f"{item.log.dataset} {item.log.method}" == name
+    ]
+    return f"{scope} (diverged and left out: {', '.join(left_out)})" if left_out else scope
 
 
 def _about_group(
@@ -204,7 +230,7 @@ def _each_run_and_method(records: Sequence[Record]) -> Iterable[Subject[Sequence
                 about=_about_group(name, members),
                 seen=_records(members),
                 records=_records(members),
-                scope="the method",
+                scope=_scope("the method", name, records),
             )
 
 
@@ -314,7 +340,7 @@ def _each_decay(records: Sequence[Record]) -> Iterable[Subject[_AtDecay]]:
                 about=_about_group(name, members, decay=1),
                 seen=_AtDecay(decay=0, runs=_records(members)),
                 records=_records(members),
-                scope="the method",
+                scope=_scope("the method", name, records),
             )
 
 
@@ -400,7 +426,7 @@ def _each_method(records: Sequence[Record]) -> Iterable[Subject[Sequence[Record]
             about=_about_group(name, members),
             seen=_records(members),
             records=_records(members),
-            scope="these runs",
+            scope=_scope("these runs", name, records),
         )
 
 
@@ -469,7 +495,8 @@ def _pairs(records: Sequence[Record]) -> Iterable[Subject[Sequence[_Pair]]]:
     for key, items in baselines.items():
         for baseline, other in zip(items, others.get(key, []), strict=False):
             pair = _Pair(at=baseline, awp=other)
-            by_protocol.setdefault(key[:2], []).append(pair)
+            if baseline.log.diverged is None and other.log.diverged is None:
+                by_protocol.setdefault(key[:2], []).append(pair)
             yield Subject(
                 about=other.about(against=baseline.log.label),
                 seen=(pair,),
@@ -505,6 +532,285 @@ AWP_TIGHTENS_BOUND = _claim(
     compare=_compare_gap,
     margin=GAP_MARGIN,
     subjects=_pairs,
+)
+
+# --- dips as fitted curves ---------------------------------------------------------------------------------------
+
+#: Curvature that the dip implies, as a share of the small-batch edge before the decay: eight CIFAR logs, 0.015–0.026.
+DIP_SHARE = 1 / 50
+#: Factor within which another log's dip is predicted to imply it.
+SHARE_FACTOR = 5.0
+#: Change of the log of a dip's depth for each e-fold of its epoch that counts as none.
+ELASTICITY = 0.5
+#: Share of the first dip's depth below which the second is predicted to stay.
+SECOND_SHARE = 0.5
+#: Nats in 10 epochs by which AWP must slow the rise.
+RISE_MARGIN = 0.02
+
+Share = Selector[[Run], float]
+Elasticity = Selector[[], float]
+
+
+def _imported(records: Sequence[Record]) -> list[_Logged]:
+    return [item for item in _logged(records) if isinstance(item.record, LoggedRun)]
+
+
+def _fitted_decays(records: Sequence[Record]) -> Iterable[Subject[Record]]:
+    for item in _imported(records):
+        decays = _num_decays(item.log)
+        yield Subject(about=item.about(decay=1 if decays else None), seen=item.record, records=(item.record,))
+
+
+def _need_dip(run: Run, index: int) -> Dip:
+    """The fitted dip at a decay.
+
+    Raises:
+        NotApplicableError: if the loss does not fall there, so that there is no dip to speak of.
+    """
+    dip = fit_dip(run, index)
+    if not dip.found:
+        low, high = dip.size.interval
+        raise NotApplicableError(
+            f"no dip at decay {index + 1}: the fitted relaxation is {dip.size.estimate:+.3f} [{low:+.3f}, {high:+.3f}] "
+            "nats",
+            *results.fitted_dip(run, dip),
+        )
+    return dip
+
+
+def _compare_time_scale(seen: Record, select: Share) -> Comparison:
+    run = run_of(seen)
+    dip = _need_dip(run, 0)
+    curvature, edge = implied_curvature(run, 0, dip), small_batch_edge(run, 0)
+    (early, late), (least, most) = dip.time_scale.interval, curvature.interval
+    # What is a step or a line to the fit may have any shorter time scale, or any longer one.
+    slowest = 0.0 if late >= TIME_SCALES[-1] else least
+    fastest = math.inf if early <= TIME_SCALES[0] else most
+    unresolved = "" if 0 < slowest < fastest < math.inf else " (an end is not resolved)"
+    predicted = select(run) * edge
+    log_ratio = math.log(curvature.estimate / predicted)
+    inner, outer = of_magnitude(
+        (math.log(slowest / predicted) if slowest else -math.inf, math.log(fastest / predicted))
+    )
+    note = (
+        f"time scale {dip.time_scale.estimate:.2g} [{early:.2g}, {late:.2g}] epochs at the rate "
+        f"{run.decays[0].after:g} after the decay{unresolved}: implied λ = {curvature.estimate:.3g} [{least:.3g}, "
+        f"{most:.3g}], {curvature.estimate / edge:.2g} of the small-batch edge before it"
+    )
+    return Comparison(
+        estimate=-abs(log_ratio),
+        interval=(-outer, 0.0 - inner),
+        note=note,
+        results=results.fitted_dip(run, dip) if select is _measured_share else (),
+    )
+
+
+def _measured_share(run: Run) -> float:
+    """What eight CIFAR logs showed."""
+    return DIP_SHARE
+
+
+def _at_the_edge(run: Run) -> float:
+    """A decoy's: the directions that training held at the edge make the dip."""
+    return 1.0
+
+
+def _at_the_old_rate(run: Run) -> float:
+    """A decoy's: the rate before the decay still sets the pace, as λ larger by η₁/η₂ would."""
+    return DIP_SHARE / run.decays[0].ratio
+
+
+DIP_TIME_SCALE = _claim(
+    name="dip-time-scale",
+    statement=(
+        "After the first decay test robust loss relaxes on the time scale (1−μ)/(ηλ) of a λ that is 1/50 of the "
+        "small-batch edge 2(1−μ)/η before the decay, within a factor of 5: directions far below the edge make the dip."
+    ),
+    source="Xu and Zhang, arXiv 2410.07719, section 6; linear response of momentum SGD (Polyak 1964)",
+    assumptions=(
+        "one relaxation and a straight drift, equation (D) of `empirical.logs.dips`",
+        "steps an epoch and momentum as stated, else as in the published protocols",
+        "block bootstrap within each side; a time scale at an end of the grid is not resolved",
+    ),
+    select=_measured_share,
+    decoys={
+        "directions at the edge make the dip": _at_the_edge,
+        "the rate before the decay sets the pace": _at_the_old_rate,
+    },
+    compare=_compare_time_scale,
+    margin=-math.log(SHARE_FACTOR),
+    subjects=_fitted_decays,
+    windows=("20 epochs before the drop and 20 from it on, fewer where the stage is shorter",),
+)
+
+
+# --- the dip against its epoch -----------------------------------------------------------------------------------
+
+
+def _compare_epochs(seen: Sequence[Record], select: Elasticity) -> Comparison:
+    runs = [run for run in map(run_of, seen) if run.decays]
+    shown = results.fitted_dips(runs)
+    try:
+        fits = [(run, _need_dip(run, 0)) for run in runs]
+    except NotApplicableError as reason:
+        raise NotApplicableError(str(reason), *shown) from None
+    epochs = sorted({run.epoch(run.change(0)) for run, _ in fits})
+    ratios = {round(run.decays[0].ratio, 3) for run, _ in fits}
+    if len(epochs) < 2 or len(ratios) > 1:
+        what = f"decay at epoch {', '.join(map(str, epochs))}" if len(epochs) < 2 else "decay by different factors"
+        raise NotApplicableError(f"the runs here {what}: nothing can depend on the epoch alone", *shown)
+    x = np.log([run.epoch(run.change(0)) for run, _ in fits])
+    depths = np.maximum([np.r_[dip.depth.estimate, dip.depth.draws] for _, dip in fits], 1e-6)
+    spread = [float(np.std(np.log(row[1:]))) for row in depths]
+    weights = 1 / np.square(np.maximum(spread, 1e-9))
+    centred = x - np.average(x, weights=weights)
+    slopes = (weights * centred) @ np.log(depths) / float(weights @ centred**2)
+    found = Fitted(float(slopes[0]), slopes[1:])
+    low, high = found.interval
+    inner, outer = of_magnitude((low - select(), high - select()))
+    note = (
+        f"{len(fits)} runs, first decay at epochs {', '.join(map(str, epochs))}: for each e-fold of the epoch ln depth "
+        f"changes by {found.estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
+    )
+    return Comparison(
+        estimate=-abs(found.estimate - select()),
+        interval=(-outer, 0.0 - inner),
+        note=note,
+        results=shown if select is _none else (),
+    )
+
+
+def _none() -> float:
+    """A stationary state is the same whenever it is left."""
+    return 0.0
+
+
+def _in_proportion() -> float:
+    """A decoy's: what relaxes was piled up at a steady pace since the start."""
+    return 1.0
+
+
+def _each_imported_method(records: Sequence[Record]) -> Iterable[Subject[Sequence[Record]]]:
+    for subject in _each_method([item.record for item in _imported(records)]):
+        if len(subject.seen) > 1:
+            yield subject
+
+
+DIP_FORGETS_ITS_EPOCH = _claim(
+    name="dip-forgets-its-epoch",
+    statement=(
+        "The depth of the dip at a first decay does not depend on when the decay comes: runs that differ in its epoch "
+        "alone have |d ln depth / d ln epoch| below 0.5."
+    ),
+    source="Xu and Zhang, arXiv 2410.07719, Theorem 4.5 (a stationary posterior has no age); Rice et al. 2020",
+    assumptions=(
+        "runs of one data set, method and decay factor; data orders are not replicated, so these runs only",
+        "one relaxation and a straight drift, equation (D) of `empirical.logs.dips`",
+    ),
+    select=_none,
+    decoys={"in proportion to the epochs trained": _in_proportion},
+    compare=_compare_epochs,
+    margin=-ELASTICITY,
+    subjects=_each_imported_method,
+    windows=("20 epochs before the drop and 20 from it on, fewer where the stage is shorter",),
+)
+
+
+# --- the second dip against the first ----------------------------------------------------------------------------
+
+Shortfall = Selector[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _compare_second(seen: Record, select: Shortfall) -> Comparison:
+    run = run_of(seen)
+    if len(run.decays) < 2:
+        raise NotApplicableError("the learning rate of this log drops fewer than two times")
+    first, second = _need_dip(run, 0), fit_dip(run, 1)
+    depths = [np.r_[dip.depth.estimate, dip.depth.draws] for dip in (first, second)]
+    found = select(*depths) / first.noise
+    fitted = Fitted(float(found[0]), found[1:])
+    words = [
+        f"{dip.depth.estimate:.3f} [{dip.depth.interval[0]:.3f}, {dip.depth.interval[1]:.3f}] nats"
+        for dip in (first, second)
+    ]
+    scales = f"time scales {first.time_scale.estimate:.2g} and {second.time_scale.estimate:.2g} epochs"
+    told = scales if second.found else "the second relaxation is not told from none"
+    note = f"first dip {words[0]}, second {words[1]}; {told}"
+    return Comparison(estimate=fitted.estimate, interval=fitted.interval, note=note)
+
+
+def _less_than_half(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far the second dip stays below half of the first."""
+    return SECOND_SHARE * first - second
+
+
+def _no_less(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A decoy's: equal factors of the rate have equal responses, or larger ones later."""
+    return second - first
+
+
+SECOND_DIP_SMALLER = _claim(
+    name="second-dip-smaller",
+    statement=(
+        "The dip at a second decay stays below half of the first's depth, by more than 1 σ of the epoch noise before "
+        "the first: where equal factors meet a constant curvature and noise, both responses would be alike."
+    ),
+    source="Xu and Zhang, arXiv 2410.07719, section 6; Rice et al. 2020",
+    assumptions=("one relaxation and a straight drift, equation (D) of `empirical.logs.dips`", "a first dip was found"),
+    select=_less_than_half,
+    decoys={"the second is as deep, or deeper": _no_less},
+    compare=_compare_second,
+    margin=MARGIN,
+    subjects=_fitted_decays,
+    windows=("20 epochs before each drop and 20 from it on, fewer where the stage is shorter",),
+)
+
+
+# --- slopes after the decay with and without AWP -----------------------------------------------------------------
+
+
+def _compare_rise(seen: _Pair, select: Window) -> Comparison:
+    first, second = run_of(seen.at.record), run_of(seen.awp.record)
+    found = rise_difference(first, second, (select(first), select(second)))
+    low, high = found.interval
+    (a, b), (c, _) = select(first), select(second)
+    alone = [
+        float(np.polyfit(run.epochs[s : s + b - a], run.test[s : s + b - a], 1)[0])
+        for run, s in ((first, a), (second, c))
+    ]
+    note = (
+        f"epochs {first.epoch(a)}–{first.epoch(b - 1)}: in 10 epochs test robust loss moves by {10 * alone[0]:+.4f} "
+        f"nats without AWP and {10 * alone[1]:+.4f} with it"
+    )
+    if select is settled_rows:
+        sizes = [fit_dip(run, 0).size for run in (first, second)]
+        note += f"; the relaxations are {sizes[0].estimate:.3f} and {sizes[1].estimate:.3f} nats"
+    return Comparison(estimate=10 * found.estimate, interval=(10 * low, 10 * high), note=note)
+
+
+def _imported_pairs(records: Sequence[Record]) -> Iterable[Subject[_Pair]]:
+    for subject in _pairs([item.record for item in _imported(records)]):
+        if len(subject.seen) == 1:
+            yield Subject(about=subject.about, seen=subject.seen[0], records=subject.records, scope="this pair only")
+
+
+AWP_SLOWS_THE_RISE = _claim(
+    name="awp-slows-the-rise",
+    statement=(
+        "Between the dip at the first decay and the next decay, test robust loss rises faster without AWP than with "
+        "it, by more than 0.02 nats in 10 epochs."
+    ),
+    source="Wu et al. 2020; Xu and Zhang, arXiv 2410.07719, section 6",
+    assumptions=(
+        "the pair differs in the method alone (same arguments, data set and data order)",
+        "a straight line through the difference of the two curves; block bootstrap of its residuals",
+    ),
+    select=settled_rows,
+    decoys={"before the decay": rows_before},
+    compare=_compare_rise,
+    margin=RISE_MARGIN,
+    subjects=_imported_pairs,
+    windows=("from 5 epochs behind the change to the next decay, at most 45 epochs",),
 )
 
 # --- bound-tracks-gap, where spectra exist -----------------------------------------------------------------------
@@ -574,4 +880,14 @@ BOUND_TRACKS_GAP = _claim(
     subjects=_with_bound,
 )
 
-CLAIMS = (ROBUST_OVERFITTING, DECAY_DIP, DECAY_SIZE, AWP_TIGHTENS_BOUND, BOUND_TRACKS_GAP)
+CLAIMS = (
+    ROBUST_OVERFITTING,
+    DECAY_DIP,
+    DIP_TIME_SCALE,
+    DIP_FORGETS_ITS_EPOCH,
+    SECOND_DIP_SMALLER,
+    DECAY_SIZE,
+    AWP_TIGHTENS_BOUND,
+    AWP_SLOWS_THE_RISE,
+    BOUND_TRACKS_GAP,
+)

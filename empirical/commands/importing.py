@@ -80,6 +80,7 @@ def _line(item: LoggedRun, state: str) -> str:
     return (
         f"{state:8s}{item.run_id}  {log.label}  {item.format}, {len(log.columns.epoch)} epochs, "
         f"{log.dataset or 'data set unknown'}, {log.method or 'method unknown'}, decays: {decays}"
+        f"{'' if log.diverged is None else f', diverged in epoch {log.diverged}'}"
     )
 
 

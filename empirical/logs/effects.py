@@ -112,11 +112,13 @@ def run_of(record: Record) -> Run:
     """The run behind a record.
 
     Raises:
-        NotApplicableError: if it is no run, or a curve that the claims need was not measured.
+        NotApplicableError: if it is no run, it diverged, or a curve that the claims need was not measured.
     """
     log = log_of(record)
     if log is None:
         raise NotApplicableError(f"evidence of {record.experiment!r} is no training log")
+    if log.diverged is not None:
+        raise NotApplicableError(f"the run diverged: from epoch {log.diverged} on its losses are not finite")
     test, train = log.columns.test_robust_loss, log.columns.train_robust_loss
     if test is None or train is None:
         missing = [
@@ -139,8 +141,8 @@ def run_of(record: Record) -> Run:
     )
 
 
-def noise_of(values: NDArray[np.float64], stretch: tuple[int, int], what: str) -> EpochNoise:
-    """Epoch noise of a stretch.
+def noise_of(values: NDArray[np.float64], stretch: tuple[int, int], what: str, *, degree: int = 2) -> EpochNoise:
+    """Epoch noise of a stretch around a trend of this degree.
 
     Raises:
         NotApplicableError: if the stretch is too short.
@@ -148,7 +150,7 @@ def noise_of(values: NDArray[np.float64], stretch: tuple[int, int], what: str) -
     first, last = stretch
     if last - first < FEWEST:
         raise NotApplicableError(f"{what} has {max(last - first, 0)} epochs; at least {FEWEST} are needed")
-    return epoch_noise(values, first, last)
+    return epoch_noise(values, first, last, degree=degree)
 
 
 # --- the response to a decay -------------------------------------------------------------------------------------

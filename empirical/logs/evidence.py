@@ -66,6 +66,7 @@ def imported_record(
             train_columns=_train_columns(arguments, log, method),
             arguments=dict(arguments),
             columns=LogColumns(**log.columns),
+            diverged=log.diverged,
         ),
         format=log.format,
         inferred=inferred,

@@ -60,7 +60,7 @@ def predicted_variance(run: Run) -> Prediction | None:
     Returns:
         None if the rates are not positive from the start.
     """
-    facts = _facts(run.log)
+    facts = facts_of(run.log)
     epochs, rates = _every_epoch(run)
     frozen = np.flatnonzero(rates <= 0)
     if len(frozen):
@@ -88,13 +88,16 @@ def predicted_variance(run: Run) -> Prediction | None:
 
 
 @dataclass(frozen=True)
-class _Facts:
+class Facts:
+    """Steps an epoch and momentum of a run, and which of the two had to be assumed, for a caption."""
+
     iterations: int
     momentum: float
     assumed: str
 
 
-def _facts(log: Log) -> _Facts:
+def facts_of(log: Log) -> Facts:
+    """What the log states of its steps and momentum, else what the published protocols share."""
     arguments = log.arguments
     assumed = []
 
@@ -116,7 +119,7 @@ def _facts(log: Log) -> _Facts:
         images = float(known) if known else stated(("num_train", "train_size"), IMAGES, "training images")
         iterations = math.ceil(images / stated(("batch_size",), BATCH_SIZE, "batch size"))
     note = f" (assumed: {', '.join(assumed)})" if assumed else ""
-    return _Facts(iterations=int(iterations), momentum=float(momentum), assumed=note)
+    return Facts(iterations=int(iterations), momentum=float(momentum), assumed=note)
 
 
 def _every_epoch(run: Run) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -167,20 +167,29 @@ def window_weights(length: int, windows: Sequence[tuple[int, int, float]]) -> ND
 
 
 def block_bootstrap(
-    residuals: NDArray[np.float64], replicates: int, *, rng: np.random.Generator, length: int | None = None
+    residuals: NDArray[np.float64],
+    replicates: int,
+    *,
+    rng: np.random.Generator,
+    length: int | None = None,
+    size: int | None = None,
+    lost: int = 3,
 ) -> NDArray[np.float64]:
-    """Circular blocks of residuals, shape ``(replicates, n)``, scaled up for the trend's lost degrees of freedom.
+    """Circular blocks of residuals, shape ``(replicates, size)``, scaled up for the trend's lost degrees of freedom.
 
     Args:
-        residuals: shape ``(n,)``.
+        residuals: shape ``(n,)``, taken about their mean.
         replicates: number of series.
         rng: source of the blocks.
         length: of a block; ⌈n^{1/3}⌉ + 1 by default, the optimal order for weak dependence (Künsch 1989).
+        size: of a series; n by default.
+        lost: degrees of freedom that the trend took.
     """
     count = len(residuals)
+    size = size or count
     length = length or min(count, math.ceil(count ** (1 / 3)) + 1)
-    blocks = -(-count // length)
+    blocks = -(-size // length)
     starts = rng.integers(0, count, size=(replicates, blocks))
-    index = (starts[:, :, None] + np.arange(length)).reshape(replicates, -1)[:, :count] % count
+    index = (starts[:, :, None] + np.arange(length)).reshape(replicates, -1)[:, :size] % count
     centred = residuals - residuals.mean()
-    return centred[index] * math.sqrt(count / max(count - 3, 1))
+    return centred[index] * math.sqrt(count / max(count - lost, 1))

@@ -8,10 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from empirical.logs import effects
+from empirical.logs.dips import Dip, Fitted, fit_dip
 from empirical.logs.effects import Run, SizeResponse
-from theory.judge.claim import HYPOTHESIS_ALPHA
+from theory.judge.claim import HYPOTHESIS_ALPHA, NotApplicableError
 from theory.judge.intervals import Contrast
-from theory.judge.results import EXACT, Axis, Band, Curve, Mark, Profile, Result, Role, Sample, Table, TimeCourse
+from theory.judge.results import (
+    EXACT,
+    Axis,
+    Band,
+    Curve,
+    Estimate,
+    Forest,
+    Mark,
+    Profile,
+    Result,
+    Role,
+    Sample,
+    Table,
+    TimeCourse,
+)
 
 EPOCH, ROBUST_LOSS = Axis("epoch"), Axis("robust loss", "nats")
 
@@ -99,6 +114,77 @@ def around_decay(run: Run, index: int) -> TimeCourse:
         curves=tuple(curves),
         marks=(Mark(float(run.epochs[start]), "the curves change"),),
     )
+
+
+def fitted_dip(run: Run, dip: Dip) -> tuple[TimeCourse]:
+    """The test robust loss around the first decay, and the curve fitted to it."""
+    shown = (run.epochs >= dip.epochs[0]) & (run.epochs <= dip.epochs[-1])
+    return (
+        TimeCourse(
+            title="Dip at the decay",
+            sample=Sample(int(shown.sum()), "epochs"),
+            caption="Fitted: a straight line, then one relaxation and a straight drift.",
+            x=EPOCH,
+            y=ROBUST_LOSS,
+            curves=(
+                Curve(role=Role.MEASURED, subject="test", x=run.epochs[shown], y=run.test[shown]),
+                Curve(role=Role.REFERENCE, subject="test", x=dip.epochs, y=dip.curve, by="fitted"),
+            ),
+            decays=(float(run.epoch(run.change(0))),),
+        ),
+    )
+
+
+def fitted_dips(runs: Sequence[Run]) -> tuple[Result, ...]:
+    """Depth of every run's dips, and time to the minimum and time scale of the first, as fitted.
+
+    Returns:
+        None of them where no dip could be fitted.
+    """
+    depths, times, scales = [], [], []
+    for run in runs:
+        for index in range(len(run.decays)):
+            try:
+                dip = fit_dip(run, index)
+            except NotApplicableError:
+                continue
+            name = f"{run.label}, drop at {run.epoch(run.change(index))}"
+            depths.append(_fitted_estimate(name, f"decay {index + 1}", dip.depth))
+            if index == 0 and dip.found:
+                scales.append(_fitted_estimate(name, "time scale", dip.time_scale))
+                if dip.drift.interval[0] > 0:
+                    times.append(_fitted_estimate(name, "time to the minimum", dip.time))
+    forests = []
+    if depths:
+        forests.append(
+            Forest(
+                title="Depth of the dips",
+                sample=Sample(len(depths), "decays"),
+                caption="Of the fitted curve within 20 epochs of the drop; 0: it only rises.",
+                x=Axis("depth", "nats"),
+                estimates=tuple(depths),
+                null=0.0,
+            )
+        )
+    if scales:
+        forests.append(
+            Forest(
+                title="Times of the first dip",
+                sample=Sample(len(scales), "decays"),
+                caption=(
+                    "Time scale of the relaxation, 0.05 to 10 epochs being resolved, and epochs from the drop to the "
+                    "lowest value of the fitted curve, where it rises again."
+                ),
+                x=Axis("time since the drop", "epochs"),
+                estimates=(*scales, *times),
+            )
+        )
+    return tuple(forests)
+
+
+def _fitted_estimate(category: str, subject: str, found: Fitted) -> Estimate:
+    low, high = found.interval
+    return Estimate(category=category, subject=subject, value=found.estimate, low=low, high=high, band=Band.INTERVAL)
 
 
 def gaps(baseline: Run, other: Run) -> TimeCourse:

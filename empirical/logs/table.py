@@ -4,11 +4,13 @@ A parser reports what the bytes say: rows with their line numbers, the run's arg
 row, and faults it met. `check` then asks of the rows together what no parser can know alone: every epoch once and none
 missing, values within their ranges, a learning rate. It mends one thing only, because the training script itself did
 it: after a *restart* (a repeated header) the epochs that were trained again replace the earlier ones, and are counted.
+A run that *diverged*, whose losses are not finite from some epoch to its end, is a run with an outcome, and no fault.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +76,8 @@ class TrainingLog:
     Args:
         format: see `Parsed`.
         columns: canonical name to values over the epochs, shape ``(epochs,)``, float64. NaN stands for "not measured
-            at this epoch" and for nothing else; ``epoch`` and ``learning_rate`` have none.
+            at this epoch" or, from `diverged` on, "not finite"; ``epoch`` and ``learning_rate`` have none.
+        diverged: first epoch from which on a loss was never finite again; None if there is none.
         arguments: see `Parsed`.
         remarks: see `Parsed`.
         restarts: epochs at which the run was taken up again.
@@ -84,6 +87,7 @@ class TrainingLog:
 
     format: str
     columns: Mapping[str, NDArray[np.float64]]
+    diverged: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[Fault, ...] = ()
     restarts: tuple[int, ...] = ()
@@ -145,7 +149,8 @@ def check(source: str, parsed: Parsed) -> TrainingLog:
         faults.append(Fault(line=0, text="holds no epoch: no line could be read as a row of a training log"))
     present = [name for name in COLUMNS if any(name in row.values for row in parsed.rows)]
     rows, superseded, restarts = _apply_restarts(parsed)
-    faults += _value_faults(parsed, present)
+    lost = _lost_losses(rows)
+    faults += _value_faults(parsed, present, rows, lost)
     faults += _epoch_faults(rows)
     if parsed.rows and "learning_rate" not in present:
         head = ", ".join(present)
@@ -158,10 +163,12 @@ def check(source: str, parsed: Parsed) -> TrainingLog:
         raise LogError(source, sorted(faults, key=lambda fault: fault.line))
     columns = {name: np.array([row.values.get(name, np.nan) for row in rows], dtype=np.float64) for name in present}
     for column in columns.values():
+        column[np.isinf(column)] = np.nan
         column.setflags(write=False)
     return TrainingLog(
         format=parsed.format,
         columns=columns,
+        diverged=min((int(rows[first].values["epoch"]) for first in lost.values()), default=None),
         arguments=parsed.arguments,
         remarks=tuple(parsed.remarks),
         restarts=restarts,
@@ -187,10 +194,36 @@ def _apply_restarts(parsed: Parsed) -> tuple[list[Row], tuple[int, ...], tuple[i
     return kept, tuple(superseded), tuple(restarts)
 
 
-def _value_faults(parsed: Parsed, present: Iterable[str]) -> list[Fault]:
+def _lost_losses(rows: Sequence[Row]) -> dict[str, int]:
+    """Loss columns that stop being finite for good, and the first row of each from which on that is so.
+
+    Such a run diverged: weights that are not finite stay so. A loss that is finite again later, or that never was while
+    another one always is, tells of no divergence: its values are faults.
+    """
+    lost: dict[str, int] = {}
+    whole = False
+    for column in sorted({name for row in rows for name in row.values if name.endswith("_loss")}):
+        given = [index for index, row in enumerate(rows) if column in row.values]
+        finite = [index for index in given if math.isfinite(rows[index].values[column])]
+        after = [index for index in given if not finite or index > finite[-1]]
+        if after:
+            lost[column] = after[0]
+        whole = whole or len(finite) == len(given)
+    if whole:
+        lost = {column: first for column, first in lost.items() if first > 0}
+    return lost
+
+
+def _value_faults(parsed: Parsed, present: Iterable[str], kept: Sequence[Row], lost: Mapping[str, int]) -> list[Fault]:
+    """Faults of single values; `kept` are the rows that count, `lost` as of `_lost_losses`."""
     faults = []
+    place = {id(row): index for index, row in enumerate(kept)}
     for row in parsed.rows:
         for column, value in row.values.items():
+            # Of a run that diverged: for good, or until it was taken up again from an earlier epoch.
+            at = place.get(id(row))
+            if column.endswith("_loss") and not math.isfinite(value) and (at is None or at >= lost.get(column, at + 1)):
+                continue
             rule = broken_rule(column, value)
             if rule:
                 faults.append(Fault(line=row.line, text=f"`{column}` must be {rule}; got {value:g}"))

@@ -24,7 +24,7 @@ TrainColumns = Literal["running", "perturbed", "fixed", "unknown"]
 
 @part
 class LogColumns(Part):
-    """The columns that a training log can have; None: it has not; NaN: not measured at this epoch.
+    """The columns that a training log can have; None: it has not; NaN: not measured at this epoch, or diverged.
 
     Losses in nats, accuracies as fractions.
     """
@@ -63,6 +63,7 @@ class Log(Part):
         train_columns: where the train columns were measured.
         arguments: the run's own account of its settings, under its own names.
         columns: its epochs.
+        diverged: first epoch from which on a loss was never finite again; None of a run that did not diverge.
     """
 
     label: str
@@ -72,6 +73,7 @@ class Log(Part):
     train_columns: TrainColumns
     arguments: Mapping[str, Any]
     columns: LogColumns
+    diverged: int | None = None
 
 
 @keyword_setting

@@ -381,8 +381,12 @@ def test_the_register_holds_the_claims_and_names_what_is_missing(monkeypatch):
     assert [entry.claim.name for entry in found.claims] == [
         "robust-overfitting",
         "decay-dip-beyond-placebo",
+        "dip-time-scale",
+        "dip-forgets-its-epoch",
+        "second-dip-smaller",
         "decay-size",
         "awp-tightens-bound",
+        "awp-slows-the-rise",
         "bound-tracks-gap",
     ]
     assert found.missing == ()
@@ -437,12 +441,12 @@ def test_folders_are_imported_and_judged_without_torch(tmp_path, monkeypatch, ca
     (logs / "cifar10_awp" / "output.log").write_text(writing.text_log(training_run(**NO_OVERFITTING), arguments=awp))
     writing.table(training_run(seed=3), logs / "svhn.csv")
     (logs / "notes.md").write_text("not a log")
-    (logs / "broken.csv").write_text("epoch,lr,test_loss\n0,0.1,nan\n")
+    (logs / "broken.csv").write_text("epoch,lr,test_loss\n0,nan,0.1\n")
 
     monkeypatch.chdir(tmp_path)
     status, _, complaint = command(capsys, "import", "logs", "--out", "X")
     assert status == 2 and not (tmp_path / "X").exists()
-    assert "logs/broken.csv:2: `test_loss` must be finite; got nan" in complaint
+    assert "logs/broken.csv:2: `learning_rate` must be finite; got nan" in complaint
     partly = without_torch("import", "logs", "--out", "X", "--keep-going", cwd=tmp_path)
     assert partly.returncode == 2 and "3 runs written, 0 known already, 1 refused" in partly.stdout
     assert "not a log by its name: logs/notes.md" in partly.stderr
@@ -479,6 +483,71 @@ def test_folders_are_imported_and_judged_without_torch(tmp_path, monkeypatch, ca
     assert (tmp_path / "X/verdicts.json").read_text() == "[null]"
 
 
+def diverging(at: int, *, seed: int = 0, last: float = np.nan) -> dict[str, np.ndarray]:
+    """A run whose losses are lost from an epoch on: the accuracies fall to chance."""
+    columns = training_run(seed=seed)
+    for name, values in columns.items():
+        if name.endswith("_loss"):
+            values[at:] = last
+        elif name.endswith("_accuracy"):
+            values[at:] = 0.1
+    return columns
+
+
+def test_a_run_that_diverged_is_imported_named_and_not_applicable(tmp_path, monkeypatch, capsys):
+    from tests.empirical import log_writing as writing
+
+    monkeypatch.chdir(tmp_path)
+    Path("logs").mkdir()
+    say = "attack='pgd', awp_size=0, batch_size=128, fname='experiments/cifar10_linf/base', seed="
+    for seed in range(3):
+        Path(f"logs/cifar10-{seed}.log").write_text(
+            writing.text_log(training_run(seed=seed, **LARGE_GAP), arguments=f"{say}{seed}")
+        )
+    Path("logs/cifar10-lost.log").write_text(writing.text_log(diverging(75), arguments=f"{say}3"))
+    writing.table(diverging(30, last=np.inf), Path("logs/cifar10-inf.csv"))
+    writing.json_lines(diverging(100), Path("logs/cifar10-json.jsonl"))
+    first = writing.text_log(diverging(50), arguments=f"{say}4", rows=range(70))
+    again = writing.text_log(training_run(), arguments=f"{say}4", rows=range(45, 120))
+    Path("logs/cifar10-resumed.log").write_text(first + again)
+
+    status, said, _ = command(capsys, "import", "logs", "--out", "X")
+    assert status == 0 and "7 runs written, 0 known already, 0 refused" in said
+    lines = {line.split()[2]: line for line in said.splitlines() if line.startswith("written")}
+    for label, epoch in (("cifar10-lost", 75), ("cifar10-inf", 30), ("cifar10-json", 100)):
+        assert lines[label].endswith(f"diverged in epoch {epoch}")
+    assert "diverged" not in lines["cifar10-resumed"] + lines["cifar10-0"]
+
+    status, said, complaint = command(capsys, "verify", "X")
+    assert status == 0, complaint
+    verdicts = read_verdicts(Path("X/verdicts.json"))
+    lost = [verdict for verdict in verdicts if verdict.about and verdict.about.name == "cifar10-lost"]
+    assert {verdict.outcome for verdict in lost} == {Outcome.NOT_APPLICABLE}
+    judged = {verdict.claim for verdict in lost if "the run diverged: from epoch 75 on" in verdict.note}
+    assert {"robust-overfitting", "decay-dip-beyond-placebo", "dip-time-scale", "second-dip-smaller"} <= judged
+    method = {
+        verdict.claim: verdict for verdict in verdicts if verdict.about and verdict.about.name == "cifar10 at (method)"
+    }
+    pooled = method["robust-overfitting"]
+    assert pooled.outcome is Outcome.SUPPORTED and "cifar10-lost" not in pooled.about.runs
+    assert "diverged and left out: cifar10-inf, cifar10-json, cifar10-lost" in pooled.note
+    assert command(capsys, "rejudge", "X")[0] == 0
+
+
+def test_pairs_with_a_run_that_diverged_are_named_and_not_pooled():
+    runs = []
+    for n in range(4):
+        order = f"cifar10, seed {n}"
+        runs.append(log(f"at {n}", seed=n, order=order, **LARGE_GAP))
+        runs.append(log(f"awp {n}", seed=n + 9, order=order, method="awp", **NO_OVERFITTING))
+    lost = dataclasses.replace(runs[-1], log=dataclasses.replace(runs[-1].log, diverged=40))
+    found = judge(claims.AWP_TIGHTENS_BOUND, *runs[:-1], lost)
+    pair = found["awp 3 · against at 3"]
+    assert pair.outcome is Outcome.NOT_APPLICABLE and "the run diverged" in pair.note
+    method = found["cifar10 awp (method) · against at"]
+    assert method.outcome is Outcome.SUPPORTED and "awp 3" not in method.about.runs
+
+
 def test_wrong_usage_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run.csv").write_text("epoch,lr,test_loss\n" + "".join(f"{e},0.1,1.0\n" for e in range(9)))
@@ -502,7 +571,9 @@ def test_runs_of_one_schedule_hand_over_one_prediction(tmp_path, capsys):
     assert command(capsys, "verify", str(tmp_path))[0] == 0
     verdicts = read_verdicts(tmp_path / "verdicts.json")
     results = [result for verdict in verdicts for result in verdict.results]
-    assert sum(isinstance(result, TimeCourse) for result in results) == 3 * (2 + 2)  # curves and σ², and each decay
+    assert sum(isinstance(result, TimeCourse) for result in results) == 3 * (
+        2 + 2 + 1
+    )  # curves, σ², decays, fitted dip
     predicted = {result for result in results if result.title == "Predicted posterior variance"}
     assert len(predicted) == 1  # a report can see that the three are one
     courses = [result for result in results if result.title == "Test robust loss around the decay"]

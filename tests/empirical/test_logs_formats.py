@@ -328,7 +328,7 @@ BAD_FILES = [
     ("json empty object", b'{"epoch": 0, "lr": 0.1, "test_loss": {}}\n', ":1: `test_loss` must be a number; got {}"),
     ("json deep list", b'{"epoch": 0, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", ":1: not JSON: nested deeper"),
     ("json deep object", b'{"a": ' * 40 + b"1" + b"}" * 40 + b"\n", ":1: not JSON: nested deeper than 32 levels"),
-    ("json nan", b'{"epoch": 0, "lr": 0.1, "test_loss": NaN}\n', ":1: `test_loss` must be finite; got nan"),
+    ("json nan", b'{"epoch": 0, "lr": NaN, "test_loss": 0.1}\n', ":1: `learning_rate` must be finite; got nan"),
     ("json null", b'{"epoch": 0, "lr": 0.1, "test_loss": null}\n', ":1: `test_loss` must be a number; got null"),
     ("json list", b'{"epoch": 0, "lr": 0.1, "test_loss": 1}\n[1]\n', ":2: must be a JSON object; got list"),
 ]
@@ -341,8 +341,29 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, name, content, expected):
     assert f"{path}{expected}" in faults(path)
 
 
+@pytest.mark.parametrize(
+    ("losses", "diverged"),
+    [
+        (["1,1", "nan,nan", "nan,inf"], 1),  # for good
+        (["1,1", "1,-nan", "1,nan"], 1),  # of one column alone: batch norm's averages are lost, the batches are not
+        (["nan,nan", "nan,nan"], 0),  # from the start
+        (["1,1", "nan,nan", "1,1"], None),  # finite again: the weights never were lost
+        (["nan,1", "nan,1"], None),  # a column that was never filled
+    ],
+)
+def test_a_run_diverged_if_a_loss_is_lost_for_good(tmp_path, losses, diverged):
+    path = tmp_path / "run.csv"
+    path.write_text("epoch,lr,test_loss,train_loss\n" + "".join(f"{e},0.1,{row}\n" for e, row in enumerate(losses)))
+    if diverged is None:
+        assert "`test_loss` must be finite; got nan" in faults(path)
+    else:
+        log = read(path)
+        assert log.diverged == diverged
+        assert np.isnan(log.columns["train_loss"][diverged:]).all()
+
+
 def test_many_faults_are_counted_and_their_lines_listed(tmp_path):
-    lines = ["epoch,lr,test_loss", *(f"{e},0.1,{'nan' if e % 2 else 1.0}" for e in range(40))]
+    lines = ["epoch,lr,test_loss", *(f"{e},0.1,{'nan' if e % 2 else 1.0}" for e in range(41))]
     path = tmp_path / "run.csv"
     path.write_text("\n".join(lines) + "\n")
     message = faults(path)
