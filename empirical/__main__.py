@@ -50,6 +50,12 @@ COMMANDS = (
         example="--preset digits-cpu --grid epsilon=0,0.1 --grid batch-size=16,64 --measure --out sweep",
     ),
     Command(
+        name="map",
+        help="when curvature rises at a decay: regimes below and at the edge, on two sets of real images",
+        module="empirical.commands.map",
+        example="--out map --budget 6000",
+    ),
+    Command(
         name="measure",
         help="spectra, gradient noise, commutativity, posterior of trained networks, as evidence",
         module="empirical.commands.measure",

@@ -72,6 +72,15 @@ QUANTITIES: Mapping[str, Quantity] = {
     "decay-size": Quantity(Unit.NOISE, "growth for each e-fold of the decay"),
     "bound-tracks-gap": Quantity(Unit.PLAIN, "rank correlation"),
     "spike-regime": Quantity(Unit.PLAIN, "rank correlation"),
+    "edge-band": Quantity(Unit.PLAIN, "share of regimes"),
+    "edge-rise": Quantity(Unit.FACTOR, "λ at the edge over elsewhere"),
+    "edge-still": Quantity(Unit.INVERSE, "λ"),
+    "edge-room": Quantity(Unit.FACTOR, "room over the rise at least"),
+    "edge-account": Quantity(Unit.PLAIN, "squared error of the best rival minus its own"),
+    "shrink-rest": Quantity(Unit.PLAIN, "rank correlation"),
+    "noise-exponent": Quantity(Unit.PLAIN, "slope inside its bounds by"),
+    "noise-square": Quantity(Unit.PLAIN, "slope inside its bounds by"),
+    "bound-orders-test-loss": Quantity(Unit.PLAIN, "rank correlation above the best other by"),
 }
 _ERROR = Quantity(Unit.ERROR, "error")
 #: Units in which a larger estimate is said by a smaller number.

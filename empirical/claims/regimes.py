@@ -83,7 +83,7 @@ Order = Selector[[NDArray[np.float64]], NDArray[np.float64]]
 def _changes(track: Track, contrasted: Contrasted) -> tuple[Change, Change, Change, float]:
     """Changes of λ, γ and γ/λ at the first decay beyond their trends, and the training robust loss there."""
     windows = windows_of(track, 0)
-    weights, scatter = contrasted(track, windows), windows.all()
+    weights, scatter = contrasted(track.iterations, windows), windows.all()
     return (
         change_of(track, weights, Track.log_curvature, Track.curvature_influence, scatter),
         change_of(track, weights, Track.log_noise, Track.noise_influence, scatter),

@@ -241,18 +241,28 @@ class Windows:
 
 
 def windows_of(track: Track, decay: int) -> Windows:
-    """The windows around a decay, counted from 0.
+    """The windows around a decay, counted from 0; raises as `windows_at` does."""
+    return windows_at(track.iterations, track.stage(decay), track.first.training.iterations_per_epoch, track.label)
+
+
+def windows_at(at: NDArray[np.int64], stage: tuple[int, int, int], epoch: int, label: str) -> Windows:
+    """The windows around a decay.
+
+    Args:
+        at: iterations done at each checkpoint.
+        stage: iterations at which the stage before the decay begins, of the decay, at which the stage after it ends.
+        epoch: iterations of an epoch.
+        label: whose they are.
 
     Raises:
         NotApplicableError: if a stage is too short for windows that do not overlap, or a window holds no checkpoint.
     """
-    start, centre, end = track.stage(decay)
-    epoch = track.first.training.iterations_per_epoch
-    reach, middle, at = REACH * epoch, (start + centre) // 2, track.iterations
+    start, centre, end = stage
+    reach, middle = REACH * epoch, (start + centre) // 2
     for name, length, least in (("before", centre - start, 4 * reach), ("after", end - centre, 2 * reach)):
         if length < least:
             raise NotApplicableError(
-                f"{track.label}: the stage {name} the decay lasts {length / epoch:g} epochs; its windows of {REACH} "
+                f"{label}: the stage {name} the decay lasts {length / epoch:g} epochs; its windows of {REACH} "
                 f"epochs need {least // epoch}"
             )
 
@@ -269,46 +279,46 @@ def windows_of(track: Track, decay: int) -> Windows:
     empty = [field.name for field in dataclasses.fields(found) if not getattr(found, field.name)]
     if empty:
         words = ", ".join(name.replace("_", " ") for name in empty)
-        raise NotApplicableError(f"{track.label} has no checkpoint measured in the windows {words}")
+        raise NotApplicableError(f"{label} has no checkpoint measured in the windows {words}")
     return found
 
 
 def difference_in_differences(
-    track: Track, change: tuple[Window, Window], trend: tuple[Window, Window]
+    at: NDArray[np.int64], change: tuple[Window, Window], trend: tuple[Window, Window]
 ) -> NDArray[np.float64]:
-    """Weights of the checkpoints: the change between two windows, less what the trend between two others makes of the
-    time between them. Windows may be shared.
+    """Weights of the checkpoints `at` these iterations: the change between two windows, less what the trend between two
+    others makes of the time between them. Windows may be shared.
     """
 
     def between(before: Window, after: Window) -> NDArray[np.float64]:
-        weights = np.zeros(len(track.items))
+        weights = np.zeros(len(at))
         weights[list(after)] += 1 / len(after)
         weights[list(before)] -= 1 / len(before)
         return weights
 
     first, second = between(*change), between(*trend)
-    return first - second * float(first @ track.iterations) / float(second @ track.iterations)
+    return first - second * float(first @ at) / float(second @ at)
 
 
-Contrasted = Callable[[Track, Windows], NDArray[np.float64]]
+Contrasted = Callable[[NDArray[np.int64], Windows], NDArray[np.float64]]
 
 
-def early(track: Track, windows: Windows) -> NDArray[np.float64]:
+def early(at: NDArray[np.int64], windows: Windows) -> NDArray[np.float64]:
     """The epochs right after the decay, against the same after the placebo."""
     return difference_in_differences(
-        track, (windows.before, windows.early), (windows.placebo_before, windows.placebo_early)
+        at, (windows.before, windows.early), (windows.placebo_before, windows.placebo_early)
     )
 
 
-def late(track: Track, windows: Windows) -> NDArray[np.float64]:
+def late(at: NDArray[np.int64], windows: Windows) -> NDArray[np.float64]:
     """The end of the stage after the decay, against that of the stage in which nothing happened after the placebo."""
-    return difference_in_differences(track, (windows.before, windows.late), (windows.placebo_before, windows.before))
+    return difference_in_differences(at, (windows.before, windows.late), (windows.placebo_before, windows.before))
 
 
-def at_the_placebo(track: Track, windows: Windows) -> NDArray[np.float64]:
+def at_the_placebo(at: NDArray[np.int64], windows: Windows) -> NDArray[np.float64]:
     """A decoy's: the placebo taken for the decay, against the trend that followed it."""
     return difference_in_differences(
-        track, (windows.placebo_before, windows.placebo_early), (windows.placebo_early, windows.before)
+        at, (windows.placebo_before, windows.placebo_early), (windows.placebo_early, windows.before)
     )
 
 

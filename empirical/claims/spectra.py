@@ -108,7 +108,7 @@ def _change(
 ) -> Compare[AtDecay, Where]:
     def of(track: Track, decay: int, select: Where) -> tuple[Windows, NDArray[np.float64], Change]:
         windows = windows_of(track, decay)
-        weights = select(track, windows)
+        weights = select(track.iterations, windows)
         return windows, weights, change_of(track, weights, statistic, influence, windows.all())
 
     def compare(seen: AtDecay, select: Where) -> Comparison:

@@ -15,6 +15,7 @@ from empirical.records.base import Part, Record
 from empirical.records.bound import BoundOverTraining
 from empirical.records.dynamics import Ensemble, Expansion, Trajectory
 from empirical.records.log import LoggedRun
+from empirical.records.regime import RegimeRun
 from empirical.records.robustness import RobustAccuracy
 from empirical.records.separation import Separation
 from empirical.records.spectrum import Spectrum
@@ -29,6 +30,7 @@ __all__ = [
     "LoggedRun",
     "Part",
     "Record",
+    "RegimeRun",
     "RobustAccuracy",
     "Separation",
     "Spectrum",
@@ -52,6 +54,7 @@ EXPERIMENTS: dict[str, type[Record]] = {
         Expansion,
         RobustAccuracy,
         LoggedRun,
+        RegimeRun,
     )
 }
 

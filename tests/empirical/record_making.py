@@ -12,6 +12,7 @@ from empirical.records import (
     Ensemble,
     Expansion,
     LoggedRun,
+    RegimeRun,
     RobustAccuracy,
     Spectrum,
     TrainingRun,
@@ -33,6 +34,7 @@ from empirical.records.spectrum import (
 )
 from empirical.records.training import EpochColumns, EpochLine, IterationColumns, MaskingReport, StoredCheckpoint
 from empirical.settings import EnsembleSetting, LearningRate, Measurement, make_training
+from empirical.settings.design import MEASUREMENT, Regime
 from empirical.settings.robustness import Robustness
 
 #: Directions, further pairs, samples.
@@ -489,6 +491,76 @@ def robust_accuracy(failures=(0, 1, 1, 2, 3, 3)):
     )
 
 
+def regime_run(
+    name,
+    seed,
+    *,
+    share=0.8,
+    loss=1.0,
+    rise=0.0,
+    late=None,
+    rest=0.0,
+    exponent=1.25,
+    accuracy=0.6,
+    changes=None,
+    method="at",
+    saturation=0.0,
+    scale=0.0,
+    valley=0.0,
+    test_loss=1.0,
+    scatter=0.02,
+    square=None,
+):
+    """A run of the map with a known truth: λ rises by e^rise at the decay, γ by e^(rise + rest) with it.
+
+    Across directions γ goes as λ^exponent, and as the mean squared curvature to the power `square` (1 if None).
+    """
+    run = Regime(name=name, preset="digits-cpu", method=method, changes=changes or {}).training()
+    at = np.array(run.checkpoint_epochs)
+    (milestone,) = run.schedule.milestones
+    rng = np.random.default_rng([seed, *name.encode()])
+    after = np.where(at > milestone, 1.0, 0.0)
+    end = np.where(at > run.epochs - 5, 1.0, 0.0)
+    height = rise * after + ((rise if late is None else late) - rise) * end
+    wobble = scatter * rng.normal(size=(len(at), 1))
+    directions = np.log(np.array([8.0, 6, 4, 3, 2]))
+    lam = np.exp(directions + height[:, None] + wobble)
+    gamma = 0.05 * np.exp(exponent * (directions + wobble) + (height * (1 + rest))[:, None])
+    limit = 2 * (1 - run.optimizer.momentum) / run.optimizer.learning_rate
+    before = at == int(milestone)
+    power = 1.0 if square is None else square
+    count = len(at)
+    return RegimeRun(
+        training=run,
+        measurement=MEASUREMENT,
+        seed=seed,
+        regime=name,
+        data_digest="d",
+        num_parameters=1000,
+        num_train=300,
+        num_samples=200,
+        noise_factor=1 / 32,
+        prior_variance=0.01,
+        iterations=at * run.iterations_per_epoch,
+        curvatures=lam,
+        residuals=0.01 * lam,
+        noise=gamma,
+        squared_curvatures=gamma**power,
+        displacements=np.zeros_like(lam),
+        average_curvatures=np.where(before[:, None], lam * np.exp(valley), np.nan),
+        trace=lam.sum(axis=1),
+        sharpness=np.full(count, share * limit),
+        sharpness_error=np.full(count, 0.05),
+        attacked_sharpness=np.where(before, share * limit, np.nan),
+        output_curvature=0.5 * np.exp(saturation * after),
+        log_weight_norm=-0.5 * scale * after,
+        train_loss=np.full(count, float(loss)),
+        test_loss=np.full(count, float(test_loss)),
+        train_accuracy=np.full(count, accuracy),
+        test_accuracy=np.full(count, accuracy),
+    )
+
+
 def one_of_each():
     """A record of every experiment."""
     from tests.empirical.separation_making import separation
@@ -503,4 +575,5 @@ def one_of_each():
         expansion(),
         robust_accuracy(),
         logged_run(),
+        regime_run("one", 10),
     )
