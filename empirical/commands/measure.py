@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from empirical.commands.options import add_measuring_options, available_cores, device_name, measuring
 from empirical.settings.measuring import EnsembleSetting, Measuring
@@ -24,6 +24,10 @@ from theory.judge.front import worst
 if TYPE_CHECKING:
     from empirical.measure.pipeline import Chain
     from empirical.training.checkpoint import Checkpoint
+
+#: Root seeds that the replicas of one run have to themselves: more than every branching Setting together can take.
+SEEDS_A_RUN = 10_000_000
+Branching = TypeVar("Branching", EnsembleSetting, SeparationSetting)
 
 NAME = "measure"
 DESCRIPTION = "Measures every checkpoint of the runs given, and the posterior's dynamics around one decay."
@@ -154,9 +158,11 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
             _, before, after = first.setting.decays[0]
             path = {"before": what.ensemble_steps, "after": what.ensemble_after, "factor": after / before}
             if what.replicas:
-                ensemble = EnsembleSetting(replicas=what.replicas, records=what.ensemble_records, **path)
+                ensemble = _apart(
+                    EnsembleSetting(replicas=what.replicas, records=what.ensemble_records, **path), first.seed
+                )
             if what.separations:
-                separation = SeparationSetting(replicas=what.separations, **path)
+                separation = _apart(SeparationSetting(replicas=what.separations, **path), first.seed)
         frozen = [measurement for measurement in measurements if measurement.batch_norm != "train"]
         if not frozen:
             continue
@@ -173,6 +179,11 @@ def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[
             )
         )
     return [*dynamics[:1], *checkpoints, *dynamics[1:]]
+
+
+def _apart(setting: Branching, seed: int) -> Branching:
+    """The Setting whose replicas share no data order with those of a run of another seed: runs are then independent."""
+    return dataclasses.replace(setting, seed=setting.seed + seed * SEEDS_A_RUN)
 
 
 def result_folder(checkpoints: Path) -> Path:

@@ -30,10 +30,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from empirical.claims import registered
+from empirical.commands.measure import Place, planned
 from empirical.data import epoch_order, generator, load_data
 from empirical.records import TrainingRun
 from empirical.settings import METHODS, Training
 from empirical.settings.attack import PGD
+from empirical.settings.measuring import Measuring
 from empirical.settings.precision import Precision
 from empirical.settings.presets import PRESETS, checkpoint_plan, make_training
 from empirical.settings.schedule import LearningRate, decay_iterations
@@ -571,6 +573,19 @@ def test_a_run_knows_the_claims_of_the_day_it_began_however_often_it_is_interrup
 def test_without_a_validation_split_nothing_is_called_best(tmp_path):
     folder = train(small(validation_size=0, epochs=2, milestones=(1,)), seed=0, out=tmp_path)
     assert TrainingRun.from_evidence(Evidence.read(folder.evidence)).best is None
+
+
+def test_replicas_and_scouts_of_runs_of_two_seeds_share_no_data_order(tmp_path):
+    for seed in (3, 4):
+        train(small(epochs=2, milestones=(1,)), seed=seed, out=tmp_path)
+    what = Measuring(checkpoints=0, expansions=False, window=0, replicas=200, separations=50, ensembles="all")
+    chains = planned([tmp_path], what, Place(jobs=1))
+    taken = []
+    for chain in chains:
+        assert chain.ensemble is not None and chain.separation is not None
+        taken += [range(chain.ensemble.seed, chain.ensemble.seed + 200)]
+        taken += [range(chain.separation.seed, chain.separation.seed + 50 + chain.separation.scouts)]
+    assert len(taken) == 4 and len(set().union(*taken)) == sum(map(len, taken))
 
 
 def test_a_checkpoint_carries_everything_a_measurement_needs(finished):
