@@ -27,6 +27,7 @@ from reports.outline import (
     idle,
     matrices,
     overview,
+    repeated,
     runs_table,
     sections,
     set_aside,
@@ -109,6 +110,7 @@ class Page:
         self.drawings: dict[str, list[Drawing]] = {}
         self._sheet = Sheet()
         self._runs: Mapping[str, Evidence] = {}
+        self._before: Mapping[tuple[str, int], Section] = {}
         self._figures = 0
         self._drawn: dict[Any, int] = {}  # what was drawn, to the number of its figure
         self._tables = 0
@@ -117,6 +119,7 @@ class Page:
         """``index.html``."""
         parts = sections(results.verdicts)
         self._runs = results.evidence
+        self._before = repeated(idle(parts)[0])
         title = title_of(results, self.name)
         body = [
             '<a class="skip" href="#verdicts">To the verdicts</a>',
@@ -157,7 +160,7 @@ class Page:
             if aside := set_aside(part):
                 blocks.append(f'<p class="note">{prose(aside)}</p>')
         blocks.append(self._figure_row(part))
-        blocks.extend(self._table(table) for table in part.tables())
+        blocks.extend(self._table_of(part, place, table) for place, table in enumerate(part.tables()))
         decoys = decoy_table(part)
         if decoys.rows:
             blocks.append(self._table(decoys, longest=_MANY_DECOYS))
@@ -216,6 +219,12 @@ class Page:
             f"<figure{' class=wide' if drawing.width > _WIDE else ''}>{picture}<figcaption>"
             f"<b>Figure {self._figures}. {text(title)}.</b>{caption}</figcaption></figure>"
         )
+
+    def _table_of(self, part: Section, place: int, table: Table) -> str:
+        if earlier := self._before.get((part.claim, place)):
+            link = f'<a href="#{earlier.anchor}">{text(earlier.claim)}</a>'
+            return f'<p class="note"><b>{text(table.title)}.</b> As under {link}.</p>'
+        return self._table(table)
 
     def _table(self, table: Table, *, style: str = "", longest: int = _LONG) -> str:
         self._tables += 1

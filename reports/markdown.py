@@ -20,6 +20,7 @@ from reports.outline import (
     idle,
     matrices,
     overview,
+    repeated,
     runs_table,
     sections,
     set_aside,
@@ -55,8 +56,9 @@ def render(results: Results, figures: Mapping[str, Sequence[tuple[str, str]]] | 
     blocks.extend(_matrix(matrix) for matrix in matrices(parts))
     blocks.append("## Claims")
     judged, nothing = idle(parts)
+    before = repeated(judged)
     for part in judged:
-        blocks.extend(_section(part, (figures or {}).get(part.claim)))
+        blocks.extend(_section(part, (figures or {}).get(part.claim), before))
     blocks.extend(f"### {_text(part.claim)}\n\n{_text(set_aside(part))}" for part in nothing)
     blocks.extend(_provenance(results))
     return "\n\n".join(blocks) + "\n"
@@ -95,7 +97,9 @@ def _part(name: str, outcome: Outcome) -> str:
     return f"{_text(name)}: {_outcome(outcome)}" if name else _outcome(outcome)
 
 
-def _section(part: Section, figures: Sequence[tuple[str, str]] | None) -> list[str]:
+def _section(
+    part: Section, figures: Sequence[tuple[str, str]] | None, before: Mapping[tuple[str, int], Section]
+) -> list[str]:
     first = part.first
     blocks = [f"### {_text(part.claim)}", _text(first.statement), *map(_equation, part.equations)]
     if len(part.verdicts) == 1:
@@ -115,7 +119,10 @@ def _section(part: Section, figures: Sequence[tuple[str, str]] | None) -> list[s
     for found in part.charts():
         place = "" if figures is not None else " (drawn in `index.html`)"
         blocks.append(f"Figure: {_text(found.title)}{place}. {_text(found.caption)}".rstrip())
-    for table in part.tables():
+    for place, table in enumerate(part.tables()):
+        if earlier := before.get((part.claim, place)):
+            blocks.append(f"**{_text(table.title)}** As under [{_text(earlier.claim)}](#{earlier.anchor.lower()}).")
+            continue
         blocks.append(f"**{_text(table.title)}** {_text(table.caption)}".rstrip())
         blocks.append(_table(table))
     decoys = decoy_table(part)

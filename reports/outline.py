@@ -121,6 +121,21 @@ class Section:
         return tuple(merged)
 
 
+def repeated(parts: Sequence[Section]) -> dict[tuple[str, int], Section]:
+    """(Claim, place among its tables) of every table that stands in an earlier section line for line, and that section.
+
+    Claims on the same records show the same conditions; a reader needs them once.
+    """
+    first: dict[str, Section] = {}
+    found = {}
+    for part in parts:
+        for place, table in enumerate(part.tables()):
+            earlier = first.setdefault(repr((table.title, table.columns, table.rows)), part)
+            if earlier is not part:
+                found[part.claim, place] = earlier
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of the overview: a verdict, or the verdicts of one claim counted."""

@@ -10,6 +10,7 @@ import pytest
 
 from reports.__main__ import main
 from tests.reports.samples import empirical_results, theory_results
+from theory.judge.results import Table
 from theory.judge.verdict import write_verdicts
 
 
@@ -54,6 +55,33 @@ def test_a_verdict_that_is_not_up_to_date_says_so(tmp_path):
     assert main(["build", str(tmp_path), "--markdown"]) == 0
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert text.count("not up to date: its evidence was measured by other code") == 1
+
+
+def with_one_table_twice(out):
+    """Two claims that show the same conditions, and a third with one line of them changed."""
+    rows = (("window", "57 steps"), ("drift", "0.15"))
+    conditions = Table(title="May a law be judged here?", columns=("condition", "measured"), rows=rows)
+    changed = dataclasses.replace(conditions, rows=(*rows[:1], ("drift", "0.51")))
+    first, *_ = theory_results(out)
+    named = {"alpha-law": conditions, "beta-law": conditions, "gamma-law": changed}
+    write_verdicts([dataclasses.replace(first, claim=name, results=(table,)) for name, table in named.items()], out)
+
+
+def test_a_table_that_an_earlier_claim_shows_line_for_line_is_told_once(tmp_path):
+    with_one_table_twice(tmp_path)
+    assert main(["build", str(tmp_path), "--markdown"]) == 0
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert text.count("**May a law be judged here?** As under [alpha-law](#alpha-law).") == 1
+    assert text.count("| drift | 0.15 |") == 1 and text.count("| drift | 0.51 |") == 1
+
+
+def test_the_page_tells_it_once_as_well(tmp_path):
+    pytest.importorskip("matplotlib", reason="pages need matplotlib: install the extra `report`")
+    with_one_table_twice(tmp_path)
+    assert main(["build", str(tmp_path)]) == 0
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert text.count('As under <a href="#alpha-law">alpha-law</a>.') == 1
+    assert text.count("0.51</td>") == 1
 
 
 def test_figures_drawn_as_files_are_shown(tmp_path):
