@@ -21,6 +21,7 @@ from reports.formatting import DASH, listed, percent
 from reports.outline import boundary, named, standing
 from reports.quantities import REVERSED, Unit, belongs, held_against, quantity_of, said, value_of
 from reports.seen import Seen
+from reports.short import RUNGS, in_short
 from theory.judge.results import CONDITIONS
 from theory.judge.table import markdown_table
 from theory.judge.terminal import case_of, outcome_of
@@ -38,14 +39,8 @@ class Answer(StrEnum):
     UNTESTED = "not tested here"
 
 
-#: Rungs of the ladder, as what they ask of a network.
-_RUNGS = {
-    "ladder-additive-noise": "noise that does not depend on the weights",
-    "ladder-mini-batch-law": "the law of linear dynamics",
-    "ladder-quadratic-loss": "a quadratic loss",
-    "ladder-fixed-inputs": "inputs that stay as they were attacked",
-    "ladder-moved-law": "curvature and noise measured where the replicas go",
-}
+#: Rungs of the ladder, as what they ask of a network, and what else was held against it.
+_RUNGS = RUNGS | {"ladder-moved-law": "curvature and noise measured where the replicas go"}
 _THEORY = "nox -s theory"
 _NETWORKS = "nox -s empirical"
 _LOGS = "spikeshrink empirical import logs --out results && spikeshrink empirical verify results"
@@ -220,7 +215,7 @@ def findings(results: Mapping[str, Sequence[Verdict]], seen: Seen | None = None)
 
 
 def paragraph(found: Sequence[Finding]) -> str:
-    """The answer in a few sentences."""
+    """The answer, statement by statement, in a few sentences."""
     tested = [row for row in found if row.answer is not Answer.UNTESTED]
     said = [f"Of {len(found)} statements of the paper, {len(tested)} were tested here."]
     for answer, opening in (
@@ -237,22 +232,22 @@ def paragraph(found: Sequence[Finding]) -> str:
     return " ".join(said)
 
 
-def background(results: Mapping[str, Sequence[Verdict]], seen: Seen | None = None) -> str:
-    """What to hold the answer against: on which images, near which edge, and whether the instrument can be believed."""
-    return " ".join(words for words in ((seen or Seen()).words, instrument(results)) if words)
+def background(seen: Seen | None = None) -> str:
+    """What to hold the answer against: on which images, near which edge."""
+    return (seen or Seen()).words
 
 
 def markdown(results: Mapping[str, Sequence[Verdict]], seen: Seen | None = None) -> str:
-    """The answer for a README: two paragraphs, a row for each statement that was tested, and what the words mean."""
+    """The answer for a README: in short, at length, a row for each statement tested, and what the words mean."""
     found = findings(results, seen)
     rows = []
     for row in found:
         if row.answer is not Answer.UNTESTED:
             standing = " (exploratory)" if "exploratory" in row.sure else ""
             rows.append((row.statement.says, f"**{row.answer.value}**{standing}. {' '.join(row.found)}", row.stops))
-    lines = [paragraph(found), ""]
-    if behind := background(results, seen):
-        lines += [behind, ""]
+    lines = []
+    for words in (in_short(results), paragraph(found), background(seen)):
+        lines += [words, ""] if words else []
     lines += markdown_table([("the paper says", "we found", "where it stops"), *rows])
     if legend := words_for("\n".join(lines)):
         lines += ["", legend]
@@ -264,22 +259,6 @@ def words_for(text: str) -> str:
     known = [f"({label}) {EQUATIONS[label].title}" for label in cited(text) if label in EQUATIONS]
     known += [words for word, words in _UNITS.items() if word in text]
     return f"{'; '.join(known)}." if known else ""
-
-
-def instrument(results: Mapping[str, Sequence[Verdict]]) -> str:
-    """A sentence on the controls: whether the pipeline confirms where it must, and refutes what was sabotaged."""
-    controls = [one for verdicts in results.values() for one in verdicts if belongs(one.claim, "control")]
-    if not controls:
-        return ""
-    tally = Counter(verdict.outcome for verdict in controls)
-    decoys = [decoy for verdict in controls for decoy in verdict.decoys]
-    refuted = sum(decoy.outcome is Outcome.REFUTED for decoy in decoys)
-    counts = [f"{tally[outcome]} {outcome.value}" for outcome in Outcome if tally[outcome]]
-    return (
-        "The pipeline that judges networks is held first against convex models, where the outcome is known: "
-        f"{listed(counts)} of {len(controls)} statements; {refuted} of {len(decoys)} laws sabotaged on purpose are "
-        "refuted."
-    )
 
 
 def _finding(statement: Statement, results: Mapping[str, Sequence[Verdict]], seen: Seen) -> Finding:

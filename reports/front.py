@@ -18,6 +18,7 @@ from reports.outline import MARKS, boundary, sections, slug, summary
 from reports.quantities import REVERSED, Unit, quantity_of
 from reports.recipes.drawing import draw
 from reports.seen import Seen
+from reports.short import in_short
 from reports.svg import Sheet
 from theory.judge.results import Axis, Band, Estimate, Forest, Role, Sample
 from theory.judge.verdict import Kind, Outcome, Verdict
@@ -55,8 +56,8 @@ def front_page(
         head("What was found"),
         "<main>",
         '<section aria-labelledby="answer"><h2 id="answer">The answer</h2>',
-        f'<p class="lead">{prose(paragraph(found))}</p>',
-        *([f'<p class="behind">{prose(behind)}</p>'] if (behind := background(results, seen)) else []),
+        *(f'<p class="lead">{prose(words)}</p>' for words in (in_short(results), paragraph(found)) if words),
+        *([f'<p class="behind">{prose(behind)}</p>'] if (behind := background(seen)) else []),
         _answer(found),
         "</section>",
         '<section aria-labelledby="estimates"><h2 id="estimates">Every estimate against its margin</h2>',

@@ -1,16 +1,16 @@
 r"""How often the pipeline that judges networks errs, counted over repeats of its controls.
 
-Repeat    A control of `empirical.settings.controls` that must hold, with a root seed of its own: trained, measured,
-          branched and judged by the product's commands. 192 replicas for the 768 of the product: cheaper by a third
-          or more, and harder to refute a sabotaged law with.
-Counted   *Sabotage*: how often each way of getting the law wrong is refuted. *False alarms*: on ridge regression with
-          replacement (P2) is exact, so at each record |ln ratio| exceeds its normal quantile at level α in a share α
-          of the repeats; and how often a control that holds is refuted.
-Rule      A sabotage must be refuted in ≥ 99 of 100 repeats; rejections must lie within the binomial interval of α,
+Run       A control of `empirical.settings.controls` that must hold, with a root seed of its own: trained, measured and
+          branched by the product's commands, with `BRANCHED` replicas that share no data order with another run's.
+Repeat    Consecutive replicas of a run, as many as `SIZES` asks for: given the checkpoint they are independent.
+Counted   *Sabotage*: how often each way of getting the law wrong is refuted, by the outcome that the claim `control`
+          gives it. *False alarms*: on ridge regression with replacement (P2) is exact, so that ln ratio exceeds the
+          normal quantile of level α in a share α of the repeats at each record; and how often the claim refutes.
+Rule      A sabotage must be refuted in ≥ 99 of 100 repeats. Rejections must lie within the binomial interval of α,
           Bonferroni over the records.
 
-``python -m tests.control_repeats measure --out FOLDER`` measures (about five seconds a repeat of a linear control, half
-a minute of an attacked one; what is there is left alone), ``… judge --out FOLDER`` writes the counts.
+``python -m tests.control_repeats measure --out FOLDER`` measures, what is there left alone, one process; ``… judge
+--out FOLDER`` writes ``counts.json`` and ``report.md`` under ``reports/published/control_repeats``.
 """
 
 from __future__ import annotations
@@ -24,34 +24,63 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from empirical.claims.ladder import Ladder
+from empirical.claims.applicability import judged_directions
+from empirical.claims.ladder import CONTROL_MARGIN, DECOYS, minibatch_variances
+from empirical.claims.spread import Ratio, Spread
 from empirical.commands import controls
 from empirical.records import Ensemble, read_records
 from empirical.settings.controls import CONTROLS, Control
 from theory.judge.statistics import binomial_interval
+from theory.judge.table import markdown_table
 
-STORED = Path(__file__).with_suffix(".json")
-REPLICAS = 192
-#: Seeds of the repeats; controls were declared on seeds 0 to 2 and published at 3.
+STORED = Path(__file__).parents[1] / "reports" / "published" / "control_repeats"
+#: Replicas of a run.
+BRANCHED = 3072
+#: Seeds of the runs; controls were declared on seeds 0 to 2 and published at others below ten.
 FIRST_SEED = 1000
 HELD = tuple(control for control in CONTROLS if control.must_hold)
 #: (P2) is exact there, to rounding.
 EXACT = ("control-ridge, η 0.02, replacement", "control-ridge, η 0.1, replacement")
+#: Runs of each control, for at least a hundred repeats each of as many replicas as its hardest sabotage takes: one step
+#: late at the preset's rate. The attacked one costs six times as much as another.
+RUNS = dict(zip((control.name for control in HELD), (7, 13, 13, 50, 7, 7), strict=True))
+#: Replicas of a repeat, the product's among them.
+SIZES = (1536, controls.FULL.replicas, 384, 192)
 LEVELS = (0.05, 0.01)
+#: Share of the repeats in which a sabotage must be refuted.
+NEEDED = 0.99
+
+Outcome = Literal["within", "outside", "undecided"]
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """What one repeat says.
+
+    Attributes:
+        ratio: replicas over (P2), at every record.
+        sabotaged: sabotage to the outcome of the replicas over the law that it makes wrong.
+    """
+
+    ratio: Ratio
+    sabotaged: Mapping[str, Outcome]
 
 
 def folder(out: Path, control: Control, seed: int) -> Path:
-    """Where a repeat's evidence stands."""
+    """Where a run's evidence stands."""
     return out / f"{HELD.index(control)}-{control.preset}" / str(seed)
 
 
-def measure(out: Path, control: Control, seed: int) -> None:
+def measure(out: Path, control: Control, seed: int, branched: int = BRANCHED) -> None:
     """Train, measure and branch once; the checkpoints go, the evidence stays."""
     place = folder(out, control, seed)
     if (place / "evidence").exists() and not (place / "controls").exists():
@@ -59,9 +88,9 @@ def measure(out: Path, control: Control, seed: int) -> None:
     shutil.rmtree(place, ignore_errors=True)
     args = argparse.Namespace(
         out=place, seed=seed, device="cpu", data_root="data", no_download=True, jobs=1, threads=1, quiet=True,
-        resume=True, tensorboard=False,
+        resume=True, tensorboard=False, wandb=False, gpus=None,
     )  # fmt: skip
-    what = dataclasses.replace(controls.FULL, replicas=REPLICAS)
+    what = dataclasses.replace(controls.FULL, replicas=branched)
     with contextlib.redirect_stderr(io.StringIO()) as said:
         status = controls.prepare(args, [control], what)
     if status:
@@ -69,86 +98,189 @@ def measure(out: Path, control: Control, seed: int) -> None:
     shutil.rmtree(place / "controls")
 
 
-def judged(out: Path, control: Control, seed: int) -> dict[str, Any]:
-    """A repeat's outcomes and, at every record, ln ratio in standard errors."""
-    records = read_records(folder(out, control, seed))
-    (verdict,) = (verdict for verdict in controls.judged(records) if verdict.claim == "control")
-    (item,) = (record for record in records if isinstance(record, Ensemble))
-    levels = Ladder.of(item).levels
-    ratio = levels["network"].over(levels["(P2)"])
-    return {
-        "outcome": verdict.outcome.value,
-        "sabotages": {decoy.name: decoy.outcome.value for decoy in verdict.decoys},
-        "estimate": ratio.estimate.tolist(),
-        "error": ratio.error.tolist(),
-    }
+def repeats(item: Ensemble, size: int) -> Iterable[Repeat]:
+    """A run's replicas, `size` at a time; what does not fill a repeat is left."""
+    keep = judged_directions(item)
+    laws: dict[str, Array] = {"": minibatch_variances(item)}
+    laws |= {name: sabotaged(item) for name, sabotaged in DECOYS.items()}
+    for start in range(0, item.positions.shape[1] - size + 1, size):
+        seen = Spread.of(item.positions[:, start : start + size], keep)
+        ratios = {name: seen.over(Spread.predicted(law, keep, size)) for name, law in laws.items()}
+        right = ratios.pop("")
+        yield Repeat(ratio=right, sabotaged={name: ratio.outcome(CONTROL_MARGIN) for name, ratio in ratios.items()})
 
 
-def rate(hits: int, repeats: int) -> dict[str, Any]:
-    """A count with its Clopper-Pearson interval."""
-    low, high = binomial_interval(hits, repeats)
-    return {"count": hits, "of": repeats, "interval": [round(float(low), 5), round(float(high), 5)]}
+def rate(hits: int, of: int) -> dict[str, Any]:
+    """A count with its Clopper-Pearson interval, 95 %."""
+    low, high = binomial_interval(hits, of)
+    return {"count": hits, "of": of, "interval": [round(float(low), 5), round(float(high), 5)]}
 
 
-def false_alarms(found: list[dict[str, Any]]) -> dict[str, Any]:
+def false_alarms(found: list[Repeat]) -> dict[str, Any]:
     """Rejections of the exact null at each record, beside the counts that the level allows."""
-    z = np.abs([np.array(item["estimate"]) / np.array(item["error"]) for item in found])
-    repeats, records = z.shape
+    z = np.abs([one.ratio.estimate / one.ratio.error for one in found])
+    many, records = z.shape
     table = {}
     for level in LEVELS:
         tail = 0.05 / (2 * records)
-        low, high = (int(stats.binom.ppf(q, repeats, level)) for q in (tail, 1 - tail))
+        low, high = (int(stats.binom.ppf(q, many, level)) for q in (tail, 1 - tail))
         counts = (z > stats.norm.ppf(1 - level / 2)).sum(axis=0).tolist()
-        table[f"{level:g}"] = {"rejections": counts, "allowed": [low, high], "of": repeats}
+        table[f"{level:g}"] = {"rejections": counts, "allowed": [low, high]}
     return table
 
 
+def counted(found: list[Repeat], *, exact: bool) -> dict[str, Any]:
+    """The counts of one control's repeats of one size."""
+    many = len(found)
+    outcomes = Counter(one.ratio.outcome(CONTROL_MARGIN) for one in found)
+    return {
+        "repeats": many,
+        "within the margin": rate(outcomes["within"], many),
+        "refuted although it holds": rate(outcomes["outside"], many),
+        "sabotage refuted": {
+            name: rate(sum(one.sabotaged[name] == "outside" for one in found), many) for name in DECOYS
+        },
+        "mean ln ratio": np.mean([one.ratio.estimate for one in found], axis=0).round(5).tolist(),
+        **({"false alarms": false_alarms(found)} if exact else {}),
+    }
+
+
 def counts(out: Path) -> dict[str, Any]:
-    """What the repeats under `out` say."""
-    document: dict[str, Any] = {"replicas": REPLICAS, "controls": {}}
+    """What the runs under `out` say."""
+    document: dict[str, Any] = {"branched": BRANCHED, "margin": CONTROL_MARGIN, "controls": {}}
     for control in HELD:
-        seeds = sorted(int(path.parent.name) for path in folder(out, control, 0).parent.glob("*/evidence"))
-        found = [judged(out, control, seed) for seed in seeds]
-        if not found:
-            continue
-        names = list(found[0]["sabotages"])
-        document["controls"][control.name] = {
-            "seeds": [seeds[0], seeds[-1]],
-            "outcomes": dict(Counter(item["outcome"] for item in found)),
-            "refuted although it holds": rate(sum(item["outcome"] == "refuted" for item in found), len(found)),
-            "sabotage refuted": {
-                name: rate(sum(item["sabotages"][name] == "refuted" for item in found), len(found)) for name in names
-            },
-            "mean ln ratio": np.mean([item["estimate"] for item in found], axis=0).round(5).tolist(),
-            **({"false alarms": false_alarms(found)} if control.name in EXACT else {}),
-        }
+        place = folder(out, control, FIRST_SEED).parent
+        seeds = sorted(
+            int(path.parent.name) for path in place.glob("*/evidence") if not (path.parent / "controls").exists()
+        )
+        found: dict[int, list[Repeat]] = {size: [] for size in SIZES}
+        steps: list[int] = []
+        for seed in seeds:
+            (item,) = (record for record in read_records(folder(out, control, seed)) if isinstance(record, Ensemble))
+            steps = item.steps.tolist()
+            for size in SIZES:
+                found[size] += repeats(item, size)
+        if seeds:
+            document["controls"][control.name] = {
+                "runs": len(seeds),
+                "seeds": [seeds[0], seeds[-1]],
+                "steps": steps,
+                "sizes": {
+                    str(size): counted(some, exact=control.name in EXACT) for size, some in found.items() if some
+                },
+            }
     return document
+
+
+def shortfalls(document: Mapping[str, Any], size: int) -> list[str]:
+    """Where the rule is not met by repeats of a size, a line each; none: it is met."""
+    lines = []
+    for name, control in document["controls"].items():
+        table = control["sizes"].get(str(size), {})
+        for sabotage, one in table.get("sabotage refuted", {}).items():
+            if one["count"] < NEEDED * one["of"]:
+                lines.append(f"{name}: {sabotage} refuted in {one['count']} of {one['of']}")
+        for level, one in table.get("false alarms", {}).items():
+            low, high = one["allowed"]
+            if not all(low <= count <= high for count in one["rejections"]):
+                lines.append(f"{name}: rejections at level {level} {one['rejections']}, allowed {low} to {high}")
+    return lines
+
+
+def percent(interval: list[float]) -> str:
+    """An interval of rates as per cent."""
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+
+
+def told(one: Mapping[str, Any]) -> str:
+    """A rate in words."""
+    return f"{one['count']} of {one['of']} ({percent(one['interval'])})"
+
+
+def sentence(document: Mapping[str, Any]) -> str:
+    """What the repeats of the product's size say, for a reader in a hurry."""
+    size = SIZES[0]
+    tables = {name: one["sizes"][str(size)] for name, one in document["controls"].items()}
+    caught = [(found["count"] / found["of"], name, sabotage, found) for name, table in tables.items()
+              for sabotage, found in table["sabotage refuted"].items()]  # fmt: skip
+    always = sum(share == 1 for share, *_ in caught)
+    worst = min(caught, key=lambda one: one[0])
+    alarms = [table["refuted although it holds"] for table in tables.values()]
+    wrong, of = sum(one["count"] for one in alarms), sum(one["of"] for one in alarms)
+    exact = [
+        f"{min(found['rejections'])} to {max(found['rejections'])} of {table['repeats']} repeats "
+        f"(allowed {found['allowed'][0]} to {found['allowed'][1]}) on {name}"
+        for name, table in tables.items()
+        for found in [table.get("false alarms", {}).get("0.05")]
+        if found
+    ]
+    rest = "" if always == len(caught) else f", and the least often, {worst[2]} on {worst[1]}, in {told(worst[3])}"
+    return (
+        f"In {of} repeats of the {len(tables)} controls that must hold, {size} replicas each, {always} of "
+        f"{len(caught)} sabotages were refuted every time{rest}; a law that holds was refuted in "
+        f"{told(rate(wrong, of))}. Where the law is exact, a test of level 5 % rejected it, at each record, in "
+        f"{' and in '.join(exact)}."
+    )
+
+
+def report(document: Mapping[str, Any]) -> str:
+    """The counts as tables, in Markdown."""
+    lines = [
+        "# Repeats of the controls",
+        "",
+        "Made by `python -m tests.control_repeats judge`.",
+        "",
+        sentence(document),
+    ]
+    for size in SIZES:
+        chosen = {name: one for name, one in document["controls"].items() if str(size) in one["sizes"]}
+        rows: list[tuple[str, ...]] = [("control", "runs", "repeats", *DECOYS, "refuted although it holds")]
+        alarms: list[tuple[str, ...]] = []
+        for name, one in chosen.items():
+            table = one["sizes"][str(size)]
+            cells = [told(table["sabotage refuted"][sabotage]) for sabotage in DECOYS]
+            rows.append(
+                (name, str(one["runs"]), str(table["repeats"]), *cells, told(table["refuted although it holds"]))
+            )
+            for level, found in table.get("false alarms", {}).items():
+                alarms.append(
+                    (name, str(table["repeats"]), f"{100 * float(level):g} %", *map(str, found["rejections"]),
+                     f"{found['allowed'][0]} to {found['allowed'][1]}")
+                )  # fmt: skip
+        steps = next(iter(chosen.values()))["steps"]
+        lines += ["", f"## {size} replicas a repeat", "", "How often each sabotaged law is refuted.", ""]
+        lines += markdown_table(rows)
+        lines += ["", "Rejections of the exact law at each record; allowed is the binomial interval, Bonferroni over "
+                  "the records.", ""]  # fmt: skip
+        lines += markdown_table(
+            [("control", "repeats", "level", *(f"step {step}" for step in steps), "allowed"), *alarms]
+        )
+        missed = shortfalls(document, size)
+        lines += ["", "The rule is met." if not missed else "The rule is not met: " + "; ".join(missed) + "."]
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("measure", "judge"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--repeats", type=int, default=100)
-    parser.add_argument("--exact-repeats", type=int, default=200, help="of controls whose law is exact")
-    parser.add_argument("--only", type=int, nargs="*", help="numbers of the controls")
     parser.add_argument("--store", type=Path, default=STORED)
     options = parser.parse_args(arguments)
     if options.part == "judge":
         document = counts(options.out)
-        options.store.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-        print(json.dumps(document["controls"], ensure_ascii=False, indent=1))
+        options.store.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
+        (options.store / "counts.json").write_text(text + "\n", encoding="utf-8")
+        (options.store / "report.md").write_text(report(document), encoding="utf-8")
+        print(report(document))
         return 0
-    chosen = [HELD[number] for number in (range(len(HELD)) if options.only is None else options.only)]
-    wanted = {c.name: options.exact_repeats if c.name in EXACT else options.repeats for c in chosen}
-    began, done, total = time.monotonic(), 0, sum(wanted.values())
-    for number in range(max(wanted.values())):
-        for control in chosen:
-            if number < wanted[control.name]:
-                measure(options.out, control, FIRST_SEED + number)
-                done += 1
-                left = (time.monotonic() - began) / done * (total - done)
-                print(f"{done} of {total}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    plan = [(control, FIRST_SEED + number) for control in HELD for number in range(RUNS[control.name])]
+    plan.sort(key=lambda item: item[1])  # so that what is there is always balanced
+    for done, (control, seed) in enumerate(plan, start=1):
+        measure(options.out, control, seed)
+        left = (time.monotonic() - began) / done * (len(plan) - done)
+        print(f"{done} of {len(plan)}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
     return 0
 
 

@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from empirical.claims import EmpiricalClaim, Subject, each_record
+from empirical.claims import EmpiricalClaim, Selected, Subject, each_record
 from empirical.claims.applicability import (
     FINITE,
     FIXED,
@@ -248,7 +248,9 @@ def _of_networks(records: Sequence[Record]) -> Iterable[Subject[Ensemble]]:
             yield subject
 
 
-def _of_controls(must_hold: bool):
+def of_controls(must_hold: bool) -> Selected[Ensemble]:
+    """A selector: the ensembles of controls that must hold, or of those declared to leave the theory, by name."""
+
     def select(records: Sequence[Record]) -> Iterable[Subject[Ensemble]]:
         for subject in each_record(Ensemble, about_checkpoint)(records):
             control = control_of(subject.seen.training)
@@ -462,7 +464,7 @@ def _law_on_controls(
             windows=("every record, before and after the drop",),
             tags=("control",),
         ),
-        subjects=_of_controls(must_hold),
+        subjects=of_controls(must_hold),
     )
 
 
@@ -520,7 +522,7 @@ CONTROL_LIMIT = EmpiricalClaim(
         windows=("every record, before and after the drop",),
         tags=("control",),
     ),
-    subjects=_of_controls(must_hold=False),
+    subjects=of_controls(must_hold=False),
 )
 
 

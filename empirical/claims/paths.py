@@ -3,9 +3,12 @@ r"""Does the replicas' mean move as predicted? Two predictions, from the mean sl
 Ensemble  the law of mini-batches (P2): slopes, momentum and every sample's curvature in the tracked directions and in
           the two in which the mean starts to move outside them.
 Recursion F₁ᵏ m₀ of each mode along H's eigenvectors, then F₂ᵏ: what stands beside (P1); any ensemble has it.
+Controls  Of ridge regression the law's mean is exact along the data order. Sabotaged paths are the decoys: half the
+          curvature, one step late, the rates of before and after swapped, and none at all.
 Interval  Σ (off·√R)² over directions is a non-central χ²; Bonferroni over the records.
-Preregistered  The margin was fixed before any ensemble with rungs was measured; `mean-path-recursion`, which judges a
-          curve that was drawn before, after five of those curves had been seen to fail.
+Preregistered  The networks' margin was fixed before any ensemble with rungs was measured; `mean-path-recursion`, which
+          judges a curve that was drawn before, after five of those curves had been seen to fail; the controls', when
+          their means at seed 4 had been seen.
 Source    Xu and Zhang, arXiv 2410.07719, Theorem 4.7 (mean of the posterior).
 """
 
@@ -13,32 +16,41 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from empirical.claims import each_record
-from empirical.claims.applicability import judged_directions
-from empirical.claims.ladder import minibatch_law
+from empirical.claims import CONTROL_TAG, EmpiricalClaim, Subject, each_record
+from empirical.claims.applicability import FINITE, all_records, assumed, judged_directions, require_applicable
+from empirical.claims.ladder import minibatch_law, of_controls
 from empirical.claims.series import TOP_K, about_checkpoint, hypothesis
-from empirical.records import Ensemble
+from empirical.records import Ensemble, Record
+from empirical.settings.controls import Sabotage
 from theory.closed_form.transient import mean_path
-from theory.judge.claim import HYPOTHESIS_ALPHA, Compare, Comparison, Predictor
+from theory.judge.claim import HYPOTHESIS_ALPHA, Claim, Compare, Comparison, Predictor
 from theory.judge.results import Axis, Band, Curve, Mark, Role, Sample, TimeCourse
+from theory.judge.verdict import Kind
 from theory.model.quadratic import Quadratic
 
 #: Mean displacement, in standard deviations of the spread, that the mean path may be off by.
 PATH_MARGIN = 0.5
+#: On a control whose mean path is exact: four times what 768 replicas leave of sampling error.
+CONTROL_PATH_MARGIN = 0.15
 
 Array: TypeAlias = NDArray[np.float64]
 Paths: TypeAlias = Predictor[[Ensemble], Array]
 
 
-def _mean_path(item: Ensemble) -> Array:
+def _mean_path(item: Ensemble, sabotage: Sabotage = "none") -> Array:
     """E δ of the mini-batch law, shape ``(records, directions)``."""
-    return minibatch_law(item).mean[:, : len(item.frozen.curvatures)]
+    return minibatch_law(item, sabotage).mean[:, : len(item.frozen.curvatures)]
+
+
+def _sabotaged(sabotage: Sabotage) -> Paths:
+    return lambda item: _mean_path(item, sabotage)
 
 
 def _no_path(item: Ensemble) -> Array:
@@ -169,4 +181,43 @@ MEAN_PATH_RECURSION = hypothesis(
     windows=("every record, before and after the drop",),
 )
 
-CLAIMS = (MEAN_PATH, MEAN_PATH_RECURSION)
+
+def _exact(records: Sequence[Record]) -> Iterable[Subject[Ensemble]]:
+    """The controls whose loss is a quadratic: the mean obeys a linear recursion, and nothing else moves it."""
+    for subject in of_controls(must_hold=True)(records):
+        if subject.seen.training.method.loss == "squared":
+            yield subject
+
+
+def _compare_on_control(item: Ensemble, predict: Paths) -> Comparison:
+    conditions = require_applicable(item, all_records(item), FINITE)
+    found = _compare_path("(P2)")(item, predict)
+    return dataclasses.replace(found, results=(*found.results, conditions))
+
+
+CONTROL_MEAN_PATH = EmpiricalClaim(
+    claim=Claim(
+        name="control-mean-path",
+        statement="Ridge regression, where the mean path is exact: at every record, before and after the drop, the "
+        f"replicas' mean is within {CONTROL_PATH_MARGIN:g} standard deviations of the spread of where (P2) says, root "
+        "mean square over the tracked directions (the effect is minus that distance).",
+        source="own derivation, theory.closed_form.minibatch_moments (P2)",
+        kind=Kind.HYPOTHESIS,
+        experiments=(Ensemble.experiment,),
+        assumptions=(TOP_K, *assumed(FINITE)),
+        predict=_mean_path,
+        decoys={
+            "the mean stays at the checkpoint": _no_path,
+            "half the curvature": _sabotaged("curvature"),
+            "one step late": _sabotaged("late"),
+            "rates before and after the drop swapped": _sabotaged("rates"),
+        },
+        compare=_compare_on_control,
+        margin=-CONTROL_PATH_MARGIN,
+        windows=("every record, before and after the drop",),
+        tags=(CONTROL_TAG,),
+    ),
+    subjects=_exact,
+)
+
+CLAIMS = (CONTROL_MEAN_PATH, MEAN_PATH, MEAN_PATH_RECURSION)

@@ -191,6 +191,32 @@ def test_a_path_that_the_law_does_not_foresee_is_refuted():
     assert verdict.outcome.value == "refuted" and verdict.estimate == pytest.approx(-0.9, abs=0.05)
 
 
+def path_of_a_control(item):
+    return [paths.CONTROL_MEAN_PATH.judge(subject) for subject in paths.CONTROL_MEAN_PATH.subjects_in([item])]
+
+
+def test_the_mean_path_of_a_linear_control_is_supported_and_every_sabotaged_path_refuted():
+    (verdict,) = path_of_a_control(made("held"))
+    assert verdict.outcome.value == "supported", verdict
+    assert {decoy.name: decoy.outcome.value for decoy in verdict.decoys} == {
+        "the mean stays at the checkpoint": "refuted",
+        "half the curvature": "refuted",
+        "one step late": "refuted",
+        "rates before and after the drop swapped": "refuted",
+    }
+
+
+def test_a_mean_that_leaves_the_path_of_a_linear_control_by_less_than_a_networks_margin_is_refuted():
+    (verdict,) = path_of_a_control(made("held", path=0.3))
+    assert verdict.outcome.value == "refuted" and verdict.estimate == pytest.approx(-0.3, abs=0.05)
+
+
+def test_the_mean_path_is_known_exactly_on_linear_controls_that_must_hold_alone():
+    squared = [control for control in CONTROLS if path_of_a_control(drawn(control.training(), replicas=300))]
+    assert [control.preset for control in squared] == ["control-ridge"] * 4
+    assert not path_of_a_control(made("network"))
+
+
 def test_the_recursion_along_eigenvectors_is_the_mean_where_nothing_couples_them():
     """A dense recursion step by step, and replicas about it or half a spread and more away."""
     item = made("network")

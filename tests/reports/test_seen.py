@@ -59,7 +59,7 @@ def test_the_evidence_of_a_folder_is_read_and_a_folder_without_is_a_log_of_other
     assert isinstance(record, Spectrum) and images.name == record.dataset
     assert images.size == tuple(record.training.network.image_shape[1:]) and len(images.runs) == 1
     assert seen.logged == {"svhn": frozenset({"rice/svhn_standard"})}
-    assert "Of SVHN there are losses in public logs (1 run), and no curvature." in background(results, seen)
+    assert "Of SVHN there are losses in public logs (1 run), and no curvature." in background(seen)
     assert str(images) in markdown(results, seen)
 
 
