@@ -232,6 +232,76 @@ def paragraph(found: Sequence[Finding]) -> str:
     return " ".join(said)
 
 
+#: What claims on the map of regimes say of two groups of them, in the words of a sentence.
+_AT_EDGE = "regimes at the edge (batch sharpness at least half of 2(1−μ)/η) with robust loss left (0.3 nats)"
+_WHEN = {"early": "within 5 epochs", "late": "by the end of the stage"}
+_ACCOUNTS = {
+    "edge": "the room below the edge times the loss left",
+    "saturation": "the curvature of the outputs",
+    "scale": "the norms of the weights",
+    "valley": "the iterate's position against its running average",
+}
+
+
+def curvature_at_decays(results: Mapping[str, Sequence[Verdict]]) -> str:
+    """When curvature spikes at a decay, when it does not, what sets it, and how sure that is: from the map's verdicts.
+
+    Empty where no folder holds a map; a part that its evidence cannot judge says why.
+    """
+    found = {one.claim: one for verdicts in results.values() for one in verdicts if one.claim.startswith("edge-")}
+    if not found:
+        return ""
+    said = [_spike(found[f"edge-rise-{when}"], when) for when in _WHEN if f"edge-rise-{when}" in found]
+    said += [_calm(found[f"edge-still-{when}"], when) for when in _WHEN if f"edge-still-{when}" in found]
+    said += [_account(found[name]) for name in ("edge-account-regimes-late",) if name in found]
+    if rise := found.get("edge-rise-late"):
+        said += [f"How sure: {part}." for part in rise.note.split("; ") if part.startswith("three seeds find")]
+        said += [f"{part[0].upper()}{part[1:]}." for part in rise.note.split("; ") if part.startswith("left out")]
+    return " ".join(part for part in said if part)
+
+
+def _reason(verdict: Verdict) -> str:
+    """Why a claim was not judged, without the scope that opens the note."""
+    return verdict.note.partition(": ")[2].partition("; ")[0] or verdict.note
+
+
+def _spike(verdict: Verdict, when: str) -> str:
+    opening = f"At a decay, {_WHEN[when]}, curvature"
+    match verdict.outcome:
+        case Outcome.SUPPORTED:
+            return f"{opening} rises in {_AT_EDGE} and more than elsewhere: {said(verdict)}."
+        case Outcome.REFUTED:
+            return f"{opening} does not rise more in {_AT_EDGE} than elsewhere: {said(verdict)}."
+        case Outcome.INCONCLUSIVE:
+            return f"Whether {_WHEN[when]} of a decay curvature rises more in {_AT_EDGE} is undecided: {said(verdict)}."
+        case Outcome.NOT_APPLICABLE:
+            told = f"Whether {_WHEN[when]} of a decay curvature rises in {_AT_EDGE} could not be judged"
+            return f"{told}: {_reason(verdict)}."
+
+
+def _calm(verdict: Verdict, when: str) -> str:
+    match verdict.outcome:
+        case Outcome.SUPPORTED:
+            return f"Elsewhere it does not spike {_WHEN[when]}: {said(verdict)}, {held_against(verdict)}."
+        case Outcome.REFUTED:
+            return f"Elsewhere it spikes too {_WHEN[when]}: {said(verdict)}."
+        case Outcome.INCONCLUSIVE:
+            return f"Elsewhere it is undecided {_WHEN[when]}: {said(verdict)}."
+        case Outcome.NOT_APPLICABLE:
+            return ""
+
+
+def _account(verdict: Verdict) -> str:
+    """Which of the accounts predicts held-out regimes best, and whether beyond doubt."""
+    if verdict.outcome is Outcome.NOT_APPLICABLE:
+        return f"What sets it could not be judged: {_reason(verdict)}."
+    rows = [("edge", verdict.estimate, verdict.interval[0])]
+    rows += [(decoy.name, decoy.estimate, decoy.interval[0]) for decoy in verdict.decoys]
+    name, _, low = max(rows, key=lambda row: row[1] if row[1] is not None else float("-inf"))
+    sure = "better than every rival" if low is not None and low > 0 else "best, though its lead may be chance"
+    return f"Of four accounts of what sets it {_ACCOUNTS.get(name, name)} predicts held-out regimes {sure}."
+
+
 def background(seen: Seen | None = None) -> str:
     """What to hold the answer against: on which images, near which edge."""
     return (seen or Seen()).words
@@ -246,7 +316,7 @@ def markdown(results: Mapping[str, Sequence[Verdict]], seen: Seen | None = None)
             standing = " (exploratory)" if "exploratory" in row.sure else ""
             rows.append((row.statement.says, f"**{row.answer.value}**{standing}. {' '.join(row.found)}", row.stops))
     lines = []
-    for words in (in_short(results), paragraph(found), background(seen)):
+    for words in (in_short(results), paragraph(found), curvature_at_decays(results), background(seen)):
         lines += [words, ""] if words else []
     lines += markdown_table([("the paper says", "we found", "where it stops"), *rows])
     if legend := words_for("\n".join(lines)):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
-from reports.findings import Answer, Finding, background, findings, paragraph
+from reports.findings import Answer, Finding, background, curvature_at_decays, findings, paragraph
 from reports.html import document, grid, head, outcome_mark, prose
 from reports.html import text as shown
 from reports.outline import MARKS, boundary, sections, slug, summary
@@ -56,7 +56,11 @@ def front_page(
         head("What was found"),
         "<main>",
         '<section aria-labelledby="answer"><h2 id="answer">The answer</h2>',
-        *(f'<p class="lead">{prose(words)}</p>' for words in (in_short(results), paragraph(found)) if words),
+        *(
+            f'<p class="lead">{prose(words)}</p>'
+            for words in (in_short(results), paragraph(found), curvature_at_decays(results))
+            if words
+        ),
         *([f'<p class="behind">{prose(behind)}</p>'] if (behind := background(seen)) else []),
         _answer(found),
         "</section>",

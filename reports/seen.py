@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from empirical.records import Spectrum, TrainingRun, read_records
+from empirical.records import RegimeRun, Spectrum, TrainingRun, read_records
 from reports.formatting import listed, number
 from theory.judge.verdict import Verdict
 
@@ -123,8 +123,8 @@ def seen_in(folder: Path, results: Mapping[str, Sequence[Verdict]]) -> Seen:
             continue
         records = [
             one
-            for one in read_records(folder / name, (TrainingRun, Spectrum))
-            if isinstance(one, (TrainingRun, Spectrum)) and one.training.network.name != "linear"
+            for one in read_records(folder / name, (TrainingRun, Spectrum, RegimeRun))
+            if isinstance(one, (TrainingRun, Spectrum, RegimeRun)) and one.training.network.name != "linear"
         ]
         if records:
             images[name] = _images(records)
@@ -136,8 +136,8 @@ def seen_in(folder: Path, results: Mapping[str, Sequence[Verdict]]) -> Seen:
     )
 
 
-def _images(records: Iterable[TrainingRun | Spectrum]) -> tuple[Images, ...]:
-    found: dict[tuple[str, tuple[int, int]], list[TrainingRun | Spectrum]] = {}
+def _images(records: Iterable[TrainingRun | Spectrum | RegimeRun]) -> tuple[Images, ...]:
+    found: dict[tuple[str, tuple[int, int]], list[TrainingRun | Spectrum | RegimeRun]] = {}
     for record in records:
         _, height, width = record.training.network.image_shape
         found.setdefault((record.dataset, (height, width)), []).append(record)

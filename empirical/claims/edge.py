@@ -777,9 +777,7 @@ def _whole_map(records: Sequence[Record]) -> Iterable[Subject[Map]]:
         yield Subject(
             about=About(
                 name="map of regimes",
-                runs=tuple(item.run for item in items),
-                methods=tuple(item.method for item in items),
-                seeds=tuple(item.seed for item in items),
+                seeds=tuple(sorted({item.seed for item in items})),
                 pooled=True,
             ),
             seen=Map.of(items),

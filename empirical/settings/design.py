@@ -37,8 +37,13 @@ _BASES: Mapping[str, Mapping[str, Any]] = {
         "test_size": 400,
         "widths": (16, 32, 64),
         "normalization": "group",
-        "steps": 3,
+        "epsilon": 0.1,
         "step_size": 0.05,
+        "steps": 3,
+        "learning_rate": 0.1,
+        "batch_size": 32,
+        "evaluation_every": 2,
+        "train_probe": 1000,
     },
 }
 

@@ -26,13 +26,22 @@ normalization; ε from 0.1 to 0.25; learning rate 0.05 to 0.2; weight decay 5e-4
 The test images were looked at, so the preset's test numbers are a demonstration. The 300 validation images
 played no part in the choice.
 
-fashion-cpu is to look like the public CIFAR logs: hardly any gap before the first decay, robust overfitting after it,
-no label noise. The search for that is not finished, and this preset has only the first half. Known of its net, rate and
-attack, from one seed at each of B = 32 and B = 128, with test robust loss in view and the decay after epoch 22:
-train/test robust loss .94 to 1.03 / 1.08 to 1.18 before the decay; a dip of the test loss there, 1.11 to 1.02; flat
-after it: the net cannot memorise under this attack at 3,000 images, so robust overfitting does not appear. Batch
-sharpness stood at .6 to .7 of the small-batch limit at B = 32 and .65 to 1.1 at B = 128. The step size, the splits and
-the number of epochs are chosen, not searched.
+fashion-cpu is to look like the public CIFAR logs where it matters, without label noise: hardly a gap before the first
+decay (training robust loss within 15 % of test), after it a training loss that falls by a factor of 2 while the test
+loss dips and rises. It is the nearest of five runs, and misses the first: all on images averaged to 14×14, PGD-3, rates
+decayed to a tenth, weight decay 5e-4, batch norm, with training and test robust loss in view (500 and 1,000 images,
+PGD-5) and validation images never looked at.
+
+    images  widths      B   η   ε    seed  decay  train/test before   at the end
+    2000    32-64-128   32  .2  .05  0     16     .72/.87             .56/.79 at 28: flat
+    2000    32-64-128   8   .1  .05  0     12     .85/.95             .60/.77 at 24: flat
+    1000    64-128-256  16  .2  .05  0     18     .74/1.02            .37/1.00 at 45, test .85 three epochs after
+    1500    48-96-192   16  .2  .03  0     10     .70/.90             stopped at the decay
+    1200    64-128-256  16  .2  .05  1     10     .95/1.04 at 6       stopped there
+The third is the preset: after the decay training loss halves, test loss dips by a sixth and rises back; before it the
+gap is 28 % (14 % at epoch 9, 18 % at epoch 12). An earlier decay or more images would narrow it; that was not run to
+its end. One seed stands behind each row. Earlier, with 3,000 images and ε = .1: .94 to 1.03 / 1.08 to 1.18 before the
+decay, 1.02 after it, flat.
 """
 
 from __future__ import annotations
@@ -138,7 +147,7 @@ def _control(summary: str, **changes: Any) -> Preset:
 
 
 def _fashion(**changes: Any) -> Preset:
-    return Preset(network="convnet", normalization="batch", epsilon=0.1, learning_rate=0.1, batch_size=32, **changes)
+    return Preset(network="convnet", normalization="batch", **changes)
 
 
 #: Data set to the preset that it picks, where that has another name.
@@ -170,26 +179,32 @@ PRESETS: Mapping[PresetName, Preset] = {
         batch_size=32,
     ),
     "fashion-cpu": _fashion(
-        summary="Fashion-MNIST at 14×14, convolutional net, about ten seconds an epoch on a core",
-        data=DataSetting(name="fashion-mnist", train_size=3000, validation_size=1000, test_size=2000, pool=2),
-        widths=(48, 96, 128),
-        step_size=0.025,
-        steps=5,
+        summary="Fashion-MNIST at 14×14, convolutional net, about five seconds an epoch on a core",
+        data=DataSetting(name="fashion-mnist", train_size=1000, validation_size=1000, test_size=1000, pool=2),
+        widths=(64, 128, 256),
+        epsilon=0.05,
+        step_size=0.02,
+        steps=3,
         evaluation_steps=10,
-        evaluation_every=2,
+        evaluation_every=3,
         evaluation_around=14,
-        train_probe=1000,
-        decays=(0.5,),
-        epochs=44,
+        train_probe=500,
+        learning_rate=0.2,
+        decays=(0.4,),
+        epochs=45,
+        batch_size=16,
     ),
     "fashion-smoke": _fashion(
         summary="Fashion-MNIST in seconds, to see that everything runs",
         data=DataSetting(name="fashion-mnist", train_size=96, test_size=96, pool=2),
         widths=(4, 8),
+        epsilon=0.1,
         step_size=0.05,
         steps=3,
         evaluation_steps=3,
+        learning_rate=0.1,
         epochs=8,
+        batch_size=32,
         log_window=5,
     ),
     "smoke": Preset(

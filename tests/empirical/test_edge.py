@@ -252,7 +252,7 @@ def test_a_run_that_diverges_ends_where_it_did(tiny):
 def test_a_design_beyond_its_budget_says_its_cost_and_what_fits(capsys):
     assert main(["map", "--budget", "700"]) == 2
     err = capsys.readouterr().err
-    assert "must cover the design, about 19" in err and "`--runs 26` fits (26 regimes)" in err
+    assert "must cover the design, about 1987 s" in err and "`--runs 28` fits (26 regimes)" in err
     assert len(err.strip().splitlines()) == 2
     assert main(["map", "--budget", "1"]) == 2 and "not even its first run fits" in capsys.readouterr().err
     assert main(["map", "--dry-run", "--seeds", "1", "--regime", "no such"]) == 2

@@ -140,5 +140,5 @@ def test_the_data_set_picks_its_preset_and_takes_its_shapes(monkeypatch):
     assert options.preset_and_methods(args) == ("fashion-cpu", ("at", "awp"))
     run = make_training("fashion-cpu", "at")
     assert run.network.image_shape == (1, 14, 14) and run.data.label_noise == 0
-    assert run.schedule.milestones == (22,) and (run.batch_size, run.epochs) == (32, 44)
+    assert run.schedule.milestones == (18,) and (run.batch_size, run.epochs) == (16, 45)
     assert make_training("digits-cpu", "at", {"dataset": "fashion-mnist"}).network.image_shape == (1, 28, 28)

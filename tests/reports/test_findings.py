@@ -5,12 +5,12 @@ import math
 
 import pytest
 
-from reports.findings import STATEMENTS, Answer, findings, markdown, paragraph
+from reports.findings import STATEMENTS, Answer, curvature_at_decays, findings, markdown, paragraph
 from reports.outline import found_in_words
 from reports.quantities import QUANTITIES, Unit, held_against, said, shown
 from tests.reports.samples import verdict
 from theory.judge.results import CONDITIONS, Table
-from theory.judge.verdict import About, Kind, Outcome
+from theory.judge.verdict import About, DecoyVerdict, Kind, Outcome
 
 
 def spike(name: str, factor: float, outcome: Outcome, claim: str = "curvature-spike", decay: int | None = None):
@@ -147,3 +147,49 @@ def test_conditions_that_were_measured_and_are_not_met_are_an_answer_with_its_re
 def test_what_stands_beside_no_control_is_said_to_be_unverified():
     alone = dataclasses.replace(spike("a", 1.5, Outcome.SUPPORTED), verified=False)
     assert "exploratory, unverified" in row(findings({"digits": [alone]}), "the spike of curvature").sure
+
+
+def of_map(claim, outcome, estimate, *, note="nets: done", decoys=()):
+    return dataclasses.replace(
+        spike("map of regimes", math.exp(estimate), outcome, claim=claim),
+        estimate=estimate,
+        interval=(estimate - 0.05, estimate + 0.05),
+        note=note,
+        decoys=decoys,
+    )
+
+
+def rival(name, estimate):
+    return DecoyVerdict(
+        name=name, outcome=Outcome.REFUTED, estimate=estimate, interval=(estimate - 0.1, estimate + 0.1), p_value=None
+    )
+
+
+def test_when_curvature_spikes_what_sets_it_and_how_sure_is_said_from_the_verdicts_of_the_map():
+    note = "nets: λ × 1.5; 3 of 14 regimes rise; three seeds find × 1.3 on digits with chance 0.9; left out: 1 (x)"
+    members = [
+        of_map("edge-rise-early", Outcome.REFUTED, 0.0),
+        of_map("edge-rise-late", Outcome.SUPPORTED, 0.5, note=note),
+        of_map("edge-still-late", Outcome.SUPPORTED, 0.1),
+        of_map("edge-account-regimes-late", Outcome.REFUTED, -0.2, decoys=(rival("valley", 0.2), rival("scale", 0.0))),
+    ]
+    text = curvature_at_decays({"map": members})
+    assert "within 5 epochs, curvature does not rise more in regimes at the edge" in text and "× 1 [" in text
+    assert "by the end of the stage, curvature rises in regimes at the edge" in text and "× 1.65" in text
+    assert "Elsewhere it does not spike by the end of the stage" in text
+    assert (
+        "the iterate's position against its running average predicts held-out regimes better than every rival" in text
+    )
+    assert "How sure: three seeds find × 1.3 on digits with chance 0.9. Left out: 1 (x)." in text
+    assert text in markdown({"map": members}) and curvature_at_decays({"networks": []}) == ""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [(Outcome.INCONCLUSIVE, "is undecided"), (Outcome.NOT_APPLICABLE, "could not be judged: too few seeds")],
+)
+def test_a_map_that_cannot_tell_says_so(outcome, words):
+    member = of_map("edge-rise-late", outcome, 0.2, note="nets: too few seeds; more")
+    assert words in curvature_at_decays({"map": [member]})
+    account = of_map("edge-account-regimes-late", Outcome.INCONCLUSIVE, 0.01, decoys=(rival("scale", -0.1),))
+    assert "best, though its lead may be chance" in curvature_at_decays({"map": [account]})
