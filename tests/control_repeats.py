@@ -49,9 +49,9 @@ FIRST_SEED = 1000
 HELD = tuple(control for control in CONTROLS if control.must_hold)
 #: (P2) is exact there, to rounding.
 EXACT = ("control-ridge, η 0.02, replacement", "control-ridge, η 0.1, replacement")
-#: Runs of each control, for at least a hundred repeats each of as many replicas as its hardest sabotage takes: one step
-#: late at the preset's rate. The attacked one costs six times as much as another.
-RUNS = dict(zip((control.name for control in HELD), (7, 13, 13, 50, 7, 7), strict=True))
+#: Runs of each control: a hundred repeats and more of as many replicas as its hardest sabotage takes, one step late at
+#: the preset's rate. The attacked control costs ten times as much as another, and is repeated as often as it can be.
+RUNS = dict(zip((control.name for control in HELD), (7, 13, 13, 50, 7, 1), strict=True))
 #: Replicas of a repeat, the product's among them.
 SIZES = (1536, controls.FULL.replicas, 384, 192)
 LEVELS = (0.05, 0.01)

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, vmap
 
 from empirical.data.resident import Data, epoch_order
 from empirical.data.streams import generator
@@ -298,24 +298,20 @@ class _Linearised(_Stack):
         return self.origin
 
     def gradients(self, x: Tensor, y: Tensor, shift: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The batch's expansion, loss to second order and gradient to first."""
-        displacement = {name: value - self.origin[name] for name, value in self.weights.items()}
-
-        def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return self._sample_losses(functional_call(self.model, weights, (x,)), y).mean()
-
-        def expansion(
-            at: dict[str, Tensor], move: dict[str, Tensor], x: Tensor, y: Tensor
-        ) -> tuple[Tensor, dict[str, Tensor]]:
-            value = loss(at, x, y)
-            both = jvp(lambda weights: grad(loss)(weights, x, y), (at,), (move,))
-            slope, change = both  # pyright: ignore[reportAssignmentType]  (three only with `has_aux`)
-            for name in move:
-                value = value + ((slope[name] + change[name] / 2) * move[name]).sum()
-            return value, {name: slope[name] + change[name] for name in slope}
-
-        with torch.no_grad():
-            return vmap(expansion)(_moved(self.origin, shift), displacement, x, y)
+        """The batch's expansion, loss to second order and gradient to first; H_B δ by a second backward pass."""
+        leaves = {name: value.detach().requires_grad_() for name, value in _moved(self.origin, shift).items()}
+        moves = [value - self.origin[name] for name, value in self.weights.items()]
+        losses = self.losses(leaves, x, y)
+        slopes = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=True)
+        along = torch.stack([(slope * move).sum() for slope, move in zip(slopes, moves, strict=True)]).sum()
+        # What enters the loss linearly has no second derivative, and no graph to find it in.
+        changes = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
+        value, gradients = losses.detach(), {}
+        for name, slope, change, move in zip(leaves, slopes, changes, moves, strict=True):
+            slope = slope.detach()
+            value = value + ((slope + change / 2) * move).flatten(1).sum(dim=1)
+            gradients[name] = slope + change
+        return value, gradients
 
 
 def _moved(weights: dict[str, Tensor], shift: dict[str, Tensor]) -> dict[str, Tensor]:
