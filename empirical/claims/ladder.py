@@ -235,7 +235,7 @@ class Ladder:
         parts = []
         for rung, ratio in self.rungs.items():
             at = ratio.worst
-            parts.append(f"{rung} {math.exp(ratio.estimate[at]):.2f} × (step {int(self.item.steps[at])})")
+            parts.append(f"{rung} {math.exp(ratio.estimate[at]):.3g} × (step {int(self.item.steps[at])})")
         return "; ".join(parts)
 
 
@@ -285,7 +285,7 @@ def _judged(ratio: Ratio, item: Ensemble, what: str, results: tuple = ()) -> Com
         estimate=-abs(float(ratio.estimate[at])),
         interval=(-outer, -inner),
         note=(
-            f"{what} {math.exp(ratio.estimate[at]):.2f} × at step {int(item.steps[at])}, the worst of "
+            f"{what} {math.exp(ratio.estimate[at]):.3g} × at step {int(item.steps[at])}, the worst of "
             f"{len(item.steps)} records of {item.positions.shape[1]} replicas"
         ),
         results=results,

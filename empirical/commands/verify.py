@@ -1,9 +1,9 @@
 """``python -m empirical verify OUT``: judge whatever evidence a folder holds.
 
 Nothing is run. Every claim of the register (`empirical.claims`) picks its subjects (runs, pairs, groups) from the
-evidence of all kinds under ``OUT/evidence``, imported or our own, and is judged on each. Verdicts go to
-``OUT/verdicts.json``; evidence is left alone. Works without torch: claims whose modules need what is not installed are
-named and left out.
+evidence of all kinds under ``OUT/evidence``, imported or our own, and is judged on each. Printed are the ladder of each
+ensemble, a line, and then the claims, a line each. Verdicts go to ``OUT/verdicts.json``; evidence is left alone. Works
+without torch: claims whose modules need what is not installed are named and left out.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def _verify(out: str | Path, claims: Sequence[str] | None, verbose: bool) -> int
     write_verdicts(merged, Path(out))
     if verbose:
         print(remarks(verdicts) + "\n")
+    for line in ladders(verdicts):
+        print(line)
     print(verdict_table(verdicts, color=wants_color(sys.stdout)))
     judged = {verdict.claim for verdict in verdicts}
     silent = [entry.claim.name for entry in register.claims if entry.claim.name not in judged]
@@ -89,6 +91,17 @@ def _verify(out: str | Path, claims: Sequence[str] | None, verbose: bool) -> int
         print(f"no evidence here for {len(silent)} claims" + (f": {', '.join(silent)}" if verbose else ""))
     print(f"{len(records)} records of evidence and their verdicts: {out}")
     return exit_status(verdicts)
+
+
+def ladders(verdicts: Sequence[Verdict]) -> list[str]:
+    """A line for the ladder of each ensemble: its outcome, where theory and network part, and every rung's ratio."""
+    from empirical.claims.ladder import LADDER
+
+    return [
+        f"{verdict.outcome.value:14s}{verdict.claim} · {verdict.subject}: {verdict.note}"
+        for verdict in verdicts
+        if verdict.claim == LADDER.claim.name
+    ]
 
 
 def judge_all(register: Register, records: Sequence[Record]) -> tuple[Verdict, ...]:
