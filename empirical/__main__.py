@@ -62,6 +62,12 @@ COMMANDS = (
         example="results --k 10 --replicas 128",
     ),
     Command(
+        name="attribute-curvature",
+        help="what moved the top curvatures between checkpoints: outputs, derivative, residual, norms; exact",
+        module="empirical.commands.attribute_curvature",
+        example="runs/R/checkpoints/epoch-0048.pt runs/R/checkpoints/epoch-0053.pt --k 5",
+    ),
+    Command(
         name="verify",
         help="judge the evidence in a folder",
         module="empirical.commands.verify",

@@ -39,6 +39,8 @@ class Quantity:
 #: Claim, or the stem of several, to what it estimates; claims about quadratics estimate a relative error.
 QUANTITIES: Mapping[str, Quantity] = {
     "curvature-spike": Quantity(Unit.FACTOR, "λ"),
+    "outputs-flatten-at-decay": Quantity(Unit.FACTOR, "the outputs' curvature lowers λ by"),
+    "derivative-sharpens-over-stage": Quantity(Unit.FACTOR, "the outputs' derivative raises λ by"),
     "noise-spike": Quantity(Unit.FACTOR, "γ"),
     "posterior-shrink": Quantity(Unit.INVERSE, "σ²"),
     "posterior-shrink-beyond-rate": Quantity(Unit.INVERSE, "γ/λ"),

@@ -32,7 +32,19 @@ CONTROL = "control"
 #: Tag of all claims about controls: they are not held against themselves.
 CONTROL_TAG = "control"
 #: Modules that may hold claims, in the order of their columns in the table of verdicts.
-MODULES = ("ladder", "paths", "saddles", "logs", "training", "spectra", "posterior", "separations", "regimes", "edge")
+MODULES = (
+    "ladder",
+    "paths",
+    "saddles",
+    "logs",
+    "training",
+    "spectra",
+    "attributions",
+    "posterior",
+    "separations",
+    "regimes",
+    "edge",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

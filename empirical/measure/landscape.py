@@ -169,15 +169,18 @@ class Landscape:
 
     def unit_losses(self, parameters: dict[str, Tensor], units: Tensor) -> Tensor:
         """Losses ℓₙ of the given units at the given parameters, shape ``(len(units),)``."""
-        parameters = {**self._constants, **parameters}
         if self._batches is None:
-            outputs = functional_call(self.model, parameters, (self.inputs[units],))
-            return self.per_sample_loss(outputs, self.targets[units])
+            return self.per_sample_loss(self.outputs(parameters, units), self.targets[units])
+        parameters = {**self._constants, **parameters}
         losses = []
         for batch in self._batches[units]:
             outputs = functional_call(self.model, parameters, (self.inputs[batch],))
             losses.append(self.per_sample_loss(outputs, self.targets[batch]).mean())
         return torch.stack(losses)
+
+    def outputs(self, parameters: dict[str, Tensor], units: Tensor) -> Tensor:
+        """The network's outputs on the given samples, shape ``(len(units), …)``; units must be samples."""
+        return functional_call(self.model, {**self._constants, **parameters}, (self.inputs[units],))
 
     def batch_loss(self, parameters: dict[str, Tensor], samples: Tensor) -> Tensor:
         """Mean loss of a mini-batch of samples; in ``"train"`` mode under that batch's own statistics."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from empirical.records.base import Part, Record
 from empirical.records.bound import BoundOverTraining
+from empirical.records.curvature_change import CurvatureAttribution
 from empirical.records.dynamics import Ensemble, Expansion, Trajectory
 from empirical.records.log import LoggedRun
 from empirical.records.regime import RegimeRun
@@ -25,6 +26,7 @@ from theory.judge.evidence import Evidence, read_evidence
 __all__ = [
     "EXPERIMENTS",
     "BoundOverTraining",
+    "CurvatureAttribution",
     "Ensemble",
     "Expansion",
     "LoggedRun",
@@ -52,6 +54,7 @@ EXPERIMENTS: dict[str, type[Record]] = {
         Separation,
         Trajectory,
         Expansion,
+        CurvatureAttribution,
         RobustAccuracy,
         LoggedRun,
         RegimeRun,
