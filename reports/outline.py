@@ -35,6 +35,8 @@ SYMBOLS = (
 MARKS = {Outcome.SUPPORTED: "✓", Outcome.REFUTED: "✗", Outcome.INCONCLUSIVE: "?", Outcome.NOT_APPLICABLE: DASH}
 #: The folder of a run: its method, its seed, and the digest of its setting.
 _DIGESTED = re.compile(r"(?P<method>[\w-]+)-seed(?P<seed>\d+)-[0-9a-f]{8}")
+#: Several runs put together.
+_POOLED = re.compile(r"(?P<name>.+) \(method\)")
 #: Up to so many verdicts of one claim have a row each in the overview, and figures of their own.
 FEW = 3
 
@@ -546,7 +548,14 @@ def named(verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
     return tuple(
         verdict
         if verdict.about is None
-        else replace(verdict, about=replace(verdict.about, name=label[_whole(verdict)]))
+        else replace(
+            verdict,
+            about=replace(
+                verdict.about,
+                name=label[_whole(verdict)],
+                against=verdict.about.against and label.get(verdict.about.against, verdict.about.against),
+            ),
+        )
         for verdict in verdicts
     )
 
@@ -557,13 +566,30 @@ def _labels(verdicts: Sequence[Verdict]) -> dict[str, str]:
     for verdict in verdicts:
         about = verdict.about
         name = _whole(verdict)
-        short[name] = name
-        found = _DIGESTED.fullmatch(name)
-        if about is not None and found is not None:
-            method = about.methods[0] if len(about.methods) == 1 else found["method"]
-            short[name] = f"{(method or 'run').upper()}, seed {found['seed']}"
+        methods = () if about is None else about.methods
+        short[name] = _label(name, methods)
+        if about is not None and about.against is not None:
+            short.setdefault(about.against, _label(about.against, ()))
     times = Counter(short.values())
     return {name: label if times[label] == 1 else name for name, label in short.items()}
+
+
+def _label(name: str, methods: Sequence[str | None]) -> str:
+    """``AT, seed 6``; of a pair that shares its seed ``AT | AWP, seed 6``; of a method ``digits AT, all seeds``."""
+    if found := _POOLED.fullmatch(name):
+        known = {str(method).lower() for method in methods}
+        words = [word.upper() if word in known else word for word in found["name"].split()]
+        return f"{' '.join(words)}, all seeds"
+    sides = [_DIGESTED.fullmatch(side) for side in name.split(" | ")]
+    sides = [side for side in sides if side is not None]
+    if len(sides) <= name.count(" | "):
+        return name
+    alone = methods[0] if len(sides) == len(methods) == 1 else None
+    called = [(alone or side["method"]).upper() for side in sides]
+    seeds = [side["seed"] for side in sides]
+    if len(set(seeds)) == 1:
+        return f"{' | '.join(called)}, seed {seeds[0]}"
+    return " | ".join(f"{method}, seed {seed}" for method, seed in zip(called, seeds, strict=True))
 
 
 def _part(verdict: Verdict) -> str:

@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from empirical.claims import EmpiricalClaim, Selected, Subject, each_record
 from empirical.claims.applicability import (
@@ -45,24 +46,27 @@ from empirical.settings.controls import RUNGS, Rung, Sabotage, control_of
 from theory.closed_form.minibatch_moments import MinibatchMoments, minibatch_second_moments
 from theory.closed_form.outside import Outside
 from theory.judge.claim import Claim, Comparison, Predictor
-from theory.judge.results import Axis, Band, Curve, Estimate, Forest, Mark, Role, Sample, Table, TimeCourse
+from theory.judge.results import Agreement, Axis, Band, Curve, Estimate, Forest, Mark, Role, Sample, Table, TimeCourse
 from theory.judge.verdict import Kind
 from theory.model.regression import Sampling
 
 #: What a rung may be off by on a network before theory and network part there, and on a control.
 MARGIN = 1.25
 CONTROL_MARGIN = 1.15
+#: Factor from (P1) beyond which replicas are not drawn.
+BEYOND = 30.0
 
 Array: TypeAlias = NDArray[np.float64]
 
 
 @functools.lru_cache(maxsize=32)
-def minibatch_law(item: Ensemble, sabotage: Sabotage = "none") -> MinibatchMoments:
+def minibatch_law(item: Ensemble, sabotage: Sabotage = "none", *, every_step: bool = False) -> MinibatchMoments:
     """(P2) at an ensemble's records, from every sample's slope and curvature at the checkpoint.
 
     Args:
         item: an ensemble with rungs.
         sabotage: a part of the law to get wrong on purpose.
+        every_step: at every step up to the last record, to be drawn.
 
     Raises:
         ValueError: if the ensemble was measured without rungs.
@@ -70,7 +74,7 @@ def minibatch_law(item: Ensemble, sabotage: Sabotage = "none") -> MinibatchMomen
     law = item.require_rungs().law
     slopes = law.slopes - law.slopes.mean(axis=0)
     curvatures = law.curvatures
-    rates, record = item.learning_rates, item.steps.tolist()
+    rates, record = item.learning_rates, every_steps(item) if every_step else item.steps.tolist()
     shuffled = item.sampling == "shuffle"
     if sabotage == "noise":
         slopes = math.sqrt(2.0) * slopes
@@ -104,13 +108,18 @@ def minibatch_law(item: Ensemble, sabotage: Sabotage = "none") -> MinibatchMomen
     )
 
 
-def minibatch_variances(item: Ensemble, sabotage: Sabotage = "none") -> Array:
+def every_steps(item: Ensemble) -> list[int]:
+    """Steps 1, 2, … up to the last record."""
+    return list(range(1, int(item.steps[-1]) + 1))
+
+
+def minibatch_variances(item: Ensemble, sabotage: Sabotage = "none", *, every_step: bool = False) -> Array:
     """Variances along the tracked directions that (P2) predicts, shape ``(records, directions)``."""
     tracked = len(item.frozen.curvatures)
-    return np.einsum("tii->ti", minibatch_law(item, sabotage).covariance)[:, :tracked]
+    return np.einsum("tii->ti", minibatch_law(item, sabotage, every_step=every_step).covariance)[:, :tracked]
 
 
-def additive_variances(item: Ensemble) -> Array:
+def additive_variances(item: Ensemble, *, every_step: bool = False) -> Array:
     """Those of (P1), inputs held fixed: every slope of a sample comes back with it."""
     frozen = item.frozen
     return shuffled_transient_variance(
@@ -122,7 +131,7 @@ def additive_variances(item: Ensemble) -> Array:
         num_samples=item.num_samples,
         repeated_share=1.0 if item.sampling == "shuffle" else 0.0,
         start_position=item.start_position,
-        record=item.steps.tolist(),
+        record=every_steps(item) if every_step else item.steps.tolist(),
     )
 
 
@@ -209,25 +218,83 @@ class Ladder:
         )
 
     def course(self) -> TimeCourse:
-        """Every level over the steps, relative to (P1)."""
-        base, steps = self.levels["(P1)"], self.item.steps
-        curves = []
+        """Every level over the steps, relative to (P1): (P2) at every step, the replicas at their records.
+
+        Replicas that part by a factor of `BEYOND` leave the picture, which they would flatten, for good.
+        """
+        item, base, steps = self.item, self.levels["(P1)"], self.item.steps
+        fine = np.array(every_steps(item))
+        predicted, additive = (
+            Spread.predicted(variances, self.keep, 2)
+            for variances in (minibatch_variances(item, every_step=True), additive_variances(item, every_step=True))
+        )
+        curves = [
+            Curve(role=Role.PREDICTED, subject="(P2)", x=fine, y=np.exp(predicted.over(additive).estimate)),
+            Curve(role=Role.REFERENCE, subject="(P1)", x=fine[[0, -1]], y=(1.0, 1.0)),
+        ]
         for name, level in self.levels.items():
-            if name == "(P1)":
+            if name in ("(P1)", "(P2)"):
                 continue
             ratio = level.over(base)
             low, high = ratio.ends()
-            shown = {"low": np.exp(low), "high": np.exp(high), "band": Band.INTERVAL} if name != "(P2)" else {}
-            role = Role.PREDICTED if name == "(P2)" else Role.MEASURED
-            curves.append(Curve(role=role, subject=name, x=steps, y=np.exp(ratio.estimate), **shown))
-        curves.append(Curve(role=Role.REFERENCE, subject="(P1)", x=steps, y=np.ones(len(steps))))
+            far = np.abs(ratio.estimate) > math.log(BEYOND)
+            until = int(np.argmax(far)) if far.any() else len(steps)
+            if until:
+                curves.append(
+                    Curve(
+                        role=Role.MEASURED,
+                        subject=name,
+                        x=steps[:until],
+                        y=np.exp(ratio.estimate)[:until],
+                        low=np.exp(low)[:until],
+                        high=np.exp(high)[:until],
+                        band=Band.INTERVAL,
+                    )
+                )
         return TimeCourse(
             title="Spread of the replicas over what additive noise predicts",
             sample=Sample(self.item.positions.shape[1], "replicas"),
+            caption=f"Replicas that part from (P1) by more than × {BEYOND:g} leave the picture for good.",
             x=Axis("steps since branching"),
             y=Axis("variance / (P1)"),
             curves=tuple(curves),
             marks=(Mark(float(self.item.drop), "the replicas drop"),),
+        )
+
+    def results(self, law: str, margin: float) -> tuple[Forest, TimeCourse, Agreement]:
+        """What a verdict on all rungs, or on a law, shows."""
+        return self.forest(margin), self.course(), self.agreement(law, margin)
+
+    def agreement(self, law: str, margin: float) -> Agreement:
+        """Every direction's variance against a law's, at the last record before the drop and at the last of all."""
+        item, keep = self.item, self.keep
+        predicted = (additive_variances if law == "(P1)" else minibatch_variances)(item)[:, keep]
+        before = int(np.flatnonzero(item.steps <= item.drop)[-1])
+        replicas = item.positions.shape[1]
+        curves = []
+        for name, at in (("before the drop", before), ("after it", len(item.steps) - 1)):
+            chosen = item.positions[at][:, keep].astype(np.float64)
+            variance = chosen.var(axis=0, ddof=1)
+            influence = (chosen - chosen.mean(axis=0)) ** 2 / variance - 1
+            reach = np.exp(stats.norm.ppf(0.975) * influence.std(axis=0, ddof=1) / math.sqrt(replicas))
+            curves.append(
+                Curve(
+                    role=Role.MEASURED,
+                    subject=name,
+                    x=predicted[at],
+                    y=variance,
+                    low=variance / reach,
+                    high=variance * reach,
+                    band=Band.INTERVAL,
+                )
+            )
+        return Agreement(
+            title=f"Variance of the replicas along every direction, measured and predicted by {law}",
+            sample=Sample(replicas, "replicas"),
+            caption=f"Solid: 1:1; dashed: × {margin:g} and ÷ {margin:g}.",
+            quantity=Axis("variance"),
+            curves=tuple(curves),
+            within=(1 / margin, margin),
         )
 
     def described(self) -> str:
@@ -332,7 +399,7 @@ def _compare_ladder(item: Ensemble, predict: Step) -> Comparison:
     where = f"parts at: {', '.join(parted)}" if parted else "parts at no rung for certain"
     if open_:
         where += f"; undecided: {', '.join(open_)}"
-    judged = _judged(predict(item), item, "network over (P1)", (ladder.forest(MARGIN), ladder.course(), table))
+    judged = _judged(predict(item), item, "network over (P1)", (*ladder.results("(P1)", MARGIN), table))
     return dataclasses.replace(judged, note=f"{where}; {ladder.described()}; {judged.note}")
 
 
@@ -439,7 +506,7 @@ def _against_law(level: str, needs: tuple[Condition, ...]):
         ladder = Ladder.of(item)
         predicted = Spread.predicted(predict(item), ladder.keep, item.positions.shape[1])
         ratio = ladder.levels[level].over(predicted)
-        results = (ladder.forest(CONTROL_MARGIN), ladder.course(), conditions)
+        results = (*ladder.results("(P2)", CONTROL_MARGIN), conditions)
         return _judged(ratio, item, f"{level} over the law of mini-batches", results)
 
     return compare

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from scipy import stats
 
 from empirical.claims import CONTROL_TAG, EmpiricalClaim, Subject, each_record
 from empirical.claims.applicability import FINITE, all_records, assumed, judged_directions, require_applicable
-from empirical.claims.ladder import minibatch_law, of_controls
+from empirical.claims.ladder import every_steps, minibatch_law, of_controls
 from empirical.claims.series import TOP_K, about_checkpoint, hypothesis
 from empirical.records import Ensemble, Record
 from empirical.settings.controls import Sabotage
@@ -44,9 +44,9 @@ Array: TypeAlias = NDArray[np.float64]
 Paths: TypeAlias = Predictor[[Ensemble], Array]
 
 
-def _mean_path(item: Ensemble, sabotage: Sabotage = "none") -> Array:
+def _mean_path(item: Ensemble, sabotage: Sabotage = "none", *, every_step: bool = False) -> Array:
     """E δ of the mini-batch law, shape ``(records, directions)``."""
-    return minibatch_law(item, sabotage).mean[:, : len(item.frozen.curvatures)]
+    return minibatch_law(item, sabotage, every_step=every_step).mean[:, : len(item.frozen.curvatures)]
 
 
 def _sabotaged(sabotage: Sabotage) -> Paths:
@@ -57,7 +57,15 @@ def _no_path(item: Ensemble) -> Array:
     return np.zeros(item.positions.shape[::2])
 
 
-def _compare_path(by: str) -> Compare[Ensemble, Paths]:
+class Path(Protocol):
+    """A law of the mean path: at the records, or at every step."""
+
+    def __call__(self, item: Ensemble, *, every_step: bool = False) -> Array:
+        """E δ, shape ``(records, directions)``."""
+        ...
+
+
+def _compare_path(by: str, law: Path) -> Compare[Ensemble, Paths]:
     def compare(item: Ensemble, predict: Paths) -> Comparison:
         keep = judged_directions(item)
         predicted = predict(item)[:, keep]
@@ -76,6 +84,7 @@ def _compare_path(by: str) -> Compare[Ensemble, Paths]:
         centre = np.sqrt(np.maximum(square - degrees, 0.0) * scale)
         at = int(np.argmax(centre))
         curves = []
+        fine, path = every_steps(item), law(item, every_step=True)[:, keep]
         for name, direction in zip(("largest λ", "smallest λ"), (0, degrees - 1), strict=True):
             error = stats.norm.ppf(0.975) * spread[:, direction] / math.sqrt(replicas)
             y = mean[:, direction]
@@ -89,7 +98,7 @@ def _compare_path(by: str) -> Compare[Ensemble, Paths]:
                     high=y + error,
                     band=Band.INTERVAL,
                 ),
-                Curve(role=Role.PREDICTED, subject=name, x=item.steps, y=predicted[:, direction], by=by),
+                Curve(role=Role.PREDICTED, subject=name, x=fine, y=path[:, direction], by=by),
             ]
         return Comparison(
             estimate=-float(centre[at]),
@@ -130,9 +139,10 @@ def _noncentrality(square: float, degrees: int, level: float) -> float:
     return float(root)
 
 
-def _recursion(item: Ensemble) -> Array:
+def _recursion(item: Ensemble, *, every_step: bool = False) -> Array:
     """F₁ᵏ m₀ of each mode along the path, then F₂ᵏ of where that led, shape ``(records, directions)``."""
-    optimizer, steps, drop = item.optimizer, item.steps, item.drop
+    optimizer, drop = item.optimizer, item.drop
+    steps = np.array(every_steps(item)) if every_step else item.steps
     lam = item.frozen.curvatures
     total = lam + optimizer.weight_decay
     out = np.zeros((len(steps), len(lam)))
@@ -157,7 +167,7 @@ MEAN_PATH = hypothesis(
     "The replicas' mean moves as the mini-batch law says: at every record within half a standard deviation of the "
     "spread, root mean square over the tracked directions (the effect is minus that distance).",
     "Theorem 4.7 (mean of the posterior)",
-    _compare_path("(P2)"),
+    _compare_path("(P2)", _mean_path),
     {"the mean stays at the checkpoint": _no_path},
     -PATH_MARGIN,
     lambda records: (s for s in each_record(Ensemble, about_checkpoint)(records) if s.seen.rungs is not None),
@@ -171,7 +181,7 @@ MEAN_PATH_RECURSION = hypothesis(
     "record within half a standard deviation of the spread, root mean square over the tracked directions (the effect "
     "is minus that distance).",
     "Theorem 4.7 (mean of the posterior)",
-    _compare_path("the recursion"),
+    _compare_path("the recursion", _recursion),
     {"the mean stays at the checkpoint": _no_path},
     -PATH_MARGIN,
     each_record(Ensemble, about_checkpoint),

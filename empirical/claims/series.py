@@ -10,6 +10,7 @@ by a random-effects meta-analysis over seeds: they share data and split, so noth
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,6 +71,11 @@ class Track:
         return self.first.method
 
     @property
+    def called(self) -> str:
+        """The training method as figures name it, by which they color it."""
+        return self.method.upper() if self.method in ("at", "awp") else self.method
+
+    @property
     def mode(self) -> str:
         """Batch-norm mode of the measurement."""
         return self.first.measurement.batch_norm
@@ -119,6 +125,15 @@ class Track:
             return predicted_variances(self.items[index])
         except ValueError as error:
             raise NotApplicableError(f"{self.label}: {error}") from None
+
+    def log_variance(self, index: int) -> float:
+        """Mean of ln σ² of (S1) over the directions that have a stationary law; NaN where none has."""
+        return float(np.log(self.variances(index)[1]).mean()) if self.usable(index).any() else math.nan
+
+    def log_sharpness(self, index: int) -> float:
+        """ln of batch sharpness; NaN where it is not positive."""
+        value = self.items[index].sharpness.value
+        return math.log(value) if value > 0 else math.nan
 
     def log_ratio(self, index: int) -> float:
         """Mean of ln γ − ln λ over the directions in which both are positive: ln σ² of (S1) without rate and edge."""
@@ -538,7 +553,7 @@ def directions_over_training(
             curves.append(
                 Curve(
                     role=Role.MEASURED,
-                    subject=track.method if len(found) > 1 else "",
+                    subject=track.called,
                     x=track.epochs[keep],
                     y=[float(np.exp(np.log(values[i]).mean())) for i in keep],
                     low=[float(values[i].min()) for i in keep],
@@ -549,6 +564,66 @@ def directions_over_training(
                 )
             )
     return (over_training(found, curves, title=title, y=y, caption=caption),) if curves else ()
+
+
+def over_seeds(
+    found: Sequence[Track],
+    value: Callable[[Track, int], float],
+    *,
+    title: str,
+    y: Axis,
+    caption: str,
+    geometric: bool = True,
+) -> tuple[TimeCourse, ...]:
+    """The mean over the seeds of each method at the checkpoints that all of them have, ± its standard error.
+
+    Args:
+        found: runs of one method or several, with the same decays.
+        value: at a checkpoint; a logarithm, where the mean is geometric. Checkpoints without one are left out.
+        title: of the chart.
+        y: what is followed.
+        caption: more of it.
+        geometric: whether e to the power of the mean is drawn.
+    """
+    curves, seeds = [], set()
+    for name in dict.fromkeys(track.called for track in found):
+        members = [track for track in found if track.called == name]
+        known = [_known(track, value) for track in members]
+        common = sorted(set.intersection(*(set(one) for one in known)))
+        if not common:
+            continue
+        seeds |= {track.first.seed for track in members}
+        rows = np.array([[one[at] for at in common] for one in known])
+        mean = rows.mean(axis=0)
+        error = rows.std(axis=0, ddof=1) / math.sqrt(len(rows)) if len(rows) > 1 else None
+        shown = np.exp if geometric else np.asarray
+        ends: dict[str, Any] = (
+            {}
+            if error is None
+            else {
+                "low": shown(mean - error),
+                "high": shown(mean + error),
+                "band": Band.STANDARD_ERROR,
+                "over": "seeds",
+            }
+        )
+        epochs = np.array(common) / members[0].first.training.iterations_per_epoch
+        curves.append(Curve(role=Role.MEASURED, subject=name, x=epochs, y=shown(mean), by="mean over seeds", **ends))
+    if not curves:
+        return ()
+    sample = Sample(len(seeds), "seeds" if len(seeds) > 1 else "seed")
+    return (over_training(found, curves, title=title, y=y, caption=caption, sample=sample),)
+
+
+def _known(track: Track, value: Callable[[Track, int], float]) -> dict[int, float]:
+    """Iteration to value, where there is one."""
+    found = {}
+    for place, iteration in enumerate(track.iterations.tolist()):
+        with contextlib.suppress(NotApplicableError):
+            number = value(track, place)
+            if math.isfinite(number):
+                found[iteration] = number
+    return found
 
 
 def hypothesis(

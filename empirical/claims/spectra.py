@@ -22,6 +22,7 @@ Source    Xu and Zhang, arXiv 2410.07719, sections 4-6.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -54,6 +55,7 @@ from empirical.claims.series import (
     late,
     measured,
     over_runs,
+    over_seeds,
     over_training,
     windows_of,
 )
@@ -74,6 +76,8 @@ from theory.judge.results import (
     Result,
     Role,
     Sample,
+    SmallMultiples,
+    Stack,
     Table,
     TimeCourse,
 )
@@ -103,6 +107,7 @@ def _change(
     symbol: str,
     beside: Beside,
     shown: Callable[[Sequence[Track]], tuple[Result, ...]],
+    pooled: Callable[[Sequence[Track], Sequence[tuple[Window, Window]]], tuple[Result, ...]] = lambda found, sides: (),
     more: Callable[[Track, Window, Window], str] = lambda track, before, after: "",
     shown_of_one: Callable[[Track, Window, Window], tuple[Result, ...]] = lambda track, before, after: (),
 ) -> Compare[AtDecay, Where]:
@@ -113,16 +118,17 @@ def _change(
 
     def compare(seen: AtDecay, select: Where) -> Comparison:
         found = [of(track, seen.decay, select) for track in seen.tracks]
+        afters = [windows.late if select is late else windows.early for windows, *_ in found]
         if len(found) > 1:
             estimate, interval = over_runs([change.contrast for *_, change in found], sign)
+            sides = [(windows.before, after) for (windows, *_), after in zip(found, afters, strict=True)]
             return Comparison(
                 estimate=estimate,
                 interval=interval,
                 note=f"mean over {len(found)} runs, in ln",
-                results=shown(seen.tracks),
+                results=pooled(seen.tracks, sides),
             )
-        (windows, weights, change), track = found[0], seen.tracks[0]
-        after = windows.late if select is late else windows.early
+        (windows, weights, change), track, after = found[0], seen.tracks[0], afters[0]
         plain = [float(np.mean([statistic(track, i) for i in window])) for window in (windows.before, after)]
         others = _beside(track, weights, beside)
         return Comparison(
@@ -167,18 +173,12 @@ def _curvature_results(found: Sequence[Track]) -> tuple[Result, ...]:
         measured(
             track,
             [max(float(item.curvatures[0]), 1e-12) * item.weights.norm**2 for item in track.items],
-            subject=track.method,
+            subject=track.called,
         )
         for track in found
     ]
     return (
-        *directions_over_training(
-            found,
-            lambda track, i: track.items[i].curvatures,
-            title="Hessian eigenvalues over training",
-            y=Axis("λ"),
-            caption="Largest eigenvalues of the data Hessian at fixed adversarial inputs.",
-        ),
+        *directions_over_training(found, lambda track, i: track.items[i].curvatures, **LAMBDA_MEAN),
         over_training(
             found,
             scale_free,
@@ -189,24 +189,109 @@ def _curvature_results(found: Sequence[Track]) -> tuple[Result, ...]:
     )
 
 
+LAMBDA_MEAN = {
+    "title": "Hessian eigenvalues over training",
+    "y": Axis("λ"),
+    "caption": "Largest eigenvalues of the data Hessian at fixed adversarial inputs.",
+}
+GAMMA_MEAN = {
+    "title": "Gradient noise over training",
+    "y": Axis("γ"),
+    "caption": "Per-sample gradient variance along the top Hessian eigenvectors.",
+}
+VARIANCE_MEAN = {
+    "title": "Predicted posterior variance over training",
+    "y": Axis("σ²"),
+    "caption": "Stationary law (S1) from λ, γ and the learning rate of each checkpoint.",
+}
+
+
 def _noise_results(found: Sequence[Track]) -> tuple[Result, ...]:
-    return directions_over_training(
-        found,
-        lambda track, i: track.items[i].gamma.values,
-        title="Gradient noise over training",
-        y=Axis("γ"),
-        caption="Per-sample gradient variance along the top Hessian eigenvectors.",
-    )
+    return directions_over_training(found, lambda track, i: track.items[i].gamma.values, **GAMMA_MEAN)
 
 
 def _variance_results(found: Sequence[Track]) -> tuple[Result, ...]:
     return directions_over_training(
-        found,
-        lambda track, i: track.variances(i)[1] if track.usable(i).any() else np.zeros(0),
-        title="Predicted posterior variance over training",
-        y=Axis("σ²"),
-        caption="Stationary law (S1) from λ, γ and the learning rate of each checkpoint.",
+        found, lambda track, i: track.variances(i)[1] if track.usable(i).any() else np.zeros(0), **VARIANCE_MEAN
     )
+
+
+def _variance_pooled(found: Sequence[Track], sides: Sequence[tuple[Window, Window]]) -> tuple[Result, ...]:
+    """What moved σ² in every run, cause by cause."""
+    parts = []
+    for track, (before, after) in zip(found, sides, strict=True):
+        moved = _attributed(track, before, after)
+        parts += [
+            Estimate(category=f"seed {track.first.seed}", value=value, subject=_CAUSES[cause])
+            for cause, value in moved.items()
+            if cause in _CAUSES
+        ]
+    return (
+        Stack(
+            title="What moved σ², cause by cause",
+            sample=Sample(len(found), "runs"),
+            x=Axis("Δ ln σ²"),
+            caption="Exact additive split (B2), mean over directions, last checkpoint before against last after; the "
+            "upright line is the sum.",
+            estimates=tuple(parts),
+        ),
+    )
+
+
+#: Parts of (B2), as figures name them.
+_CAUSES = {
+    "learning_rate": "learning rate",
+    "noise": "noise γ",
+    "curvature": "curvature λ",
+    "step_size": "step size ηλ",
+}
+
+
+def _through_the_decay(found: Sequence[Track]) -> tuple[Result, ...]:
+    """λ, γ, batch sharpness and σ² over the epochs, AT and AWP in one picture, mean over seeds."""
+    followed = (
+        ("curvature λ", Track.log_curvature),
+        ("gradient noise γ", Track.log_noise),
+        ("batch sharpness", Track.log_sharpness),
+        ("predicted variance σ²", Track.log_variance),
+    )
+    names, panels = [], []
+    words = (
+        "Geometric means over the tracked directions and over seeds; grey: where small batches are at the edge, as long "
+        "as that lies in the picture."
+    )
+    for name, value in followed:
+        for panel in over_seeds(found, value, title=name, y=Axis("mean over seeds"), caption=words):
+            edge = _edge(found[0], 3 * max(max(curve.y) for curve in panel.curves))
+            if name == "batch sharpness" and edge is not None:
+                panel = dataclasses.replace(panel, curves=(*panel.curves, edge))
+            names.append(name)
+            panels.append(panel)
+    if not panels:
+        return ()
+    return (
+        SmallMultiples(
+            title="Curvature, noise, batch sharpness and predicted variance through the decays, AT and AWP",
+            sample=panels[0].sample,
+            caption=words,
+            names=tuple(names),
+            panels=tuple(panels),
+        ),
+    )
+
+
+def _edge(track: Track, most: float) -> Curve | None:
+    """2(1−μ)/η over the epochs of the track, stage by stage, up to what a decay lifts beyond `most`."""
+    ends = [track.epochs[0], *(at for at in track.decay_epochs if at < track.epochs[-1]), track.epochs[-1]]
+    rates = [track.first.training.optimizer.learning_rate, *(rate for _, _, rate in track.decays)]
+    x, y = [], []
+    for start, end, rate in zip(ends, ends[1:], rates, strict=False):
+        limit = 2 * (1 - track.first.optimizer.momentum) / rate
+        if limit > most:
+            break
+        x += [start, end]
+        y += [limit, limit]
+    return Curve(role=Role.REFERENCE, x=x, y=y, by="2(1−μ)/η") if x else None
 
 
 def _attribution_table(track: Track, first: Window, second: Window) -> tuple[Result, ...]:
@@ -307,6 +392,7 @@ SHRINK_BEYOND_RATE = _at_decays(
         "γ/λ",
         (),
         _variance_results,
+        _variance_pooled,
         _shrink_note,
         _attribution_table,
     ),
@@ -414,7 +500,11 @@ def _commutativity_results(
         ),
         over_training(
             (track,),
-            [Curve(role=Role.MEASURED, x=epochs, y=price, low=low, high=high, band=Band.INTERVAL)],
+            [
+                Curve(
+                    role=Role.MEASURED, subject=track.called, x=epochs, y=price, low=low, high=high, band=Band.INTERVAL
+                )
+            ],
             title="Price of non-commutativity over training",
             y=Axis("price a direction", "nats"),
             caption="What (S1) misses of the KL term by ignoring correlations (S3), in the tracked subspace.",
@@ -498,6 +588,7 @@ def _compare_alignment(seen: Tracks, select: Order) -> Comparison:
                 curves=(
                     Curve(
                         role=Role.MEASURED,
+                        subject=seen[0].called,
                         x=last.curvatures[keep],
                         y=last.gamma.values[keep],
                         low=last.gamma.low[keep],
@@ -582,7 +673,7 @@ def _expansion_results(studies: dict[str, Study], item: Expansion) -> tuple[Resu
         Profile(
             title="Error of the quadratic approximation by distance",
             sample=sample,
-            caption="0 where the loss is quadratic.",
+            caption="0 where the loss is quadratic. The network's own activations.",
             x=Axis("distance in weight space"),
             y=error,
             curves=tuple(
@@ -595,7 +686,7 @@ def _expansion_results(studies: dict[str, Study], item: Expansion) -> tuple[Resu
                     high=study.high,
                     band=Band.INTERVAL,
                 )
-                for name, study in studies.items()
+                for name, study in item.studies.named().items()
             ),
         ),
         Table(
@@ -697,6 +788,7 @@ def _paired_methods(
     influence: Callable[[Track, int], NDArray[np.float64]] | None,
     describe: Callable[[float], str],
     shown: Callable[[Sequence[Track]], tuple[Result, ...]],
+    pooled: Callable[[Sequence[Track]], tuple[Result, ...]] = lambda found: (),
 ) -> Compare[Sequence[Pair], Sides]:
     def difference(first: Track, second: Track) -> Contrast:
         pairs = _common(first, second)
@@ -719,7 +811,9 @@ def _paired_methods(
         differences = [difference(*select(pair)) for pair in seen]
         if len(seen) > 1:
             estimate, interval = over_runs(differences)
-            return Comparison(estimate=estimate, interval=interval, note=f"mean over {len(seen)} pairs of runs")
+            note = f"mean over {len(seen)} pairs of runs"
+            together = [track for pair in seen for track in (pair.at, pair.awp)]
+            return Comparison(estimate=estimate, interval=interval, note=note, results=pooled(together))
         found, pair = differences[0], seen[0]
         return Comparison(
             estimate=found.estimate,
@@ -735,11 +829,17 @@ def _ratio_of(symbol: str) -> Callable[[float], str]:
     return lambda value: f"{symbol} under AT over that under AWP, after the first decay: {math.exp(value):.2f} ×"
 
 
+def _curvature_pair(found: Sequence[Track]) -> tuple[Result, ...]:
+    return directions_over_training(found, lambda track, i: track.items[i].curvatures, **LAMBDA_MEAN)
+
+
 AWP_FLATTENS = hypothesis(
     "awp-flattens",
     "Adversarial weight perturbation flattens: after the first decay the mean ln λ of AT exceeds that of AWP.",
     "section 6",
-    _paired_methods(Track.log_curvature, Track.curvature_influence, _ratio_of("λ"), _curvature_results),
+    _paired_methods(
+        Track.log_curvature, Track.curvature_influence, _ratio_of("λ"), _curvature_pair, _through_the_decay
+    ),
     {"the methods swapped": _swapped},
     0.0,
     each_pair,
@@ -775,52 +875,54 @@ def _complexity(track: Track, index: int) -> float:
 
 
 def _bound_results(found: Sequence[Track]) -> tuple[TimeCourse, ...]:
-    terms, values, losses = [], [], []
+    """The formula beside the gap that it is to follow, of one pair."""
+    curves = []
     for track in found:
-        name = f"{track.method}, " if len(found) > 1 else ""
         rows = [_bound_terms(track, i) for i in range(len(track.items))]
-        terms += [
-            measured(track, [row.curvature_times_variance / row.directions for row in rows], subject=f"{name}λσ²"),
-            measured(track, [row.negative_log_variance / row.directions for row in rows], subject=f"{name}−ln σ²"),
-            measured(track, [row.kl / row.directions for row in rows], subject=f"{name}KL"),
-        ]
-        values += [
-            Curve(
-                role=Role.PREDICTED,
-                subject=track.method,
-                x=track.epochs,
-                y=[row.complexity for row in rows],
-                by="formula minus training loss",
-            ),
-            measured(
-                track, [item.gap.robust_loss_gap for item in track.items], subject=track.method, by="test − train"
-            ),
-        ]
-        losses += [
-            measured(track, [item.gap.train.robust_loss for item in track.items], subject=f"{name}train"),
-            measured(track, [item.gap.test.robust_loss for item in track.items], subject=f"{name}test"),
+        gaps = [item.gap.robust_loss_gap for item in track.items]
+        curves += [
+            measured(track, [row.complexity for row in rows], subject=track.called, by="formula minus training loss"),
+            measured(track, gaps, subject=track.called, by="test − train"),
         ]
     return (
         over_training(
             found,
-            terms,
-            title="Terms of the bound over training",
-            y=Axis("a tracked direction (λσ²: loss)", "nats"),
-            caption="λσ², −ln σ² and the KL divergence, averaged over the tracked directions.",
-        ),
-        over_training(
-            found,
-            values,
+            curves,
             title="Bound and robust gap over training",
             y=Axis("robust gap", "nats"),
             caption="The formula over the tracked directions is a diagnostic: its loss is unbounded.",
         ),
-        over_training(
+    )
+
+
+def _bound_pooled(found: Sequence[Track]) -> tuple[Result, ...]:
+    """The terms of the bound, AT and AWP in one picture, mean over seeds."""
+    terms: tuple[tuple[str, Callable[[CheckpointBound], float]], ...] = (
+        ("λσ² (loss)", lambda row: row.curvature_times_variance / row.directions),
+        ("−ln σ²", lambda row: row.negative_log_variance / row.directions),
+        ("KL divergence (nats)", lambda row: row.kl / row.directions),
+    )
+    names, panels = [], []
+    words = "Averaged over the tracked directions and over seeds."
+    for name, term in terms:
+        panels += over_seeds(
             found,
-            losses,
-            title="Robust losses over training",
-            y=Axis("robust loss", "nats"),
-            caption="Fixed weights, eval mode, the same attack on both sides.",
+            lambda track, i, term=term: term(_bound_terms(track, i)),
+            title=name,
+            y=Axis("a tracked direction"),
+            caption=words,
+            geometric=False,
+        )
+        names += [name] * (len(panels) - len(names))
+    if not panels:
+        return ()
+    return (
+        SmallMultiples(
+            title="Terms of the bound over training, AT and AWP",
+            sample=panels[0].sample,
+            caption=words,
+            names=tuple(names),
+            panels=tuple(panels),
         ),
     )
 
@@ -835,6 +937,7 @@ AWP_TIGHTENS_PAC_BAYES = hypothesis(
         None,
         lambda value: f"the formula's complexity under AT over that under AWP, after the first decay: {value:+.4g}",
         _bound_results,
+        _bound_pooled,
     ),
     {"the methods swapped": _swapped},
     0.0,

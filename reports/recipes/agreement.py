@@ -17,8 +17,12 @@ from theory.judge.results import Agreement, Curve
 
 def scales(charts: Sequence[Agreement]) -> tuple[Scale, Scale]:
     """One scale for both axes."""
-    families = [numbers(*(part for curve in chart.curves for part in (curve.x, curve.y))) for chart in charts]
-    scale = Scale.of(families)
+    points = [numbers(*(part for curve in chart.curves for part in (curve.x, curve.y))) for chart in charts]
+    log = Scale.of(points).log
+    ends = [numbers(*(part for curve in chart.curves for part in (curve.low, curve.high))) for chart in charts]
+    # The end of an interval at or below zero must not turn a logarithmic axis into a linear one.
+    families = [own + [end for end in given if end > 0 or not log] for own, given in zip(points, ends, strict=True)]
+    scale = Scale.of(families, linear=not log)
     return scale, scale
 
 

@@ -184,7 +184,7 @@ def _handle(look: Look) -> Any:
         if look.band is None:
             return dot
         bar = Line2D([], [], marker="|", markersize=8, color=look.color, linestyle="none", alpha=0.75)
-        return (bar if look.band.is_error else shade, dot)
+        return (shade if look.shaded else bar, dot)
     line = Line2D([], [], color=look.color)
     if look.dashes is not None:
         line.set_dashes(look.dashes)

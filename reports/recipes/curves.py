@@ -28,7 +28,10 @@ def scales(charts: Sequence[TimeCourse | Profile]) -> tuple[Scale, Scale]:
     x = [numbers(*(curve.x for curve in chart.curves)) for chart in charts]
     values = [numbers(*(curve.y for curve in chart.curves if curve.role is not Role.DECOY)) for chart in charts]
     values = [own or numbers(*(curve.y for curve in chart.curves)) for own, chart in zip(values, charts, strict=True)]
-    log = Scale.of(values).log
+    # A level to read others by says nothing of how far they lie apart.
+    read = [numbers(*(curve.y for curve in chart.curves if curve.role is not Role.REFERENCE)) for chart in charts]
+    apart = Scale.of(values).log and not Scale.of([own or every for own, every in zip(read, values, strict=True)]).log
+    log = Scale.of(values).log and not apart
     y, beyond = [], False
     for chart, own in zip(charts, values, strict=True):
         ends = numbers(*(end for curve in chart.curves for end in (curve.low, curve.high)))
@@ -38,7 +41,7 @@ def scales(charts: Sequence[TimeCourse | Profile]) -> tuple[Scale, Scale]:
         kept = [value for value in decoys if _within(value, min(own), max(own), log=log)]
         beyond = beyond or len(kept) < len(decoys)
         y.append(own + kept)
-    scale = Scale.of(y)
+    scale = Scale.of(y, linear=apart)
     return Scale.of(x, linear=isinstance(charts[0], TimeCourse)), replace(scale, fixed=scale.fixed or beyond)
 
 
@@ -80,9 +83,16 @@ def residuals(chart: TimeCourse | Profile) -> tuple[Curve, ...]:
 
 
 def draw(
-    stack: Sequence[Axes], chart: TimeCourse | Profile, looks: Looks, x: Scale, y: Scale, *, small: bool = False
+    stack: Sequence[Axes],
+    chart: TimeCourse | Profile,
+    looks: Looks,
+    x: Scale,
+    y: Scale,
+    *,
+    small: bool = False,
+    named: bool = True,
 ) -> None:
-    """Into one axes, or two with the residuals below."""
+    """Into one axes, or two with the residuals below; `named`: whether marks are named beside their lines."""
     main = stack[0]
     ticks = 4 if small else 6
     for axes in stack:
@@ -94,7 +104,7 @@ def draw(
         for mark in chart.marks:
             axes.axvline(mark.at, color=COLORS["faint"], linewidth=0.8, dashes=(1, 1.5), zorder=1.5)
     set_scale(main, "y", y, ticks=ticks, small=small)
-    for mark in chart.marks:
+    for mark in chart.marks if named else ():
         main.annotate(
             mark.what.replace("$", r"\$"), (mark.at, 1), xycoords=("data", "axes fraction"), xytext=(2, -2),
             textcoords="offset points", fontsize=6.5, color=COLORS["faint"], va="top",
@@ -117,7 +127,7 @@ def draw_curve(axes: Axes, curve: Curve, look: Look, *, small: bool, dense: bool
     if curve.role is Role.MEASURED and not (dense and len(x) > _DENSE):
         many = len(x) > _MANY_POINTS
         if low is not None and high is not None:
-            if curve.band is not None and curve.band.is_error:
+            if not look.shaded:
                 _bars(axes, x, low, high, look, thin=small or len(x) > 40, rasterized=many)
             else:
                 axes.fill_between(x, low, high, color=look.color, alpha=0.18, linewidth=0, zorder=2)

@@ -100,7 +100,11 @@ def draw_grid(
         samples = {str(chart.sample) for chart in charts}
         for index, (name, chart) in enumerate(panels):
             stack = _stack(canvas, grid[index // columns, index % columns], stacks[index])
-            recipe.draw(stack, chart, looks, x, y, small=True)
+            # What a mark stands for is said once where all panels have the same.
+            same = recipe is curves and index > 0 and _marked(chart) == _marked(charts[0])
+            # Panels of different quantities, or ranges, are read one by one.
+            own = y if y.common or recipe is not curves else recipe.scales([chart])[1]
+            recipe.draw(stack, chart, looks, x, own, small=True, **({"named": not same} if recipe is curves else {}))
             shown = name if len(samples) == 1 else f"{name}; {chart.sample}"
             stack[0].set_title(wrapped(shown, 46), fontsize=7.2, loc="left", pad=3)
             if x.common:
@@ -162,6 +166,10 @@ def by_subject(chart: Chart) -> tuple[tuple[str, Chart], ...]:
         )
         for subject in subjects
     )
+
+
+def _marked(chart: Chart) -> list[str]:
+    return [mark.what for mark in chart.marks] if isinstance(chart, (TimeCourse, Profile)) else []
 
 
 def _columns(panels: int) -> int:

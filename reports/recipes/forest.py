@@ -1,11 +1,17 @@
-"""Estimates with their intervals, a line a category, against the margins that decide."""
+"""Estimates with their intervals, a line a category, against the margins that decide.
+
+On a logarithmic axis what is a hundred times beyond everything it is held against would flatten all the rest: it stands
+at the edge as an arrow, with its number.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from matplotlib.axes import Axes
 
+from reports.formatting import number
 from reports.palette import COLORS
 from reports.recipes.canvas import Scale, numbers, set_scale, wrapped
 from reports.recipes.looks import Looks
@@ -13,6 +19,10 @@ from theory.judge.results import Forest, Role
 
 #: Roles that are drawn as a tick across the line of their category.
 _TICKS = (Role.PREDICTED, Role.BOUND, Role.REFERENCE)
+#: Factor beyond the bounds and margins from which on an estimate stands at the edge.
+_BEYOND = 100.0
+#: Lines from which on they are too close for names of two lines.
+_MANY = 20
 
 
 def scales(charts: Sequence[Forest]) -> tuple[Scale, Scale]:
@@ -26,7 +36,24 @@ def scales(charts: Sequence[Forest]) -> tuple[Scale, Scale]:
         for chart in charts
     ]
     lines = max(len(categories(chart)) for chart in charts)
-    return Scale.of(families), Scale(False, -0.6, lines - 0.4)
+    return _cut(Scale.of(families), charts), Scale(False, -0.6, lines - 0.4)
+
+
+def _cut(scale: Scale, charts: Sequence[Forest]) -> Scale:
+    """Without what is far beyond all margins, bounds and nulls, where there are some."""
+    held = [
+        value
+        for chart in charts
+        for value in numbers(
+            chart.margins,
+            () if chart.null is None else (chart.null,),
+            (one.value for one in chart.estimates if one.role in _TICKS),
+        )
+    ]
+    if not scale.log or not held:
+        return scale
+    low, high = max(scale.low, min(held) / _BEYOND), min(scale.high, max(held) * _BEYOND)
+    return scale if (low, high) == (scale.low, scale.high) else replace(scale, low=low, high=high, fixed=True)
 
 
 def categories(chart: Forest) -> tuple[str, ...]:
@@ -66,11 +93,23 @@ def draw(stack: Sequence[Axes], chart: Forest, looks: Looks, x: Scale, y: Scale,
                 axes.plot(
                     (one.low, one.high), (at, at), color=look.color, linewidth=1.4, solid_capstyle="butt", zorder=2.5
                 )
+            if x.fixed and not x.low <= one.value <= x.high:
+                above = one.value > x.high
+                axes.plot(
+                    (x.high if above else x.low,), (at,), linestyle="none", marker=">" if above else "<", markersize=5,
+                    color=look.color, markeredgewidth=0, clip_on=False, zorder=2.6,
+                )  # fmt: skip
+                axes.annotate(
+                    number(one.value, 2), (x.high if above else x.low, at), xytext=(-6 if above else 6, 0),
+                    textcoords="offset points", ha="right" if above else "left", va="center", fontsize=6.5,
+                    color=COLORS["faint"],
+                )  # fmt: skip
+                continue
             marker, size, edge = ("|", 13, 1.3) if one.role in _TICKS else (look.marker, 4, 0)
             axes.plot(
                 (one.value,), (at,), linestyle="none", marker=marker, markersize=size, color=look.color,
                 markeredgewidth=edge, zorder=2.6,
             )  # fmt: skip
-    axes.set_yticks(range(len(names)), [wrapped(name, 30) for name in names])
+    axes.set_yticks(range(len(names)), [wrapped(name, 30 if len(names) < _MANY else 60) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)

@@ -20,7 +20,8 @@ Entry: TypeAlias = Curve | Estimate
 MOST = 6
 #: Subjects that have the same color on every page.
 STANDING = {"AT": "blue", "AWP": "vermilion", "standard": "green", "test": "orange", "train": "sky"}
-_CYCLE = ("blue", "vermilion", "green", "purple", "orange", "sky")
+#: Of all other subjects; the colors of methods, which are those of measurement and decoy too, come last.
+_CYCLE = ("purple", "green", "orange", "sky", "blue", "vermilion")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _OF_ROLE = {
     Role.MEASURED: ("blue", "sky", "green", "purple"),
@@ -51,6 +52,7 @@ class Look:
     dashes: tuple[float, ...] | None
     role: Role | None  # None: stands for a subject, whatever the role
     band: Band | None = None
+    shaded: bool = False  # whether the band is an area and not a bar at each point
 
 
 class Looks:
@@ -85,6 +87,8 @@ class Looks:
             dashes=dashes[place % len(dashes)],
             role=entry.role,
             band=entry.band,
+            shaded=entry.band is not None
+            and (not entry.band.is_error or bool(isinstance(entry, Curve) and entry.over)),
         )
 
     def _place(self, entry: Entry) -> int:
