@@ -21,7 +21,7 @@ EVERYTHING = "-e.[fast,oracles,data,report,empirical,cluster,attacks]"
 LOCAL = Path("reports/local")
 PUBLISHED = Path("reports/published")
 #: Published folders that a register of their own judges.
-REGISTERS = {"gate_calibration": "tests.gate_calibration"}
+REGISTERS = {"gate_calibration": "tests.gate_calibration", "calibration": "tests.calibration"}
 SHOTS = LOCAL.resolve() / "screenshots"
 
 

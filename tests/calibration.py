@@ -10,7 +10,11 @@ Rule      Fixed beforehand: a kind passes if its Kolmogorov–Smirnov p-value is
           each nominal α lies in the Clopper–Pearson interval at level 1 − 1e-4 over the number of intervals; power
           passes if every claim is supported and every decoy refuted.
 
+Register  Two claims say on a page what was counted: how often truth is rejected, how often an error is missed.
+          Their margins were set after the study had been counted; its own rule was not.
+
 ``python -m tests.calibration --out FOLDER`` prints a table, writes one evidence file, exits 0 if all pass, else 1.
+``spikeshrink theory rejudge FOLDER --register tests.calibration`` judges what is stored.
 """
 
 from __future__ import annotations
@@ -24,12 +28,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from tests.oracles import uniformity_p_value
 from theory.claims.moments import moment_tests, simulation_of, state_frame, to_comparison
 from theory.closed_form.stationary import stationary_covariance
-from theory.judge.claim import Claim, Comparison, Predictor
+from theory.judge.claim import Claim, Comparison, Experiment, Predictor
 from theory.judge.evidence import Evidence, plain, provenance, run_id
+from theory.judge.results import Axis, Band, Curve, Estimate, Forest, Profile, Role, Sample, Table
 from theory.judge.statistics import binomial_interval
 from theory.judge.verdict import Kind, Outcome
 from theory.model.noise import Gaussian, NoiseLaw, Rademacher, StudentT, Uniform
@@ -368,6 +374,216 @@ def _table(measured: Mapping[str, Any]) -> str:
         f"detection {measured['decoys_refuted']} of {measured['decoys']}, 95 % interval [{low:.4f}, {high:.4f}]"
     )
     return "\n".join(lines)
+
+
+# --- the register ---------------------------------------------------------------------------------------------------
+
+EXPERIMENT = "calibration"
+#: By how much the share of true statements rejected at .05 may be off, and the share of errors missed.
+OFF, MISSED = 0.02, 0.05
+#: Level of one test of the register's family.
+FAMILY = 1e-10
+
+Rates = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Missed = Callable[[int, int], int]
+
+
+def as_they_are(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The judge's own."""
+    return p_values
+
+
+def overconfident(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Those of a judge whose standard errors are too short by 1.3, as if correlated times were independent."""
+    return 2 * stats.norm.sf(1.3 * stats.norm.isf(p_values / 2))
+
+
+def not_refuted(refuted: int, total: int) -> int:
+    """What the judge missed."""
+    return total - refuted
+
+
+def blind(refuted: int, total: int) -> int:
+    """What a judge that refutes nothing misses."""
+    del refuted
+    return total
+
+
+def _false_alarms(evidence: Mapping[str, Evidence], rule: Rates) -> Comparison:
+    item = evidence[EXPERIMENT]
+    kinds = [
+        (str(one["label"]), rule(item.arrays[f"p_values_{place}"]))
+        for place, one in enumerate(item.measured["true_statements"])
+    ]
+    every = np.concatenate([p_values for _, p_values in kinds])
+    rejected, total = int((every <= ALPHAS[0]).sum()), len(every)
+    low, high = binomial_interval(rejected, total, FAMILY)
+    usual = binomial_interval(rejected, total)
+    return Comparison(
+        estimate=rejected / total - ALPHAS[0],
+        interval=(low - ALPHAS[0], high - ALPHAS[0]),
+        note=(
+            f"{rejected} of {total} true statements rejected at α = {ALPHAS[0]:g}: {100 * rejected / total:.2f} % "
+            f"(95 %: {100 * usual[0]:.2f} to {100 * usual[1]:.2f})"
+        ),
+        results=(_rejections([*kinds, ("all", every)]), _levels(every), _uniformity([*kinds, ("all", every)])),
+    )
+
+
+def _rejections(kinds: Sequence[tuple[str, NDArray[np.float64]]]) -> Forest:
+    estimates = []
+    for name, p_values in kinds:
+        for alpha in ALPHAS[:2]:
+            count = int((p_values <= alpha).sum())
+            low, high = binomial_interval(count, len(p_values))
+            estimates.append(
+                Estimate(
+                    category=name,
+                    subject=f"α = {alpha:g}",
+                    value=count / len(p_values) / alpha,
+                    low=low / alpha,
+                    high=high / alpha,
+                    band=Band.INTERVAL,
+                )
+            )
+    return Forest(
+        title="How often truth is rejected, over how often it should be",
+        sample=Sample(len(kinds[-1][1]), "true statements"),
+        caption="Clopper–Pearson intervals at 95 %: one in twenty misses 1 though the judge is right.",
+        x=Axis("share rejected / α"),
+        estimates=tuple(estimates),
+        null=1.0,
+    )
+
+
+def _levels(p_values: NDArray[np.float64]) -> Profile:
+    levels = np.geomspace(1e-3, 1.0, 31)
+    counts = [int((p_values <= level).sum()) for level in levels]
+    ends = [binomial_interval(count, len(p_values)) for count in counts]
+    return Profile(
+        title="The distribution of the p-values of true statements, over that of a uniform law",
+        sample=Sample(len(p_values), "true statements"),
+        caption="1 is exact. Neighbours share most of their statements.",
+        x=Axis("level"),
+        y=Axis("share of p-values below the level / level"),
+        curves=(
+            Curve(role=Role.REFERENCE, x=(levels[0], levels[-1]), y=(1.0, 1.0), by="uniform"),
+            Curve(
+                role=Role.MEASURED,
+                x=levels,
+                y=np.array(counts) / len(p_values) / levels,
+                low=[low / level for (low, _), level in zip(ends, levels, strict=True)],
+                high=[high / level for (_, high), level in zip(ends, levels, strict=True)],
+                band=Band.INTERVAL,
+            ),
+        ),
+    )
+
+
+def _uniformity(kinds: Sequence[tuple[str, NDArray[np.float64]]]) -> Table:
+    rows = tuple(
+        (
+            name,
+            len(p_values),
+            *(f"{100 * float((p_values <= alpha).mean()):.2f} %" for alpha in ALPHAS),
+            round(uniformity_p_value(p_values), 4),
+        )
+        for name, p_values in kinds
+    )
+    return Table(
+        title="True statements rejected, kind by kind",
+        columns=("kind", "statements", *(f"at {alpha:g}" for alpha in ALPHAS), "uniform? (Kolmogorov–Smirnov p)"),
+        rows=rows,
+    )
+
+
+def _misses(evidence: Mapping[str, Evidence], rule: Missed) -> Comparison:
+    groups = evidence[EXPERIMENT].measured["false_claims"]
+    refuted, total = (
+        sum(count) for count in zip(*((one["decoys_refuted"], 2 * one["claims"]) for one in groups), strict=True)
+    )
+    missed = rule(refuted, total)
+    low, high = binomial_interval(missed, total, FAMILY)
+    usual = binomial_interval(missed, total)
+    estimates = []
+    for one in groups:
+        count = 2 * one["claims"]
+        lost = rule(one["decoys_refuted"], count)
+        ends = binomial_interval(lost, count)
+        estimates.append(
+            Estimate(category=_optimizer(one), value=lost / count, low=ends[0], high=ends[1], band=Band.INTERVAL)
+        )
+    rows = tuple(
+        (_optimizer(one), one["claims"], one["supported"], 2 * one["claims"], one["decoys_refuted"]) for one in groups
+    )
+    return Comparison(
+        estimate=missed / total,
+        interval=(low, high),
+        note=(
+            f"{missed} of {total} errors of {100 * ERROR:g} % missed (95 %: {100 * usual[0]:.2f} to "
+            f"{100 * usual[1]:.2f} %); {sum(one['supported'] for one in groups)} of "
+            f"{sum(one['claims'] for one in groups)} true claims supported"
+        ),
+        results=(
+            Forest(
+                title=f"Share of errors of {100 * ERROR:g} % that are missed",
+                sample=Sample(total, "wrong formulas"),
+                caption="Clopper–Pearson intervals at 95 %, at the sample size that the register asks for.",
+                x=Axis("share missed"),
+                estimates=tuple(estimates),
+                margins=(MISSED,),
+                null=0.0,
+            ),
+            Table(
+                title="Claims judged at the register's sample size",
+                columns=("optimizer", "true claims", "supported", "wrong formulas", "refuted"),
+                rows=rows,
+            ),
+        ),
+    )
+
+
+def _optimizer(group: Mapping[str, Any]) -> str:
+    optimizer = group["setting"]["optimizer"]
+    return f"μ = {optimizer['momentum']:g}{', Nesterov' * optimizer['nesterov']}"
+
+
+EXPERIMENTS = (
+    Experiment(
+        name=EXPERIMENT,
+        title="true claims and claims wrong by 1 % through the real simulator",
+        setting=lambda budget: study(),
+        run=run_study,
+    ),
+)
+CLAIMS: tuple[Claim[Any, Any], ...] = (
+    Claim(
+        name="judge-false-alarms",
+        statement=f"The judge rejects true statements at α = {ALPHAS[0]:g} as often as it says, within {OFF:g} "
+        "(the estimate is the share rejected minus α).",
+        source="counted; the judge of every claim about quadratics",
+        kind=Kind.APPROXIMATION,
+        experiments=(EXPERIMENT,),
+        assumptions=("statements of one kind rest on noise of their own", "small ν: the hardest case"),
+        predict=as_they_are,
+        compare=_false_alarms,
+        decoys={"a judge whose standard errors are too short by 1.3": overconfident},
+        margin=OFF,
+    ),
+    Claim(
+        name="judge-misses",
+        statement=f"At the register's sample size the judge misses at most {100 * MISSED:g} % of errors of "
+        f"{100 * ERROR:g} % (the estimate is the share missed).",
+        source="counted; γ 1 % too large and 1 % too small",
+        kind=Kind.APPROXIMATION,
+        experiments=(EXPERIMENT,),
+        assumptions=("the ν that the register requires for 1 %",),
+        predict=not_refuted,
+        compare=_misses,
+        decoys={"a judge that refutes nothing": blind},
+        margin=MISSED,
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -257,8 +257,8 @@ def _through_the_decay(found: Sequence[Track]) -> tuple[Result, ...]:
     )
     names, panels = [], []
     words = (
-        "Geometric means over the tracked directions and over seeds; grey: where small batches are at the edge, as long "
-        "as that lies in the picture."
+        "Geometric means over the tracked directions and over seeds; grey: where small batches are at the edge, as "
+        "long as that lies in the picture."
     )
     for name, value in followed:
         for panel in over_seeds(found, value, title=name, y=Axis("mean over seeds"), caption=words):

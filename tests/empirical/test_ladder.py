@@ -15,6 +15,7 @@ from empirical.records.dynamics import Places, Rungs, SampleLaw
 from empirical.settings import EnsembleSetting, Measurement, make_training
 from empirical.settings.controls import CONTROLS, RUNGS, SABOTAGES, control_of
 from tests.empirical.record_making import frozen
+from theory.judge.results import Role
 
 STEPS = np.array([1, 2, 4, 15, 30, 45, 60, 62, 70, 85, 100])
 LAM = np.array([3.0, 1.0, 0.4])
@@ -158,7 +159,35 @@ def test_a_network_parts_at_the_rung_where_it_was_made_to(changes, parted):
     assert tuple(rungs) == parted
     for rung in parted:
         assert rung in found["ladder"].note.partition(";")[0]
-    assert {kind.kind for kind in found["ladder"].results} == {"forest", "time course", "table"}
+    assert {kind.kind for kind in found["ladder"].results} == {"forest", "time course", "agreement", "table"}
+
+
+def test_the_law_is_drawn_at_every_step_and_replicas_that_part_far_leave_the_picture():
+    item = made("network")
+    found = ladder.Ladder.of(item)
+    course = found.course()
+    law, level, *replicas = course.curves
+    assert (law.subject, law.role, level.role) == ("(P2)", Role.PREDICTED, Role.REFERENCE)
+    assert law.x == tuple(range(1, int(item.steps[-1]) + 1)) and set(level.y) == {1.0}
+    at_records = [law.y[int(step) - 1] for step in item.steps]
+    assert np.allclose(at_records, np.exp(found.rungs["additive noise"].estimate), rtol=1e-9)
+    assert [one.subject for one in replicas] == ["linearised", "inputs fixed", "network"]
+    assert all(len(one.x) == len(item.steps) for one in replicas)
+    far = ladder.Ladder.of(made("network", linearised=100.0, fixed=0.01)).course()
+    assert [one.subject for one in far.curves] == ["(P2)", "(P1)", "inputs fixed", "network"]
+
+
+def test_variances_are_shown_against_their_law_with_the_margin_that_decides():
+    item = made("network")
+    chart = ladder.Ladder.of(item).agreement("(P1)", ladder.MARGIN)
+    assert chart.within == (1 / 1.25, 1.25)
+    before, after = chart.curves
+    predicted = ladder.additive_variances(item)
+    at = int(np.flatnonzero(item.steps <= item.drop)[-1])
+    assert np.allclose(before.x, predicted[at]) and np.allclose(after.x, predicted[-1])
+    assert np.allclose(after.y, item.positions[-1].var(axis=0, ddof=1))
+    for curve in chart.curves:
+        assert (np.asarray(curve.low) < curve.y).all() and (np.asarray(curve.high) > curve.y).all()
 
 
 def test_the_product_of_the_rungs_is_the_whole():
@@ -237,7 +266,8 @@ def test_the_recursion_along_eigenvectors_is_the_mean_where_nothing_couples_them
         assert verdict.outcome.value == outcome, verdict
         assert verdict.decoys[0].outcome.value == "refuted"
         (course,) = verdict.results
-        assert np.allclose(course.curves[1].y, along[:, 0], rtol=1e-9)
+        every = [path[step][0] for step in range(1, int(item.steps[-1]) + 1)]
+        assert np.allclose(course.curves[1].y, every, rtol=1e-9), "the prediction is drawn at every step"
 
 
 def test_without_an_attack_the_network_is_its_own_run_at_fixed_inputs():

@@ -187,6 +187,15 @@ def test_runs_are_named_by_what_varies_and_never_by_a_hash_alone():
     assert names(("at-seed0-02d3acc2", 0), ("at-seed1-7295aa78", 1)) == ["AT, seed 0", "AT, seed 1"]
     assert names(("at-02d3acc2", 0), ("at-7295aa78", 0)) == ["at-02d3acc2", "at-7295aa78"]
     assert names(("of my own", 0)) == ["of my own"]
+    assert names(("at-seed6-c4c57f27 | awp-seed6-bd9a3601", 6)) == ["AT | AWP, seed 6"]
+    assert names(("at-seed6-c4c57f27 | awp-seed7-bd9a3601", 6)) == ["AT, seed 6 | AWP, seed 7"]
+    assert names(("digits at (method)", 6)) == ["digits AT, all seeds"]
+
+
+def test_the_run_that_another_is_held_against_is_named_like_it():
+    about = About(name="awp-seed6-bd9a3601", runs=(), methods=("awp",), seeds=(6,), against="at-seed6-c4c57f27")
+    (one,) = sections([verdict("awp-tightens-bound", (), about=about)])[0].verdicts
+    assert one.subject == "AWP, seed 6 · against AT, seed 6"
 
 
 def test_each_figure_file_is_a_whole_svg_of_its_own(built):

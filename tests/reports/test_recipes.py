@@ -9,14 +9,29 @@ import pytest
 pytest.importorskip("matplotlib", reason="figures are drawn with matplotlib: install the extra `report`")
 
 from reports.palette import COLORS
-from reports.recipes import heat_map, stacked
+from reports.recipes import agreement, forest, heat_map, stacked
 from reports.recipes.canvas import Scale
 from reports.recipes.curves import heights, residuals, scales
 from reports.recipes.drawing import by_subject, draw, draw_grid
 from reports.recipes.looks import MOST, Looks
 from reports.recipes.words import describe
 from tests.theory.judge.test_results import RESULTS
-from theory.judge.results import EXACT, Axis, Band, Curve, HeatMap, Profile, Role, SmallMultiples, Table, TimeCourse
+from theory.judge.results import (
+    EXACT,
+    Agreement,
+    Axis,
+    Band,
+    Curve,
+    Estimate,
+    Forest,
+    HeatMap,
+    Mark,
+    Profile,
+    Role,
+    SmallMultiples,
+    Table,
+    TimeCourse,
+)
 
 CHARTS = [result for result in RESULTS if not isinstance(result, (SmallMultiples, Table))]
 
@@ -171,3 +186,57 @@ def test_parts_of_a_whole_lie_end_to_end_on_either_side_of_zero():
     assert stacked.segments(later, "before")[-1][1] == pytest.approx(-0.3)
     low, high = stacked.scales([later])[0].low, stacked.scales([later])[0].high
     assert low < -0.6 and high > 0.2
+
+
+def test_a_level_to_read_by_does_not_set_the_axis():
+    near = Curve(role=Role.MEASURED, x=range(3), y=(0.5, 0.7, 0.9))
+    level = Curve(role=Role.REFERENCE, x=range(3), y=(0.005, 0.005, 0.006), by="at random")
+    assert not scales([course(near, level)])[1].log
+    assert scales([course(dataclasses.replace(near, y=(0.01, 0.1, 0.9)), level)])[1].log
+
+
+def test_a_mark_is_named_once_where_all_panels_have_it():
+    marked = course(curve(Role.MEASURED), marks=(Mark(1.0, "the drop"),))
+    letters = draw_grid([("a", marked), ("b", marked)]).svg.count("<!-- the drop -->")
+    other = dataclasses.replace(marked, marks=(Mark(2.0, "the rise"),))
+    assert letters == 1
+    svg = draw_grid([("a", marked), ("b", other)]).svg
+    assert svg.count("<!-- the drop -->") == svg.count("<!-- the rise -->") == 1
+
+
+def test_a_band_over_seeds_is_an_area_and_a_standard_error_of_one_number_a_bar():
+    ends = {"low": (0, 1, 2), "high": (9, 99, 999), "band": Band.STANDARD_ERROR}
+    bar, area = curve(Role.MEASURED, **ends), curve(Role.MEASURED, **ends, over="seeds")
+    assert not Looks((bar,)).of(bar).shaded and Looks((area,)).of(area).shaded
+    assert Looks((area,)).legend()[0][0] == "measured (± standard error over seeds)"
+
+
+def test_what_is_far_beyond_all_margins_stands_at_the_edge_with_its_number():
+    def estimate(value: float) -> Estimate:
+        return Estimate(category=f"{value:g}", value=value)
+
+    def chart(*values: float, margins=(0.8, 1.25)) -> Forest:
+        found = tuple(map(estimate, values))
+        return Forest(title="f", sample=EXACT, x=Axis("ratio"), estimates=found, margins=margins, null=1.0)
+
+    scale = forest.scales([chart(1.1, 4e7, 2e-9)])[0]
+    assert scale.fixed and (scale.low, scale.high) == pytest.approx((0.8 / 100, 125.0))
+    svg = draw(chart(1.1, 4e7)).svg
+    assert "<!-- 4\u202f×\u202f10⁷ -->" in svg and draw(chart(1.1, 40.0)).svg.count("<!-- 40 -->") == 1
+    assert not forest.scales([chart(1.1, 90.0)])[0].fixed
+    assert not forest.scales([chart(1.1, 4e7, margins=())])[0].high < 100
+
+
+def test_the_ends_of_intervals_lie_on_the_axes_of_an_agreement():
+    points = Curve(role=Role.MEASURED, x=(1.0, 2.0), y=(1.0, 2.0), low=(0.5, 1.0), high=(4.0, 9.0), band=Band.INTERVAL)
+    found = Agreement(title="a", sample=EXACT, quantity=Axis("σ²"), curves=(points,))
+    assert agreement.scales([found])[0].high >= 9.0
+    below = dataclasses.replace(points, x=(1.0, 100.0), y=(1.0, 100.0), low=(-1.0, 50.0), high=(2.0, 200.0))
+    assert agreement.scales([dataclasses.replace(found, curves=(below,))])[0].log
+
+
+def test_panels_of_different_quantities_have_axes_of_their_own():
+    few = course(curve(Role.MEASURED, n=2, scale=1.0))
+    many = dataclasses.replace(few, curves=(Curve(role=Role.MEASURED, x=(0, 1), y=(0.1, 0.2)),))
+    assert scales([few, many])[1].log and not scales([many])[1].log
+    assert "{0.15}" in draw_grid([("few", few), ("many", many)]).svg

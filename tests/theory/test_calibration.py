@@ -1,12 +1,16 @@
 """The calibration study: a quick one passes, a broken judge or formula fails it, and its command behaves."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import calibration
-from theory.judge.evidence import Evidence
+from theory.judge.evidence import Evidence, read_evidence
+from theory.judge.verdict import Outcome, read_folder
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "reports" / "published" / "calibration"
 
 SMALL = calibration.Study(
     true=(
@@ -118,3 +122,30 @@ def test_every_simulation_of_the_study_has_forgotten_its_start():
     for simulation in [*(one.simulation()[0] for one in setting.true), *(one.simulation() for one in setting.false)]:
         roots = np.linalg.eigvals(transition(simulation.problem, simulation.segments[0].optimizer)[0])
         assert np.abs(roots).max() ** (2 * simulation.record_times[0]) < 1e-6
+
+
+def test_the_published_counts_are_judged_as_stored_and_rest_on_all_of_them():
+    stored = {verdict.claim: verdict for verdict in read_folder(PUBLISHED)}
+    (item,) = read_evidence(PUBLISHED)
+    assert item.measured["calibrated"] and item.measured["powerful"]
+    assert set(stored) == {claim.name for claim in calibration.CLAIMS}
+    for claim in calibration.CLAIMS:
+        again = claim.judge({calibration.EXPERIMENT: item})
+        assert (again.outcome, again.estimate, again.interval) == (
+            Outcome.SUPPORTED,
+            stored[claim.name].estimate,
+            stored[claim.name].interval,
+        )
+        assert all(decoy.outcome is Outcome.REFUTED for decoy in again.decoys)
+    alarms, misses = (stored[claim.name] for claim in calibration.CLAIMS)
+    counted = item.measured["all_true_statements"]["rates"][0]
+    assert alarms.estimate == pytest.approx(counted["rate"] - 0.05)
+    assert f"of {item.measured['decoys']} errors of 1 % missed" in misses.note
+
+
+def test_a_judge_that_misses_errors_is_refuted_by_the_register():
+    groups = [{"setting": {"optimizer": {"momentum": 0.9, "nesterov": False}}, "claims": 500, "supported": 400}]
+    groups[0]["decoys_refuted"] = 800
+    item = Evidence(experiment="calibration", setting={}, seed=0, measured={"false_claims": groups})
+    verdict = calibration.CLAIMS[1].judge({"calibration": item})
+    assert (verdict.outcome, verdict.estimate) == (Outcome.REFUTED, 0.2)

@@ -9,7 +9,7 @@ from empirical.claims import collect, posterior, regimes, spectra
 from empirical.settings.controls import CONTROLS
 from tests.empirical.record_making import EPOCHS, ensemble, expansion, spectrum, study
 from tests.empirical.record_making import spectra as run
-from theory.judge.results import Agreement, Table, TimeCourse
+from theory.judge.results import Agreement, Band, SmallMultiples, Stack, Table, TimeCourse
 from theory.judge.terminal import tally
 from theory.judge.verdict import Outcome
 
@@ -124,6 +124,46 @@ def test_methods_are_compared_in_pairs_and_the_swap_is_refuted(name):
     assert verdict.decoys[0].outcome is Outcome.REFUTED
     (verdict,) = judge(name, pair(flatter=1 / 3))
     assert verdict.outcome is Outcome.REFUTED
+
+
+def several_pairs(**changes):
+    lam = np.array([8.0, 6, 4, 3, 2, 1])
+    made = [item for seed in range(3) for item in run(seed=seed, **changes)]
+    return made + [
+        spectrum(epoch, lam=lam / 3, gamma=lam / 3, method="awp", seed=seed) for seed in range(3) for epoch in EPOCHS
+    ]
+
+
+def test_methods_are_overlaid_over_seeds_through_the_decay():
+    records = several_pairs()
+    pooled = judge("awp-flattens", records)[-1]
+    (found,) = pooled.results
+    assert isinstance(found, SmallMultiples)
+    assert found.names == ("curvature λ", "gradient noise γ", "batch sharpness", "predicted variance σ²")
+    for panel in found.panels:
+        assert isinstance(panel, TimeCourse) and panel.decays == (48.0,) and str(panel.sample) == "n = 3 seeds"
+        at, awp = panel.curves[:2]
+        assert (at.subject, awp.subject) == ("AT", "AWP")
+        assert (at.band, at.over) == (Band.STANDARD_ERROR, "seeds")
+    at = found.panels[0].curves[0]
+    logs = [[np.log(item.curvatures).mean() for item in run(seed=seed)] for seed in range(3)]
+    assert np.allclose(np.log(at.y), np.mean(logs, axis=0))
+    assert np.allclose(np.log(at.high) - np.log(at.y), np.std(logs, axis=0, ddof=1) / np.sqrt(3))
+    edge = found.panels[2].curves[-1]
+    assert edge.by == "2(1−μ)/η" and edge.y[0] == pytest.approx(2.0), "a decay lifts it beyond the picture"
+    terms = judge("awp-tightens-pac-bayes", records)[-1].results[0]
+    assert isinstance(terms, SmallMultiples) and len(terms.panels) == 3
+
+
+def test_what_moved_the_variance_is_stacked_run_by_run_and_sums_to_the_whole():
+    records = [item for seed in range(3) for item in run(spike=2.0, noise_spike=2.0, seed=seed)]
+    *each, pooled = judge("posterior-shrink-beyond-rate-early", records)
+    (chart,) = pooled.results
+    assert isinstance(chart, Stack)
+    assert {one.subject for one in chart.estimates} == {"learning rate", "noise γ", "curvature λ", "step size ηλ"}
+    for seed, verdict in enumerate(each):
+        total = sum(one.value for one in chart.estimates if one.category == f"seed {seed}")
+        assert total == pytest.approx({row[0]: row[1] for row in table(verdict)}["total"])
 
 
 def two_modes(records):
