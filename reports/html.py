@@ -1,4 +1,7 @@
-"""The report as one page: no script, no network, light and dark, for the screen and for paper. Needs matplotlib."""
+"""The report as one page: no network, light and dark, for the screen and for paper. Needs matplotlib.
+
+One script sorts tables; the page says everything without it, and what is filtered is filtered by style alone.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,8 @@ _LONG = 24
 _MANY_SUBJECTS = 40
 #: So do tables of decoys with more rows, which the overview has counted already.
 _MANY_DECOYS = 12
+#: Columns of a table of outcomes that fit on a laptop's screen.
+_COLUMNS = 9
 _SUBSCRIPT = re.compile(r"(?<![\w/])([^\W\d_])_(?:\{([^}]+)\}|([A-Za-z0-9*]{1,2})(?![A-Za-z0-9_]))")
 _SUPERSCRIPT = re.compile(r"((?<![\w/])[^\W\d_]|[)>\]])\^(?:\{([^}]+)\}|([A-Za-z0-9*]{1,2})(?![A-Za-z0-9_]))")
 
@@ -89,7 +94,8 @@ def document(title: str, body: Sequence[str], outlines: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{text(title)}</title>\n"
-        f"<style>\n{_stylesheet()}</style>\n</head>\n<body>\n{outlines}\n{content}\n</body>\n</html>\n"
+        f"<style>\n{_stylesheet()}</style>\n</head>\n<body>\n{outlines}\n{content}\n"
+        f"{_script() if 'sortable' in content else ''}</body>\n</html>\n"
     )
 
 
@@ -129,7 +135,7 @@ class Page:
             f'<section aria-labelledby="verdicts"><h2 id="verdicts">Verdicts</h2><p>{text(summary(parts))}</p>',
             _filter(overview(parts)),
             _overview(overview(parts)),
-            *(_matrix(matrix, {part.claim: part.anchor for part in parts}) for matrix in matrices(parts)),
+            _matrices(matrices(parts), {part.claim: part.anchor for part in parts}),
             "</section>",
             *(self._section(part) for part in idle(parts)[0]),
             *(self._idle(part) for part in idle(parts)[1]),
@@ -156,7 +162,7 @@ class Page:
             if first.remark:
                 blocks.append(f'<p class="note">{prose(first.remark)}</p>')
         else:
-            blocks.append(self._table(subject_table(part), style="subjects cards", longest=_MANY_SUBJECTS))
+            blocks.append(self._table(subject_table(part), style="subjects cards sortable", longest=_MANY_SUBJECTS))
             if aside := set_aside(part):
                 blocks.append(f'<p class="note">{prose(aside)}</p>')
         blocks.append(self._figure_row(part))
@@ -332,7 +338,7 @@ def _overview(rows: Sequence[Row]) -> str:
         "ν: effective degrees of freedom of the weakest test."
     )
     kinds = [_standing_for(row) for row in rows]
-    return grid(columns, cells, [False] * 6 + [True], caption, style="overview cards", marked=kinds)
+    return grid(columns, cells, [False] * 6 + [True], caption, style="overview cards sortable", marked=kinds)
 
 
 def _decoy(name: str, outcome: Outcome | None, how: str) -> str:
@@ -345,14 +351,39 @@ def _legend() -> str:
     return ", ".join(f"{_mark(outcome)}{outcome.value}" for outcome in Outcome)
 
 
-def _matrix(matrix: Matrix, anchors: dict[str, str]) -> str:
-    heads = [f'<a href="#{anchors[claim]}">{text(claim)}</a>' for claim in matrix.claims]
-    rows = [
-        [text(subject), *("<br>".join(_part(name, outcome) for name, outcome in cell) for cell in cells)]
-        for subject, cells in matrix.rows
-    ]
+def _matrices(found: Sequence[Matrix], anchors: Mapping[str, str]) -> str:
+    """All tables of outcomes, and what chooses their rows."""
+    if not found:
+        return ""
+    seen = {outcome for matrix in found for _, cells in matrix.rows for cell in cells for _, outcome in cell}
+    choices = [("all", "all")] + [(f"rows-{_name(one)}", one.value) for one in Outcome if one in seen]
+    boxes = "".join(
+        f'<label><input type="radio" name="rows" class="{style}"{" checked" if style == "all" else ""}> {words}</label>'
+        for style, words in choices
+    )
+    chosen = f'<fieldset class="filter rows"><legend>Rows with an outcome</legend>{boxes}</fieldset>'
+    return (chosen if len(choices) > 2 else "") + "".join(_matrix(matrix, anchors) for matrix in found)
+
+
+def _matrix(matrix: Matrix, anchors: Mapping[str, str]) -> str:
+    """Claims as columns, or many as rows where subjects are fewer; as many tables as the columns need."""
+    claims = [f'<a href="#{anchors[claim]}">{text(claim)}</a>' for claim in matrix.claims]
+    subjects = [text(subject) for subject, _ in matrix.rows]
+    cells = [["<br>".join(_part(*part) for part in cell) for cell in row] for _, row in matrix.rows]
+    corner, heads, names = "judged on", claims, subjects
     caption = "Every run, pair or group (a row) under every claim judged on it (a column)."
-    return grid(["judged on", *heads], rows, [False] * (1 + len(heads)), caption, style="matrix cards", escape=False)
+    if len(claims) > max(len(subjects), _COLUMNS):
+        corner, heads, names, cells = "claim", subjects, claims, [list(row) for row in zip(*cells, strict=True)]
+        caption = "Every claim (a row) on every run, pair or group (a column) that it was judged on."
+    tables = []
+    for start in range(0, len(heads), _COLUMNS):
+        chunk = slice(start, start + _COLUMNS)
+        rows = [[name, *row[chunk]] for name, row in zip(names, cells, strict=True) if any(row[chunk])]
+        shown = heads[chunk]
+        flush = [False] * (1 + len(shown))
+        more = caption if not start else f"{caption} Continued."
+        tables.append(grid([corner, *shown], rows, flush, more, style="matrix cards sortable", escape=False))
+    return "".join(tables)
 
 
 def _part(name: str, outcome: Outcome) -> str:
@@ -434,6 +465,10 @@ def _mark(outcome: Outcome) -> str:
 
 def _name(outcome: Outcome) -> str:
     return outcome.name.lower().replace("_", "-")
+
+
+def _script() -> str:
+    return f"<script>\n{resources.files('reports').joinpath('sort.js').read_text(encoding='utf-8')}</script>\n"
 
 
 def _stylesheet() -> str:

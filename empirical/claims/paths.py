@@ -201,7 +201,7 @@ def _exact(records: Sequence[Record]) -> Iterable[Subject[Ensemble]]:
 
 def _compare_on_control(item: Ensemble, predict: Paths) -> Comparison:
     conditions = require_applicable(item, all_records(item), FINITE)
-    found = _compare_path("(P2)")(item, predict)
+    found = _compare_path("(P2)", _mean_path)(item, predict)
     return dataclasses.replace(found, results=(*found.results, conditions))
 
 

@@ -89,13 +89,44 @@ def test_a_page_has_no_serious_finding_and_fits_every_screen(browser, pages, nam
 
 
 def test_rows_of_an_outcome_can_be_hidden_and_no_script_is_needed(browser, pages):
-    page = opened(browser, pages["theory"])
+    page = opened(browser, pages["theory"], java_script_enabled=False)
     rows = page.locator(".overview tbody tr")
     visible = [rows.nth(place).is_visible() for place in range(rows.count())]
     assert all(visible) and len(visible) == 4
     page.locator(".show-refuted").uncheck()
     assert [rows.nth(place).is_visible() for place in range(4)] == [True, True, False, True]
-    assert page.locator("script").count() == 0
+    assert page.locator("button").count() == 0
+    page.close()
+    page = opened(browser, pages["empirical"], java_script_enabled=False)
+    rows = page.locator(".matrix").first.locator("tbody tr")
+    everything = rows.count()
+    page.locator(".rows-refuted").check()
+    shown = [rows.nth(place) for place in range(everything) if rows.nth(place).is_visible()]
+    assert 0 < len(shown) < everything
+    assert all(row.locator(".outcome.refuted").count() for row in shown)
+    page.close()
+
+
+def test_tables_are_sorted_by_a_column_either_way(browser, pages):
+    page = opened(browser, pages["empirical"])
+    table = page.locator(".subjects").first
+    column = [head.strip() for head in table.locator("thead th").all_inner_texts()].index("estimate⇅")
+
+    def estimates() -> list[float]:
+        cells = table.locator(f"tbody tr > :nth-child({column + 1})").all_inner_texts()
+        return [float(re.sub(r"[^0-9.-]", "", cell.replace("−", "-"))) for cell in cells]
+
+    before = estimates()
+    button = table.get_by_role("button", name="Sort by estimate")
+    button.click()
+    assert estimates() == sorted(before)
+    button.click()
+    assert estimates() == sorted(before, reverse=True)
+    assert table.locator("th[aria-sort=descending]").count() == 1
+    matrix = page.locator(".matrix").first
+    matrix.get_by_role("button").nth(1).click()
+    marks = "".join(text.strip()[:1] for text in matrix.locator("tbody tr > :nth-child(2)").all_inner_texts())
+    assert marks == "".join(sorted(marks, key="✗?✓–".index)) and len(set(marks)) > 1
     page.close()
 
 

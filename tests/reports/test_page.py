@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="the page is drawn with matplotlib: install the extra `report`")
 
 from reports.__main__ import main
+from reports.html import _matrices
 from reports.outline import matrices, sections
 from reports.palette import COLORS
 from tests.reports.samples import empirical_results, theory_results, verdict
@@ -22,6 +23,7 @@ from tests.theory.judge.test_results import RESULTS
 from theory.judge.results import EXACT, Axis, Band, Chart, Curve, HeatMap, Profile, Role, Table
 from theory.judge.verdict import About, Kind, Outcome, read_verdicts, write_verdicts
 
+ROOT = Path(__file__).resolve().parents[2]
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 
@@ -99,7 +101,11 @@ def test_nothing_is_fetched_or_run(built):
     folder, _ = built
     text = (folder / "index.html").read_text(encoding="utf-8")
     page = Checker(text)
-    assert not [tag for tag, _ in page.elements if tag in ("script", "link", "iframe", "object", "embed", "img")]
+    assert not [tag for tag, _ in page.elements if tag in ("link", "iframe", "object", "embed", "img")]
+    scripts = re.findall(r"<script>\n(.*?)</script>", text, flags=re.DOTALL)
+    assert len(page.all("script")) == len(scripts) == 1 and page.all("script") == [{}]
+    assert scripts[0] == (ROOT / "reports" / "sort.js").read_text(encoding="utf-8")
+    assert not re.search(r"fetch|XMLHttp|import|eval|innerHTML|document\.write|localStorage|cookie", scripts[0])
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert re.findall(r"(?:https?:)?//[\w.]", re.sub(r"<(code|p|td|dd)[^>]*>[^<]*", "", text)) == []
     assert "@import" not in text
@@ -196,6 +202,39 @@ def test_the_run_that_another_is_held_against_is_named_like_it():
     about = About(name="awp-seed6-bd9a3601", runs=(), methods=("awp",), seeds=(6,), against="at-seed6-c4c57f27")
     (one,) = sections([verdict("awp-tightens-bound", (), about=about)])[0].verdicts
     assert one.subject == "AWP, seed 6 · against AT, seed 6"
+
+
+def test_a_table_of_outcomes_has_no_more_columns_than_a_laptop_shows(tmp_path):
+    def table(claims: int, subjects: int) -> list[str]:
+        found = [
+            verdict(f"claim-{c}", (), about=About(name=f"run {s}"), kind=Kind.HYPOTHESIS)
+            for s in range(subjects)
+            for c in range(claims)
+        ]
+        return re.findall(r"<table class=\"matrix.*?</table>", _matrices(matrices(sections(found)), Anchors()))
+
+    def shape(text: str) -> tuple[int, int]:
+        return text.split("</thead>")[0].count("<th "), text.count("<tr") - 1
+
+    assert [shape(one) for one in table(4, 30)] == [(5, 30)]
+    assert [shape(one) for one in table(30, 8)] == [(9, 30)], "claims that outnumber the runs are the rows"
+    assert [shape(one) for one in table(20, 24)] == [(10, 24), (10, 24), (3, 24)]
+    assert "Continued." in table(20, 24)[1]
+
+
+class Anchors(dict):
+    def __missing__(self, claim: str) -> str:
+        return claim
+
+
+def test_rows_of_the_tables_of_outcomes_are_chosen_by_outcome(results):
+    folder, _ = results["empirical"]
+    page = Checker((folder / "index.html").read_text(encoding="utf-8"))
+    choices = [box["class"] for box in page.all("input") if box.get("type") == "radio"]
+    assert choices == ["all", "rows-supported", "rows-refuted", "rows-not-applicable"]
+    style = (ROOT / "reports" / "style.css").read_text(encoding="utf-8")
+    for name in ("supported", "refuted", "inconclusive", "not-applicable"):
+        assert f".rows-{name}:checked) .matrix tbody tr:not(:has(.outcome.{name}))" in style
 
 
 def test_each_figure_file_is_a_whole_svg_of_its_own(built):
