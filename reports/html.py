@@ -6,7 +6,9 @@ One script sorts tables; the page says everything without it, and what is filter
 from __future__ import annotations
 
 import html
+import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -63,6 +65,8 @@ _MANY_SUBJECTS = 40
 _MANY_DECOYS = 12
 #: Columns of a table of outcomes that fit on a laptop's screen.
 _COLUMNS = 9
+#: What `grid` says of the style of a table, for `document` to collect.
+_CARDS = re.compile(r"<style>(.*?)</style>")
 _SUBSCRIPT = re.compile(r"(?<![\w/])([^\W\d_])_(?:\{([^}]+)\}|([A-Za-z0-9*]{1,2})(?![A-Za-z0-9_]))")
 _SUPERSCRIPT = re.compile(r"((?<![\w/])[^\W\d_]|[)>\]])\^(?:\{([^}]+)\}|([A-Za-z0-9*]{1,2})(?![A-Za-z0-9_]))")
 
@@ -89,12 +93,16 @@ def equation(label: str) -> str:
 def document(title: str, body: Sequence[str], outlines: str) -> str:
     """A whole page."""
     content = "\n".join(body)
+    # What a table needs of style stands with all the rest of it, once however many tables need it.
+    heads = "".join(dict.fromkeys(_CARDS.findall(content)))
+    content = _CARDS.sub("", content)
+    narrow = f"@media screen and (max-width:44rem){{{heads}}}\n" if heads else ""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{text(title)}</title>\n"
-        f"<style>\n{_stylesheet()}</style>\n</head>\n<body>\n{outlines}\n{content}\n"
+        f"<style>\n{_stylesheet()}{narrow}</style>\n</head>\n<body>\n{outlines}\n{content}\n"
         f"{_script() if 'sortable' in content else ''}</body>\n</html>\n"
     )
 
@@ -414,13 +422,12 @@ def grid(
         for column, how in zip(columns, number, strict=True)
     )
     body = []
-    # On a narrow screen a row becomes a card, and each cell says under which head it stood.
-    told = [f' data-head="{text(re.sub("<[^>]*>", "", column))}"' if "cards" in style else "" for column in columns]
+    cards = "cards" in style
     for place, row in enumerate(rows):
         first = f'<th scope="row"{number[0]}>{row[0]}</th>'
         rest = "".join(
-            f"<td{how}{name}{_bare(value) if name else ''}>{value}</td>"
-            for value, how, name in zip(row[1:], number[1:], told[1:], strict=True)
+            f"<td{how}{_bare(value) if cards else ''}>{value}</td>"
+            for value, how in zip(row[1:], number[1:], strict=True)
         )
         kind = f' class="{marked[place]}"' if place < len(marked) and marked[place] else ""
         body.append(f"<tr{kind}>{first}{rest}</tr>")
@@ -428,11 +435,30 @@ def grid(
     aria = f' aria-label="{label}"' if label else ""
     # A region that scrolls can be reached with the keyboard, and has a name.
     name = html.unescape(re.sub("<[^>]*>", "", label or caption)) or "Table"
-    look = f' class="{style}"' if style else ""
+    look, heads_of_cards = f' class="{style}"' if style else "", ""
+    if cards:
+        words = [html.unescape(re.sub("<[^>]*>", "", column)) for column in columns]
+        kind = f"h{zlib.crc32(json.dumps(words).encode()):08x}"
+        look, heads_of_cards = f' class="{style} {kind}"', _heads_of_cards(kind, words)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name[:40])}"><table{look}{aria}>{named}'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(name[:40])}">{heads_of_cards}'
+        f"<table{look}{aria}>{named}"
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def _heads_of_cards(kind: str, heads: Sequence[str]) -> str:
+    """On a narrow screen a row becomes a card, and each cell says under which head it stood: a rule for each column."""
+    rules = "".join(
+        f".{kind} td:nth-child({place}):before{{content:{_quoted(head)}}}"
+        for place, head in enumerate(heads[1:], start=2)
+    )
+    return f"<style>{rules}</style>"
+
+
+def _quoted(words: str) -> str:
+    """A CSS string; what could end it, or the style that it stands in, is written as a number."""
+    return '"' + "".join(c if c.isalnum() or c in " -.,×σ²λγ/" else f"\\{ord(c):x} " for c in words) + '"'
 
 
 def _bare(value: str) -> str:

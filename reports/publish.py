@@ -4,7 +4,7 @@ Compact   Arrays are deflated. Those of `CROWD` entries or more keep `BITS` sign
           are replicates, whose scatter is thousands of times their rounding. Shorter ones, and square matrices, which
           are moments or eigenvectors that an exact identity is held against, keep every digit; a square matrix for
           each of many samples is a replicate. Bases of eigenvectors that no claim reads are left out. `nox -s rejudge`
-          shows that no verdict moves.
+          shows that no verdict moves. Charts and tables keep `DIGITS` digits of every number.
 Pages     ``index.html`` and figures are generated from this and are not committed.
 """
 
@@ -14,6 +14,7 @@ import dataclasses
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,8 @@ from reports.build import build
 from reports.source import read_results
 from theory.judge.evidence import Evidence, read_evidence
 from theory.judge.files import hold
-from theory.judge.results import Forest
-from theory.judge.verdict import write_verdicts
+from theory.judge.results import Forest, read_result
+from theory.judge.verdict import Verdict, write_verdicts
 
 #: Bytes of everything that is published, pages not counted.
 MOST = 15_000_000
@@ -31,6 +32,8 @@ MOST = 15_000_000
 MOST_REPORT = 300_000
 #: Entries from which on an array is rounded, and the significant bits that it keeps.
 CROWD, BITS = 2_000, 12
+#: Significant digits of what charts and tables show.
+DIGITS = 6
 #: Arrays that only measuring and the gate read, by experiment: where the next checkpoint starts, and per-sample shares.
 UNPUBLISHED = {"spectrum": frozenset({"eigenvectors", "alignment.direction_influences"})}
 #: Square matrices from which on they are one a sample; the price of non-commutation is held to 1e-9 on 181 of them.
@@ -75,7 +78,7 @@ def publish(results: Path, published: Path, name: str, *, verdicts_only: bool = 
             for run in read_evidence(results):
                 if run.run_id in used:
                     compact(run, bits).write(made, deflate=True)
-        write_verdicts(verdicts, made)
+        write_verdicts(tuple(map(shortened, verdicts)), made)
         report = next(path for path in build(made, page=False) if path.name == "report.md")
         if report.stat().st_size > MOST_REPORT:
             raise ValueError(
@@ -88,6 +91,26 @@ def publish(results: Path, published: Path, name: str, *, verdicts_only: bool = 
             os.replace(target, Path(work) / ".old")
         os.replace(made, target)
     return target
+
+
+def shortened(verdict: Verdict) -> Verdict:
+    """A verdict whose charts and tables hold numbers to `DIGITS` digits: what is drawn needs no more.
+
+    The verdict's own numbers stay as they are.
+    """
+    results = tuple(read_result(_short(dataclasses.asdict(result))) for result in verdict.results)
+    return dataclasses.replace(verdict, results=results)
+
+
+def _short(value: Any) -> Any:
+    match value:
+        case float():
+            return float(f"{value:.{DIGITS}g}")
+        case dict():
+            return {name: _short(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_short(item) for item in value]
+    return value
 
 
 def compact(run: Evidence, bits: int = BITS) -> Evidence:

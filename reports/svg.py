@@ -142,7 +142,13 @@ def _short(path: str) -> str:
     return "".join(made)
 
 
-_LETTER = re.compile(r'<use href="#(g[0-9a-f]+)"(?: transform="translate\(([-\d.]+)(?: [-\d.]+)?\)")?/>')
+_LETTER = re.compile(
+    r'<use href="#(g[0-9a-f]+)"(?: transform="translate\(([-\d.]+)(?: ([-\d.]+))?\)(?: scale\(([\d.]+)\))?")?/>'
+)
+#: Markers of one curve: a group of the same thing in many places.
+_MARKERS = re.compile(
+    r'<g class="(\w+)">((?:<use href="#[\w-]+"(?: x="[-\d.]+")?(?: y="[-\d.]+")? class="(\w+)"/>)+)</g>'
+)
 _WORD = re.compile(rf'<g class="(\w+)" transform="([^"]*)">((?:{_LETTER.pattern})+)</g>')
 _GROUP = re.compile(r"<g(?: [^>]*)?>|</g>")
 
@@ -152,12 +158,21 @@ def _shared_words(body: str, sheet: Sheet) -> str:
 
     def placed(match: re.Match[str]) -> str:
         at = round(float(match.group(2) or 0))
+        if match.group(4):  # an exponent, or an index
+            above = round(float(match.group(3) or 0))
+            return f'<use href="#{match.group(1)}" transform="translate({at} {above})scale({match.group(4)})"/>'
         place = f' x="{at}"' if at else ""
         return f'<use href="#{match.group(1)}"{place}/>'
 
     def named(match: re.Match[str]) -> str:
         name = sheet.word(_LETTER.sub(placed, match.group(3)))
         return f'<use href="#{name}" class="{match.group(1)}" transform="{match.group(2)}"/>'
+
+    def gathered(match: re.Match[str]) -> str:
+        look = f' class="{match.group(3)}"'
+        if match.group(2).count(look) < match.group(2).count(" class="):
+            return match.group()  # markers of several looks
+        return f'<g class="{match.group(1)} {match.group(3)}">{match.group(2).replace(look, "")}</g>'
 
     open_groups: list[bool] = []
 
@@ -168,7 +183,7 @@ def _shared_words(body: str, sheet: Sheet) -> str:
         open_groups.append(tag != "<g>")
         return tag if tag != "<g>" else ""
 
-    return _GROUP.sub(grouped, _WORD.sub(named, body))
+    return _GROUP.sub(grouped, _MARKERS.sub(gathered, _WORD.sub(named, body)))
 
 
 def _place(match: re.Match[str]) -> str:
