@@ -68,6 +68,8 @@ RULES: Mapping[str, Rule] = {
     "whiteness": Rule(cost="neighbouring batches are correlated: (S1) with white noise is the wrong law"),
     "positive_curvature": Rule(largest=0.1, cost="a saddle: along negative curvature there is no stationary law"),
     "stationarity": Rule(cost="dissipation and fluctuation do not balance: the run is not stationary"),
+    "batch_sharpness_attacked": Rule(),
+    "batch_sharpness_train": Rule(),
     "shuffling": Rule(),
     "underdamped": Rule(),
     "relaxation": Rule(),

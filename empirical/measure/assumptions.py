@@ -4,6 +4,9 @@ Checks (each has its rule; `RULES` says what a failure costs)
     stability               η(λ₁+β) over its largest stable value; below 1
     mean_square_stability   η over the edge of the second moment under mini-batch noise (E1), steepest modes; below 1
     batch_sharpness         η E_B[g_BᵀH_Bg_B]/E_B|g_B|² over the deterministic edge; below 1
+    batch_sharpness_attacked, batch_sharpness_train
+                            the same with the attack run again on both sides of a step, and under the batches' own
+                            statistics of batch norm; reported
     commutativity           excess of χ over random rotation of C, whole space; above a half (`commuting`)
     commutativity_deflated  the same off the tracked directions
     commutativity_top       price in the tracked directions against two nulls (`theory.closed_form.rotated_noise`)
@@ -47,7 +50,7 @@ from torch import Tensor, nn
 from empirical.measure.commuting import Excess, commutation_excess
 from empirical.measure.expansion import expansion_error
 from empirical.measure.lanczos import Eigenpairs, top_eigenpairs
-from empirical.measure.landscape import Landscape
+from empirical.measure.landscape import Landscape, has_batch_norm
 from empirical.measure.operators import (
     GradientCovarianceOperator,
     HessianOperator,
@@ -59,8 +62,9 @@ from empirical.measure.operators import (
 from empirical.measure.optimizers import Optimizing, read_optimizer
 from empirical.measure.posterior import price_interval
 from empirical.measure.quantities import of_expansion, stability
-from empirical.measure.sharpness import network_batch_sharpness
+from empirical.measure.sharpness import STEP, BatchAttack, attacked_batch_sharpness, network_batch_sharpness
 from empirical.measure.subject import Loss, Stochastic, Subject, UserLandscape, attacked, quiet, subject
+from empirical.records.spectrum import BatchSharpness
 from empirical.settings.measuring import BatchNorm
 from theory.assumptions import RULES, commutation_checks, judged, limited, unjudged
 from theory.closed_form.edge import mean_square_edge
@@ -569,27 +573,85 @@ class _Run:
             )
 
     def _batches(self, landscape: Landscape, seconds: float) -> None:
-        """Batch sharpness, from drawn batches."""
+        """Batch sharpness, from drawn batches: as the samples lie, attacked again, and as batch norm trains."""
         name, size = "batch_sharpness", min(self.batch_size, landscape.num_units)
         # A batch costs its gradient and a product of its Hessian, whose graph is built for it alone.
         each = 2.5 * seconds * size / landscape.num_units
+        how: dict[str, Any] = {"with_replacement": not self.shuffled, "seed": self.seed}
+        self._sharpness(
+            name, each, lambda most: network_batch_sharpness(landscape, self.optimizer, size, batches=most, **how)
+        )
+        attack = self._again_in_batch(landscape)
+        if attack is not None:
+            step = STEP * float(landscape.weights.double().norm())
+            began = time.monotonic()
+            attack(landscape.weights, torch.arange(size, device=landscape.device), 0)
+            both = each + 2 * (time.monotonic() - began)
+            self._sharpness(
+                f"{name}_attacked",
+                both,
+                lambda most: attacked_batch_sharpness(
+                    landscape, self.optimizer, size, attack, step=step, batches=most, **how
+                ),
+            )
+        if has_batch_norm(landscape.model):
+            training = landscape.under_batch_statistics()
+            self._sharpness(
+                f"{name}_train",
+                each,
+                lambda most: network_batch_sharpness(training, self.optimizer, size, batches=most, **how),
+            )
+
+    def _sharpness(self, name: str, each: float, draw: Callable[[int], BatchSharpness]) -> None:
+        """Judge or report what `draw` finds with at most so many batches, of `each` seconds."""
         most = min(int(0.25 * max(self.deadline - time.monotonic(), 0.0) / max(each, 1e-9)), 256)
         if most < 16:
             self._none(name, "no time left in the budget")
             return
         try:
-            found = network_batch_sharpness(
-                landscape, self.optimizer, size, with_replacement=not self.shuffled, batches=most, seed=self.seed
-            )
+            found = draw(most)
         except ValueError:
             self._none(name, "every batch's gradient vanishes")
             return
         scale = float(stability_ratio(1.0, self.optimizer.learning_rate, self.optimizer))
         small = found.small_batch_limit / found.large_batch_limit
-        self._limit(
-            Quantity(name=name, estimate=scale * found.value, interval=(scale * found.low, scale * found.high)),
-            note=f"small batches settle at {small:.3g}, full batches at 1; {len(found.squares)} batches drawn",
-        )
+        note = f"small batches settle at {small:.3g}, full batches at 1; {len(found.squares)} batches drawn"
+        ends = (scale * found.low, scale * found.high)
+        if RULES[name].largest is None:
+            self._add(name, Result.REPORTED, note, estimate=scale * found.value, interval=ends)
+        else:
+            self._limit(Quantity(name=name, estimate=scale * found.value, interval=ends), note=note)
+
+    def _again_in_batch(self, landscape: Landscape) -> BatchAttack | None:
+        """Weights, samples and the batch's number to those samples as the attack leaves them at these weights."""
+        if self.attack is None:
+            return None
+        attack, item = self.attack, self.item
+        assert isinstance(landscape, UserLandscape)
+        put = self._put(landscape)
+
+        def moved(weights: Tensor, samples: Tensor, number: int) -> Tensor:
+            put(weights)
+            try:
+                with torch.random.fork_rng():
+                    torch.manual_seed(self.seed + number)  # equal starts on both sides of a step
+                    rows = attacked(attack, item.model, item.clean.batch(landscape.inputs[samples]), landscape.chunk)
+            finally:
+                put(landscape.weights)
+            return item.store.beside(rows).to(samples.device)
+
+        return moved
+
+    def _put(self, landscape: UserLandscape) -> Callable[[Tensor], None]:
+        """Sets the model that the attack sees to flat weights."""
+        named = dict(landscape.model.named_parameters())
+
+        def put(weights: Tensor) -> None:
+            with torch.no_grad():
+                for name, piece in landscape.actual(landscape.unflatten(weights)).items():
+                    named[name].copy_(piece)
+
+        return put
 
     def _whole(self, landscape: Landscape, hessian: HessianOperator, pairs: Eigenpairs, seconds: float) -> None:
         names = ("commutativity", "commutativity_deflated")
@@ -677,12 +739,7 @@ class _Run:
             return None
         attack, item = self.attack, self.item
         assert isinstance(landscape, UserLandscape)
-        named, index = dict(landscape.model.named_parameters()), landscape.inputs
-
-        def put(weights: Tensor) -> None:
-            with torch.no_grad():
-                for name, piece in landscape.actual(landscape.unflatten(weights)).items():
-                    named[name].copy_(piece)
+        put, index = self._put(landscape), landscape.inputs
 
         def moved(weights: Tensor) -> Tensor:
             put(weights)

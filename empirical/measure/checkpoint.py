@@ -34,6 +34,7 @@ from empirical.measure.operators import (
 from empirical.measure.sharpness import (
     FEWEST,
     GRADIENTS_A_BATCH,
+    STEP,
     attacked_batch_sharpness,
     network_batch_sharpness,
 )
@@ -56,8 +57,6 @@ from empirical.training.evaluate import evaluate
 
 #: Eigenvectors are stored with the evidence up to this many weights.
 STORED_WEIGHTS = 200_000
-#: Half the finite step of batch sharpness, as a share of the weights' norm.
-SHARPNESS_STEP = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +239,7 @@ def recorded_sharpness(checkpoint: Checkpoint, data: Data, measurement: Measurem
     found = network_batch_sharpness(landscape, checkpoint.optimizer, size, batches=batches, **shared)
     if attack is None:
         return Sharpness(fixed=found)
-    step = SHARPNESS_STEP * float(landscape.weights.double().norm())
+    step = STEP * float(landscape.weights.double().norm())
     again = batch_attack(checkpoint, data, measurement, landscape)
     finite, attacked = (
         attacked_batch_sharpness(landscape, checkpoint.optimizer, size, how, step=step, **shared)

@@ -182,6 +182,16 @@ class Landscape:
         """The network's outputs on the given samples, shape ``(len(units), …)``; units must be samples."""
         return functional_call(self.model, {**self._constants, **parameters}, (self.inputs[units],))
 
+    def under_batch_statistics(self) -> Landscape:
+        """The same samples, batch norm taking the statistics of whatever batch goes through the network at once.
+
+        A `batch_loss` is then that of train mode; no sample has a loss of its own.
+        """
+        other = copy.copy(self)
+        other.model = copy.deepcopy(self.model)
+        _use_batch_statistics(other.model)
+        return other
+
     def batch_loss(self, parameters: dict[str, Tensor], samples: Tensor) -> Tensor:
         """Mean loss of a mini-batch of samples; in ``"train"`` mode under that batch's own statistics."""
         if not self.units_are_batches:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from empirical.claims import registered
 from empirical.data.resident import Data
-from empirical.measure.checkpoint import SHARPNESS_STEP
 from empirical.measure.density import trace
 from empirical.measure.lanczos import NotConvergedError, top_eigenpairs
 from empirical.measure.landscape import Landscape
@@ -28,7 +27,7 @@ from empirical.measure.operators import (
     noise_factor,
     project_gradients,
 )
-from empirical.measure.sharpness import FEWEST, attacked_batch_sharpness, network_batch_sharpness
+from empirical.measure.sharpness import FEWEST, STEP, attacked_batch_sharpness, network_batch_sharpness
 from empirical.network.build import parameter_count
 from empirical.records.regime import RegimeRun
 from empirical.settings.measuring import Measurement
@@ -258,7 +257,7 @@ def _nothing(measurement: Measurement) -> dict[str, NDArray[Any]]:
 def _attacked(at: Checkpoint, data: Data, measurement: Measurement, landscape: Landscape, size: int) -> float:
     if at.setting.method.attack is None:
         return math.nan
-    step = SHARPNESS_STEP * float(landscape.weights.double().norm())
+    step = STEP * float(landscape.weights.double().norm())
     again = batch_attack(at, data, measurement, landscape)
     return attacked_batch_sharpness(
         landscape, at.optimizer, size, again, step=step, batches=FEWEST, seed=measurement.seed

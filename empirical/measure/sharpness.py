@@ -36,10 +36,19 @@ from theory.closed_form.edge import sampled_batch_sharpness, sharpness_limits
 from theory.judge.intervals import skewed
 from theory.model.optimizer import MomentumSGD
 
-__all__ = ["GRADIENTS_A_BATCH", "BatchAttack", "attacked_batch_sharpness", "interval", "network_batch_sharpness"]
+__all__ = [
+    "GRADIENTS_A_BATCH",
+    "STEP",
+    "BatchAttack",
+    "attacked_batch_sharpness",
+    "interval",
+    "network_batch_sharpness",
+]
 
 #: Cost of a batch's gradient and product in gradients: 3.9 to 4.6 for convolutional nets on one core.
 GRADIENTS_A_BATCH = 4
+#: Half the finite step of batch sharpness with the attack run again, as a share of the weights' norm.
+STEP = 1e-3
 #: Fewest batches with an error worth its name, and batches before the first look at it.
 FEWEST, FIRST_LOOK = 8, 16
 

@@ -51,7 +51,7 @@ def test_every_check_is_in_the_tutorials_table():
     from theory.assumptions import RULES
 
     shown = set(re.findall(r"`([a-z_]+)`", "\n".join(line for line in PAGE.splitlines() if line.startswith("|"))))
-    reported = {"shuffling", "underdamped", "relaxation"}
+    reported = {"shuffling", "underdamped", "relaxation", "batch_sharpness_attacked", "batch_sharpness_train"}
     assert set(RULES) - reported == shown
 
 

@@ -10,10 +10,13 @@ from torch import nn
 
 import empirical
 from empirical.measure.assumptions import check_assumptions
+from empirical.measure.landscape import Landscape
+from empirical.measure.sharpness import attacked_batch_sharpness, network_batch_sharpness
 from tests.empirical.measure.conftest import smooth_network, toy_data, trained
 from theory.assumptions import RULES
 from theory.closed_form.alignment import haar_rotation
 from theory.judge.gate import Result, Thresholds
+from theory.model.optimizer import MomentumSGD
 
 CE = nn.CrossEntropyLoss(reduction="none")
 
@@ -142,7 +145,6 @@ def test_parameter_groups_and_adamw_change_the_coordinates():
     # One quarter of the rate in all groups is half the scale: curvatures a quarter, at the same reference rate.
     groups = [{"params": model[0].parameters(), "lr": 0.0125}, {"params": model[2].parameters(), "lr": 0.05}]
     mixed = check_assumptions(model, CE, batches, from_optimizer=torch.optim.SGD(groups, lr=0.05), top_k=3)
-    from empirical.measure.landscape import Landscape
     from tests.empirical.measure.conftest import dense
 
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -189,10 +191,70 @@ def test_an_attack_is_run_again_where_the_loss_is_expanded():
     assert "attack run again" in found.expansion.reason
     first = seen[0]
     moved = [any(not torch.equal(a, b) for a, b in zip(first, weights, strict=True)) for weights in seen]
-    assert sum(moved) == 2 * len(found.curvatures) + 3 and not moved[0]
+    drawn = int(found.checks["batch_sharpness_attacked"].reason.split()[-3])
+    assert sum(moved) == 2 * len(found.curvatures) + 3 + 2 * drawn and not moved[0]
     assert "attack run again" in found.expansion_path.reason
     plain = check_assumptions(model, CE, batches, learning_rate=0.05, momentum=0.9, top_k=2)
     assert plain.curvatures[0] != pytest.approx(found.curvatures[0], rel=1e-2)
+
+
+def test_batch_sharpness_is_reported_with_the_attack_run_again():
+    model, batches = network()
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+
+    def ahead(network, inputs, targets):
+        """One gradient step: smooth in the weights, so that its inputs move with them."""
+        inputs = inputs.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(CE(network(inputs), targets).sum(), inputs)
+        return inputs.detach() + 0.5 * gradient
+
+    found = check_assumptions(
+        model,
+        CE,
+        batches,
+        learning_rate=0.05,
+        momentum=0.9,
+        top_k=2,
+        attack=lambda network, batch: (ahead(network, *batch), batch[1]),
+    )
+    check, fixed = found.checks["batch_sharpness_attacked"], found.checks["batch_sharpness"]
+    assert check.result is Result.REPORTED and check.interval[0] < check.estimate < check.interval[1]
+    count = int(check.reason.split()[-3])
+    optimizer, probe = MomentumSGD(0.05, 0.9), copy.deepcopy(model)
+    landscape = Landscape(model, ahead(model, x, y), y)
+
+    def again(weights, samples, number):
+        torch.nn.utils.vector_to_parameters(weights, probe.parameters())
+        return ahead(probe, x[samples], y[samples])
+
+    direct = attacked_batch_sharpness(
+        landscape, optimizer, 32, again, step=1e-3 * float(landscape.weights.norm()), batches=count
+    )
+    edge = 2 * 1.9 / 0.05
+    assert check.estimate == pytest.approx(direct.value / edge, rel=1e-6)
+    assert fixed.estimate != pytest.approx(check.estimate, rel=0.02)
+    report = found.against(Thresholds(maximum={"batch_sharpness_attacked": -1.0}))
+    assert report.status == 1
+    plain = check_assumptions(model, CE, batches, learning_rate=0.05, momentum=0.9, top_k=2)
+    assert not {"batch_sharpness_attacked", "batch_sharpness_train"} & set(plain.checks)
+
+
+def test_batch_sharpness_is_reported_as_batch_norm_trains():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x, y = toy_data(320)
+    batches = [(x[i : i + 32], y[i : i + 32]) for i in range(0, 320, 32)]
+    model.eval()
+    found = check_assumptions(model, CE, batches, learning_rate=0.05, momentum=0.9, top_k=2)
+    check = found.checks["batch_sharpness_train"]
+    assert check.result is Result.REPORTED and check.interval[0] < check.estimate < check.interval[1]
+    count = int(check.reason.split()[-3])
+    landscape = Landscape(model, x, y, batch_norm="train", batch_size=32)
+    direct = network_batch_sharpness(landscape, MomentumSGD(0.05, 0.9), 32, batches=count)
+    assert check.estimate == pytest.approx(direct.value * 0.05 / 3.8, rel=1e-9)
+    assert found.checks["batch_sharpness"].estimate != pytest.approx(check.estimate, rel=0.02)
+    assert model[1].track_running_stats and not model.training  # the caller's model is as it was
 
 
 def test_the_expansion_along_the_optimizers_own_steps_is_that_by_hand():
@@ -312,4 +374,5 @@ def test_optimizers_outside_the_theory_are_named():
 def test_every_check_has_a_rule_and_a_cost(good):
     assert set(good.checks) <= set(RULES)
     for name, rule in RULES.items():
-        assert rule.cost or name in ("shuffling", "underdamped", "relaxation")
+        reported = ("shuffling", "underdamped", "relaxation", "batch_sharpness_attacked", "batch_sharpness_train")
+        assert rule.cost or name in reported
