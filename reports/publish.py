@@ -3,8 +3,9 @@
 Compact   Arrays are deflated. Those of `CROWD` entries or more keep `BITS` significant bits, in single precision: they
           are replicates, whose scatter is thousands of times their rounding. Shorter ones, and square matrices, which
           are moments or eigenvectors that an exact identity is held against, keep every digit; a square matrix for
-          each of many samples is a replicate. Bases of eigenvectors that no claim reads are left out. `nox -s rejudge`
-          shows that no verdict moves. Charts and tables keep `DIGITS` digits of every number.
+          each of many samples is a replicate. Runs of the map, of which there are many, are rounded whole. What no
+          claim reads, such as bases of eigenvectors, is left out. `nox -s rejudge` shows that no verdict moves. Charts
+          and tables keep `DIGITS` digits of every number.
 Pages     ``index.html`` and figures are generated from this and are not committed.
 """
 
@@ -35,7 +36,12 @@ CROWD, BITS = 2_000, 12
 #: Significant digits of what charts and tables show.
 DIGITS = 6
 #: Arrays that only measuring and the gate read, by experiment: where the next checkpoint starts, and per-sample shares.
-UNPUBLISHED = {"spectrum": frozenset({"eigenvectors", "alignment.direction_influences"})}
+UNPUBLISHED = {
+    "spectrum": frozenset({"eigenvectors", "alignment.direction_influences"}),
+    "regime": frozenset({"residuals", "sharpness_error", "attacked_sharpness", "test_accuracy"}),
+}
+#: Experiments whose short arrays are rounded too: many runs, whose checkpoints scatter by percents.
+WHOLE = frozenset({"regime"})
 #: Square matrices from which on they are one a sample; the price of non-commutation is held to 1e-9 on 181 of them.
 SAMPLES = 256
 
@@ -121,12 +127,13 @@ def compact(run: Evidence, bits: int = BITS) -> Evidence:
     """
     left_out = UNPUBLISHED.get(run.experiment, frozenset()) & set(run.arrays)
     kept = {name: array for name, array in run.arrays.items() if name not in left_out}
-    large = [name for name, array in kept.items() if _is_crowd(array)]
+    whole = run.experiment in WHOLE
+    large = [name for name, array in kept.items() if _is_crowd(array) or (whole and array.dtype == np.float64)]
     if not large and not left_out:
         return run
     rounded = {name: _rounded(kept[name], bits, f"{run.experiment}, array {name!r}") for name in large}
     provenance = {**run.provenance, "significant_bits": dict.fromkeys(large, bits)}
-    return dataclasses.replace(run, arrays={**kept, **rounded}, provenance=provenance)
+    return dataclasses.replace(run, arrays={**kept, **rounded}, nan=run.nan & set(kept), provenance=provenance)
 
 
 def size(path: Path) -> int:

@@ -30,7 +30,7 @@ class RegimeRun(Measured):
         prior_variance: mean squared weight at the start of the run.
         iterations: steps done at each checkpoint.
         curvatures: the k largest eigenvalues λ of H.
-        residuals: ‖Hu − λu‖ of each.
+        residuals: ‖Hu − λu‖ of each; None where published, as are other arrays that no claim reads.
         noise: γ, variances of the samples' slopes along H's eigenvectors.
         squared_curvatures: mean over samples of (uᵢᵀH_n uᵢ)², where a window ends; NaN: not measured here.
         displacements: Uᵀ(w − w₀).
@@ -58,18 +58,18 @@ class RegimeRun(Measured):
     prior_variance: float
     iterations: Annotated[NDArray[np.int64], axes("checkpoints")]
     curvatures: Annotated[NDArray[np.float64], axes("checkpoints", "directions")]
-    residuals: Annotated[NDArray[np.float64], axes("checkpoints", "directions")]
+    residuals: Annotated[NDArray[np.float64] | None, axes("checkpoints", "directions")]
     noise: Annotated[NDArray[np.float64], axes("checkpoints", "directions")]
     squared_curvatures: Annotated[NDArray[np.float64], axes("checkpoints", "directions", nan=True)]
     displacements: Annotated[NDArray[np.float64], axes("checkpoints", "directions")]
     average_curvatures: Annotated[NDArray[np.float64], axes("checkpoints", "directions", nan=True)]
     trace: Annotated[NDArray[np.float64], axes("checkpoints")]
     sharpness: Annotated[NDArray[np.float64], axes("checkpoints")]
-    sharpness_error: Annotated[NDArray[np.float64], axes("checkpoints")]
-    attacked_sharpness: Annotated[NDArray[np.float64], axes("checkpoints", nan=True)]
+    sharpness_error: Annotated[NDArray[np.float64] | None, axes("checkpoints")]
+    attacked_sharpness: Annotated[NDArray[np.float64] | None, axes("checkpoints", nan=True)]
     output_curvature: Annotated[NDArray[np.float64], axes("checkpoints")]
     log_weight_norm: Annotated[NDArray[np.float64], axes("checkpoints")]
     train_loss: Annotated[NDArray[np.float64], axes("checkpoints")]
     test_loss: Annotated[NDArray[np.float64], axes("checkpoints")]
     train_accuracy: Annotated[NDArray[np.float64], axes("checkpoints")]
-    test_accuracy: Annotated[NDArray[np.float64], axes("checkpoints")]
+    test_accuracy: Annotated[NDArray[np.float64] | None, axes("checkpoints")]

@@ -131,6 +131,7 @@ def test_every_array_that_is_missing_unknown_not_finite_or_of_another_shape_is_n
     whole = evidence_of(record)
     optional = {
         "eigenvectors",
+        *("residuals", "sharpness_error", "attacked_sharpness", "test_accuracy"),
         "alignment.direction_influences",
         "epochs.running_clean_loss",
         "epochs.running_clean_accuracy",

@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from empirical.claims import collect
+from empirical.commands.verify import judge_all
+from empirical.records import RegimeRun
 from reports import findings, publish
 from reports.__main__ import main
 from reports.build import MARKS, published_verdicts, renew_findings
 from reports.outline import settings_of
 from reports.seen import seen_in
+from tests.empirical.record_making import regime_run
 from tests.reports.samples import run, theory_results
 from theory.judge.evidence import Evidence, read_evidence
 from theory.judge.verdict import read_verdicts
@@ -41,6 +45,25 @@ def test_replicates_are_rounded_by_at_most_half_a_bit_and_moments_keep_every_dig
     assert publish.compact(sampled).arrays["curvatures"].dtype == np.float32
     with pytest.raises(ValueError, match="must fit single precision; its largest entry is 1e\\+50"):
         publish.compact(dataclasses.replace(before, arrays={"square": np.full((2, 2000), 1e50)}, nan=frozenset()))
+
+
+def test_a_run_of_the_map_is_published_small_and_judged_the_same():
+    records = [
+        regime_run(f"regime {place}", seed, share=0.8, rise=0.1 * place) for place in range(7) for seed in (1, 2)
+    ]
+    small = []
+    for record in records:
+        before = record.to_evidence()
+        after = publish.compact(before)
+        small.append(RegimeRun.from_evidence(after))
+        assert small[-1].run_id == record.run_id and small[-1].residuals is None and after.nan <= set(after.arrays)
+        assert {array.dtype.name for array in after.arrays.values()} == {"float32", "int64"}
+    assert small[0].curvatures == pytest.approx(records[0].curvatures, rel=2.0**-publish.BITS)
+    register = collect(("edge",))
+    for before, after in zip(judge_all(register, records), judge_all(register, small), strict=True):
+        assert after.outcome is before.outcome and after.estimate == pytest.approx(
+            before.estimate, abs=2e-3, nan_ok=True
+        )
 
 
 def test_what_is_published_is_read_back_built_and_replaced(tmp_path, capsys):
