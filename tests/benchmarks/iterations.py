@@ -29,7 +29,7 @@ from empirical.training.numerics import numerics
 from empirical.training.trainer import Trainer
 from tests.benchmarks.textbook import textbook_step
 
-__all__ = ["UNITS", "benchmark_iterations", "benchmark_pipeline", "cifar_shaped", "gpu_environment"]
+__all__ = ["UNITS", "batch_and_start", "benchmark_iterations", "benchmark_pipeline", "cifar_shaped", "gpu_environment"]
 
 #: Forwards of the batch that a lean PGD-10 step needs, by method.
 UNITS = {"at": 23, "awp": 26}
@@ -143,12 +143,19 @@ def _timed(step: Callable[[], torch.Tensor], device: str) -> tuple[float, float]
 
 def _textbook(trainer: Trainer, iteration: int) -> torch.Tensor:
     """The textbook step on the batch and the starts that our step uses."""
+    x, y, start = batch_and_start(trainer, iteration)
+    attack = trainer.setting.method.attack
+    assert attack is not None
+    return textbook_step(trainer.model, trainer.optimizer, x, y, start, attack)
+
+
+def batch_and_start(trainer: Trainer, iteration: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixels, labels and the attack's start that the trainer's own step of that number uses."""
     x, y, _ = trainer._batch(iteration, fresh=False)
     attack = trainer.setting.method.attack
     assert attack is not None
     source = generator(trainer.seed, "attack", iteration, 0, device=trainer.device)
-    start = draw_starts(x.shape, attack, generator=source, device=trainer.device, dtype=x.dtype)[0]
-    return textbook_step(trainer.model, trainer.optimizer, x, y, start, attack)
+    return x, y, draw_starts(x.shape, attack, generator=source, device=trainer.device, dtype=x.dtype)[0]
 
 
 def benchmark_pipeline(*, batch_size: int, batches: int, step_seconds: float, device: str = "cpu") -> dict[str, Any]:
