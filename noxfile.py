@@ -165,9 +165,17 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks, peers side by side; ratios are stored with their environment under tests/benchmarks/results."""
+    """Benchmarks beside their peers, curves, instruction counts: reports/published/benchmarks, and their page."""
     session.install(EVERYTHING, *group("tests"), *group("peers"))
-    session.run("pytest", "tests/benchmarks", "--benchmark-only", "-s", *session.posargs)
+    session.run("pytest", "tests/benchmarks", "--benchmark-only", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("spikeshrink", "report", "performance", "--readme", "README.md")
+
+
+@nox.session
+def instructions(session: nox.Session) -> None:
+    """Instructions of six core kernels under callgrind, within 3 % of the stored baseline; `-- --store` a new one."""
+    session.install("-e.[fast]")
+    session.run("python", "-m", "tests.benchmarks.instructions", *session.posargs)
 
 
 @nox.session

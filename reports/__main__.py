@@ -1,4 +1,4 @@
-"""Commands of the reports: ``spikeshrink report build | index | publish | compare``, or ``python -m reports``.
+"""Commands of the reports: ``spikeshrink report …``, or ``python -m reports …``: what stands in `COMMANDS`.
 
 Exit status: see `theory.judge.front`; 1 means that a result was lost.
 """
@@ -40,6 +40,14 @@ COMMANDS = (
         options="publish_options",
         run="publish_results",
         example="results my-runs",
+    ),
+    Command(
+        name="performance",
+        help="write the page of stored benchmarks, and the figures that a README quotes of them",
+        module="reports.commands",
+        options="performance_options",
+        run="performance",
+        example="--readme README.md",
     ),
     Command(
         name="compare",

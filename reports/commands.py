@@ -37,6 +37,27 @@ def publish_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def performance_options(parser: argparse.ArgumentParser) -> None:
+    """Of which benchmarks, to where."""
+    parser.add_argument(
+        "--benchmarks",
+        type=Path,
+        default=Path("reports/published/benchmarks"),
+        metavar="FOLDER",
+        help="what `nox -s bench` wrote; report.md goes there (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        default=Path("docs/performance.md"),
+        metavar="FILE",
+        help="the same page with its figure beside it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="also renew the figures quoted in FILE, between its two marks"
+    )
+
+
 def compare_options(parser: argparse.ArgumentParser) -> None:
     """Which two."""
     parser.add_argument("a", type=Path, metavar="A", help="folder with verdicts.json")
@@ -74,6 +95,15 @@ def publish_results(options: argparse.Namespace) -> int:
 
     print(publish(options.results, options.to, options.name, verdicts_only=options.verdicts_only, bits=options.bits))
     print(f"{size(options.to) / 1e6:.1f} MB published in all")
+    return 0
+
+
+def performance(options: argparse.Namespace) -> int:
+    """Write the page of the benchmarks and print what was written."""
+    from reports.performance import renew
+
+    for path in renew(options.benchmarks, options.docs, options.readme):
+        print(path)
     return 0
 
 
