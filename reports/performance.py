@@ -70,9 +70,7 @@ def page(records: Mapping[str, Record], figure: str = "") -> str:
     if of["curve"]:
         blocks += ["## Curves", _curves(of["curve"])]
         blocks += (
-            [f"![Time against size, one panel a curve, with intervals and the power law fitted]({figure})"]
-            if figure
-            else []
+            [f"![Time against size, one panel a curve, with 95 % intervals over the turns]({figure})"] if figure else []
         )
         blocks += [f"- **{one['title']}**: {one['bend']}." for one in of["curve"].values()]
     if of["gate"]:
@@ -270,11 +268,18 @@ def _machines(records: Mapping[str, Record]) -> str:
     by_machine: dict[str, list[str]] = {}
     for name, record in records.items():
         by_machine.setdefault(_machine(record.get("environment", {})), []).append(name)
-    return "\n".join(f"- {machine}: {listed(names)}." for machine, names in by_machine.items())
+    lines = []
+    for machine, names in by_machine.items():
+        loads = [load for name in names if (load := records[name].get("environment", {}).get("load")) is not None]
+        busy = f"; load average {_round(min(loads))} to {_round(max(loads))}" if loads else ""
+        lines.append(f"- {machine}{busy}: {listed(names)}.")
+    return "\n".join(lines)
 
 
 def _machine(environment: Mapping[str, Any]) -> str:
-    versions = environment.get("versions", {})
+    versions = environment.get("versions") or {
+        name: value for name, value in environment.items() if isinstance(value, str)
+    }
     facts = [
         environment.get("processor", ""),
         f"{environment['cores']} cores" if "cores" in environment else "",

@@ -199,7 +199,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "blas": sorted({" ".join(str(pool.get(key, "")) for key in _POOL).strip() for pool in pools}),
+        "blas": sorted({" ".join(str(pool[key]) for key in _POOL) for pool in pools if pool["user_api"] == "blas"}),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "versions": versions,
     }
