@@ -50,6 +50,11 @@ def front_page(
         seen: what the networks behind the results were trained on.
     """
     found = findings(results, seen)
+    links = {
+        verdict.claim: f"{_address(folder)}#{slug(verdict.claim)}"
+        for folder, verdicts in results.items()
+        for verdict in verdicts
+    }
     sheet = Sheet()
     body = [
         '<a class="skip" href="#answer">To the answer</a>',
@@ -57,11 +62,11 @@ def front_page(
         "<main>",
         '<section aria-labelledby="answer"><h2 id="answer">The answer</h2>',
         *(
-            f'<p class="lead">{prose(words)}</p>'
+            f'<p class="lead">{_linked(words, links)}</p>'
             for words in (in_short(results), paragraph(found), curvature_at_decays(results))
             if words
         ),
-        *([f'<p class="behind">{prose(behind)}</p>'] if (behind := background(seen)) else []),
+        *([f'<p class="behind">{_linked(behind, links)}</p>'] if (behind := background(seen)) else []),
         _answer(found),
         "</section>",
         '<section aria-labelledby="estimates"><h2 id="estimates">Every estimate against its margin</h2>',

@@ -13,12 +13,14 @@ from matplotlib.figure import Figure as Canvas
 
 from reports.palette import COLORS
 from reports.recipes import agreement, curves, forest, heat_map, stacked
-from reports.recipes.canvas import Legend, finished, styled, wrapped
+from reports.recipes.canvas import Legend, Scale, finished, styled, wrapped
 from reports.recipes.looks import MOST, Entry, Looks, subjects_of
 from reports.recipes.words import axis_names, describe
 from reports.svg import Drawing
 from theory.judge.results import Agreement, Chart, Forest, HeatMap, Profile, Stack, TimeCourse
 
+#: Ratio of the ends from which on a panel of a logarithmic family is logarithmic itself.
+_DECADE = 8.0
 _RECIPES: dict[type, ModuleType] = {
     TimeCourse: curves,
     Profile: curves,
@@ -103,7 +105,7 @@ def draw_grid(
             # What a mark stands for is said once where all panels have the same.
             same = recipe is curves and index > 0 and _marked(chart) == _marked(charts[0])
             # Panels of different quantities, or ranges, are read one by one.
-            own = y if y.common or recipe is not curves else recipe.scales([chart])[1]
+            own = y if y.common or recipe is not curves else _own(chart, y)
             recipe.draw(stack, chart, looks, x, own, small=True, **({"named": not same} if recipe is curves else {}))
             shown = name if len(samples) == 1 else f"{name}; {chart.sample}"
             stack[0].set_title(wrapped(shown, 46), fontsize=7.2, loc="left", pad=3)
@@ -166,6 +168,14 @@ def by_subject(chart: Chart) -> tuple[tuple[str, Chart], ...]:
         )
         for subject in subjects
     )
+
+
+def _own(chart: TimeCourse | Profile, family: Scale) -> Scale:
+    """The scale of one panel, logarithmic with its family where its numbers span a good part of a decade."""
+    own = curves.scales([chart])[1]
+    if family.log and not own.log and own.low > 0 and own.high > _DECADE * own.low:
+        return dataclasses.replace(own, log=True)
+    return own
 
 
 def _marked(chart: Chart) -> list[str]:

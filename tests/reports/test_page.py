@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="the page is drawn with matplotlib: install the extra `report`")
 
 from reports.__main__ import main
+from reports.front import front_page
 from reports.html import _matrices
 from reports.outline import matrices, sections
 from reports.palette import COLORS
@@ -288,7 +289,7 @@ def test_markup_in_names_is_shown_and_not_obeyed(tmp_path):
     assert main(["build", str(tmp_path)]) == 0
     page = Checker((tmp_path / "index.html").read_text(encoding="utf-8"))
     assert page.wrong == []
-    assert page.all("script") == []
+    assert page.all("script") == [{}], "ours alone"
     assert nasty in "".join(page.words)
 
 
@@ -382,6 +383,12 @@ def test_the_front_page_links_every_report_and_counts_its_verdicts(tmp_path, cap
     verdicts = read_verdicts(tmp_path / "theory" / "verdicts.json")
     refuted = sum(verdict.outcome is Outcome.REFUTED for verdict in verdicts)
     assert f"{refuted} refuted" in text
+
+
+def test_claims_that_the_answer_names_are_links_and_other_quoted_words_code(tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.front.in_short", lambda results: "see `decay-size`, by `nox -s theory`")
+    text = front_page({"a b": theory_results(tmp_path)})
+    assert 'see <a href="./a%20b/index.html#decay-size">decay-size</a>, by <code>nox -s theory</code>' in text
 
 
 def test_the_front_page_quotes_every_folder_name(tmp_path):

@@ -12,7 +12,7 @@ from reports.palette import COLORS
 from reports.recipes import agreement, forest, heat_map, stacked
 from reports.recipes.canvas import Scale
 from reports.recipes.curves import heights, residuals, scales
-from reports.recipes.drawing import by_subject, draw, draw_grid
+from reports.recipes.drawing import _own, by_subject, draw, draw_grid
 from reports.recipes.looks import MOST, Looks
 from reports.recipes.words import describe
 from tests.theory.judge.test_results import RESULTS
@@ -240,3 +240,6 @@ def test_panels_of_different_quantities_have_axes_of_their_own():
     many = dataclasses.replace(few, curves=(Curve(role=Role.MEASURED, x=(0, 1), y=(0.1, 0.2)),))
     assert scales([few, many])[1].log and not scales([many])[1].log
     assert "{0.15}" in draw_grid([("few", few), ("many", many)]).svg
+    wide = dataclasses.replace(few, curves=(Curve(role=Role.MEASURED, x=(0, 1), y=(0.01, 0.15)),))
+    assert _own(wide, scales([few, wide])[1]).log and not _own(many, scales([few, many])[1]).log
+    assert not _own(wide, scales([wide, many])[1]).log, "no panel is logarithmic where the family is not"
