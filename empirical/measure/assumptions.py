@@ -67,7 +67,7 @@ from empirical.measure.subject import Loss, Stochastic, Subject, UserLandscape, 
 from empirical.records.spectrum import BatchSharpness
 from empirical.settings.measuring import BatchNorm
 from theory.assumptions import RULES, commutation_checks, judged, limited, unjudged
-from theory.closed_form.edge import mean_square_edge
+from theory.closed_form.edge import crossover_batch_size, mean_square_edge
 from theory.closed_form.rotated_noise import commutation_test, prices
 from theory.closed_form.shuffling import epoch_shuffling_factor
 from theory.closed_form.stability import modes, stability_ratio
@@ -707,7 +707,10 @@ class _Run:
         error = math.sqrt(7 / 8 * float(((logs - logs.mean()) ** 2).sum()))
         reach = float(stats.t.ppf(0.975, 7)) * error
         ends = (value * math.exp(-reach), value * math.exp(reach))
-        self._limit(Quantity(name=name, estimate=value, interval=ends), note=f"{k} steepest directions, B = {size}")
+        crossover = crossover_batch_size(curvatures, self.optimizer, sampling=sampling)
+        until = "at every B" if crossover is None else f"below B = {crossover}"
+        note = f"{k} steepest directions, B = {size}; of {len(found)} samples, noise halves the edge {until}"
+        self._limit(Quantity(name=name, estimate=value, interval=ends), note=note)
 
     def _top(self, slopes: Array, lam: Array, factor: float) -> None:
         k = len(lam)

@@ -15,7 +15,8 @@ Rank one  A_n = L_n q_n q_nᵀ with q_n orthonormal, N of them: directions decou
               η* L/B = 2(1−μ²) / (1 + μ − 2μβ):   2(1−μ) at β → 0, 2(1+μ) at β = 1.                             (3)
 Ends      f v ≪ λ²: the deterministic 2(1+μ)/λ. f v ≫ λ²: 2(1−μ) λ/(f v): at B = 1, the sharpness that counts is
           E h²/E h of a sample, not E h.
-Crossover (2) has its terms equal at f v/λ² = (1−μ)/(1+μ). For (3) that is B = N(1+μ)/2 … N:
+Crossover `crossover_batch_size`: the B from which on the edge is at least half of the full batch's. (2) has its terms
+          equal there, f v/λ² = (1−μ)/(1+μ). For (3) that is B = N(1+μ)/2 … N:
           independent batches leave the small-batch limit only where nearly all samples are in each batch.
 Shuffled  For (3) under shuffled epochs of M batches a direction is hit once an epoch, at a step τ of M alike likely:
           the edge is where ρ(E_τ P_τ ⊗ P_τ) = 1, P_τ the epoch's product; M = 1 is full batch. At μ = .9 it stands at
@@ -117,6 +118,40 @@ def mean_square_edge(
         rate = math.exp(brentq(excess, low, top, xtol=1e-13, rtol=1e-13))  # pyright: ignore[reportArgumentType]
     growing = feed.basis @ feed.growing(min(rate, math.exp(top))) @ feed.basis.T
     return StabilityEdge(learning_rate=rate, mean_limit=limit, curvature=steepest, direction=growing)
+
+
+def crossover_batch_size(
+    curvatures: ArrayLike,
+    optimizer: MomentumSGD,
+    *,
+    sampling: Sampling | str = Sampling.WITHOUT_REPLACEMENT,
+) -> int | None:
+    """Smallest batch whose edge is half of the full batch's or more: below, the noise of batches sets the edge.
+
+    Args:
+        curvatures: as in `mean_square_edge`.
+        optimizer: likewise.
+        sampling: likewise.
+
+    Returns:
+        B in 1 … N, by bisection: the edge rises with B. None if not even N independent samples reach it.
+
+    Raises:
+        ValueError: as `mean_square_edge`.
+        NumericalError: likewise.
+    """
+
+    def reaches(batch_size: int) -> bool:
+        found = mean_square_edge(curvatures, batch_size, optimizer, sampling=sampling)
+        return found.learning_rate >= 0.5 * found.mean_limit
+
+    low, high = 0, _count(curvatures, "crossover_batch_size")
+    if not reaches(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return high
 
 
 def isotropic_edge(

@@ -55,7 +55,7 @@ def orthogonal_edge(
     return float(brentq(excess, low, high, xtol=1e-14 * high, rtol=1e-13))
 
 
-def crossover_batch_size(curvature: float, curvature_variance: float, num_samples: int, momentum: float) -> float:
+def terms_meet(curvature: float, curvature_variance: float, num_samples: int, momentum: float) -> float:
     """B at which the terms of (2), `theory.closed_form.edge`, are equal, batches without replacement.
 
     Args:

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.theory.closed_form.edge_forms import crossover_batch_size, orthogonal_edge
+from tests.theory.closed_form.edge_forms import orthogonal_edge, terms_meet
 from theory.closed_form.edge import (
     batch_sharpness,
+    crossover_batch_size,
     isotropic_edge,
     mean_square_edge,
     sampled_batch_sharpness,
@@ -99,15 +100,40 @@ def test_closed_cases_and_both_published_ends(momentum, size):
     assert isotropic_edge(1.0, 1e9, None, 1, momentum) == pytest.approx(2 * (1 - momentum) / 1e9, rel=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("sampling", [WITH, WITHOUT])
+def test_the_crossover_is_the_first_batch_whose_edge_is_half_of_the_whole_datas(momentum, sampling):
+    optimizer = MomentumSGD(0.1, momentum, weight_decay=0.01)
+    rows = np.random.default_rng(4).lognormal(sigma=0.5, size=(60, 1)) * np.random.default_rng(5).normal(size=(60, 3))
+    found = crossover_batch_size(rows, optimizer, sampling=sampling)
+    edges = [mean_square_edge(rows, size, optimizer, sampling=sampling) for size in range(1, 61)]
+    shares = [edge.learning_rate / edge.mean_limit for edge in edges]
+    assert shares == sorted(shares)
+    reached = [size for size, share in enumerate(shares, start=1) if share >= 0.5]
+    assert found == (reached[0] if reached else None) and found != 1
+
+
+def test_the_crossover_is_where_the_closed_forms_two_terms_meet():
+    factors = np.random.default_rng(6).lognormal(sigma=1.0, size=200)
+    for momentum in (0.0, 0.5, 0.9):
+        closed = terms_meet(factors.mean(), factors.var(), 200, momentum)
+        found = crossover_batch_size(factors[:, None, None] * np.ones((1, 1, 1)), MomentumSGD(0.1, momentum))
+        assert found == math.ceil(closed)
+    # A batch drawn with replacement never averages over all samples alike.
+    loud = np.r_[np.full(1, 500.0), np.full(19, 1e-3)][:, None, None]
+    assert crossover_batch_size(loud, MomentumSGD(0.1, 0.9), sampling=WITH) is None
+    assert crossover_batch_size(loud, MomentumSGD(0.1, 0.9)) == 19  # N(1+μ)/2: one sample alone is curved
+
+
 def test_where_the_two_terms_of_the_edge_meet():
-    batch = crossover_batch_size(0.5, 4.0, 1000, 0.9)
+    batch = terms_meet(0.5, 4.0, 1000, 0.9)
     assert 1 < batch < 1000
     full = 2 * 1.9 / 0.5
     assert isotropic_edge(0.5, 4.0, 1000, round(batch), 0.9) == pytest.approx(full / 2, rel=0.01)
     # Orthogonal samples: independent batches stay at the small-batch limit until nearly all samples are in each.
     count = 240
     variance = (1 / count) * (1 - 1 / count)
-    assert crossover_batch_size(1 / count, variance, count, 0.9) == pytest.approx(0.95 * count, rel=0.01)
+    assert terms_meet(1 / count, variance, count, 0.9) == pytest.approx(0.95 * count, rel=0.01)
 
 
 def test_shuffled_orthogonal_samples_reach_both_ends_and_lie_above_independent_batches_between():
