@@ -21,7 +21,7 @@ from reports.formatting import DASH, listed, percent
 from reports.outline import boundary, named, standing
 from reports.quantities import REVERSED, Unit, belongs, held_against, quantity_of, said, value_of
 from reports.seen import Seen
-from reports.short import RUNGS, in_short
+from reports.short import RUNGS, explanations, in_short
 from theory.judge.results import CONDITIONS
 from theory.judge.table import markdown_table
 from theory.judge.terminal import case_of, outcome_of
@@ -316,7 +316,13 @@ def markdown(results: Mapping[str, Sequence[Verdict]], seen: Seen | None = None)
             standing = " (exploratory)" if "exploratory" in row.sure else ""
             rows.append((row.statement.says, f"**{row.answer.value}**{standing}. {' '.join(row.found)}", row.stops))
     lines = []
-    for words in (in_short(results), paragraph(found), curvature_at_decays(results), background(seen)):
+    for words in (
+        in_short(results),
+        explanations(results),
+        paragraph(found),
+        curvature_at_decays(results),
+        background(seen),
+    ):
         lines += [words, ""] if words else []
     lines += markdown_table([("the paper says", "we found", "where it stops"), *rows])
     if legend := words_for("\n".join(lines)):

@@ -18,7 +18,7 @@ from reports.outline import MARKS, boundary, sections, slug, summary
 from reports.quantities import REVERSED, Unit, quantity_of
 from reports.recipes.drawing import draw
 from reports.seen import Seen
-from reports.short import in_short
+from reports.short import explanations, in_short
 from reports.svg import Sheet
 from theory.judge.results import Axis, Band, Estimate, Forest, Role, Sample
 from theory.judge.verdict import Kind, Outcome, Verdict
@@ -63,7 +63,7 @@ def front_page(
         '<section aria-labelledby="answer"><h2 id="answer">The answer</h2>',
         *(
             f'<p class="lead">{_linked(words, links)}</p>'
-            for words in (in_short(results), paragraph(found), curvature_at_decays(results))
+            for words in (in_short(results), explanations(results), paragraph(found), curvature_at_decays(results))
             if words
         ),
         *([f'<p class="behind">{_linked(behind, links)}</p>'] if (behind := background(seen)) else []),

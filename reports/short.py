@@ -1,5 +1,7 @@
 """The answer about networks in three sentences made from verdicts: what holds, on which rung it stops, and why.
 
+Beside them what each explanation of the spread leaves unexplained.
+
 Holds     The controls: convex models on which the outcome is known, and the laws sabotaged on purpose.
 Rung      Of every ensemble the first rung, from theory up, that is refuted.
 Why       What was measured at the checkpoint and claimed of it, each clause only if more than half of the cases say so.
@@ -10,13 +12,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from reports.formatting import listed
+from reports.formatting import listed, number
 from reports.quantities import belongs, quantity_of, value_of
 from theory.judge.results import CONDITIONS, Table
 from theory.judge.terminal import case_of, outcome_of
 from theory.judge.verdict import Outcome, Standing, Verdict
 
-__all__ = ["RUNGS", "in_short"]
+__all__ = ["RUNGS", "explanations", "in_short"]
 
 #: Claims on the ladder's rungs from theory up, as what they ask of a network.
 RUNGS = {
@@ -27,6 +29,9 @@ RUNGS = {
 }
 #: Claims whose conditions tell whether curvature and noise stay what they were; the first that was judged is asked.
 _STATIONARY = ("posterior-ensemble", "transient-ensemble")
+
+#: Stem of the claims that an explanation alone is enough, and their decoy without one.
+_EXPLAINED, _NOTHING = "spread-explained-by-", "nothing moved"
 
 Cases = Mapping[str, Sequence[Verdict]]
 
@@ -40,6 +45,42 @@ def in_short(results: Mapping[str, Sequence[Verdict]]) -> str:
                 case = f"{folder}: {case_of(verdict)}"
                 claims.setdefault(verdict.claim, {}).setdefault(case, []).append(verdict)
     return " ".join(words for words in (_holds(claims), _stops(claims), _why(claims)) if words)
+
+
+def explanations(results: Mapping[str, Sequence[Verdict]]) -> str:
+    """What every explanation leaves of ln measured/predicted variance, the least first; empty where none was judged."""
+    left: dict[str, list[float]] = {}
+    base: dict[str, float] = {}
+    predicted: list[Verdict] = []
+    for folder, verdicts in results.items():
+        for verdict in verdicts:
+            if verdict.estimate is None:
+                continue
+            if verdict.claim.startswith(_EXPLAINED):
+                left.setdefault(verdict.claim.removeprefix(_EXPLAINED), []).append(-verdict.estimate)
+                for decoy in verdict.decoys:
+                    if decoy.name == _NOTHING and decoy.estimate is not None:
+                        base[f"{folder}: {case_of(verdict)}"] = -decoy.estimate
+            elif verdict.claim == "spread-predicted":
+                predicted.append(verdict)
+    if not left or not base:
+        return ""
+    means = sorted((sum(values) / len(values), name) for name, values in left.items())
+    said = [f"{name.replace('-', ' ')} {number(value, 2)}" for value, name in means]
+    whole = number(sum(base.values()) / len(base), 2)
+    many = f"{len(base)} ensemble{'s' if len(base) > 1 else ''}"
+    words = (
+        f"What explains the spread: of the {whole} ln units by which it is off the law of its checkpoint (the larger "
+        f"of before the drop and its decay after it, {many}) each explanation alone leaves: {listed(said)}."
+    )
+    if predicted:
+        held = sum(one.outcome is Outcome.SUPPORTED for one in predicted)
+        off = number(sum(-(one.estimate or 0.0) for one in predicted) / len(predicted), 2)
+        words += (
+            f" Predicted from slopes that scouts meet (`spread-predicted`, supported in {held} of {len(predicted)}): "
+            f"off by {off}."
+        )
+    return words
 
 
 def _holds(claims: Mapping[str, Cases]) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from reports.build import MARKS, published_verdicts
 from reports.findings import markdown
-from reports.short import RUNGS, in_short
+from reports.short import RUNGS, explanations, in_short
 from tests.reports.samples import decoy, verdict
 from tests.test_readme_map import ROOT
 from theory.judge.results import CONDITIONS, Table
@@ -79,6 +79,18 @@ def test_curvature_that_moved_is_a_reason_if_that_is_why_the_law_does_not_apply(
     table = Table(title=CONDITIONS, columns=("condition", "measured", "limit", "met", "needed here"), rows=rows)
     text = said(judged("posterior-ensemble", NEVER, NEVER, results=(table,)))
     assert ("curvature and noise are no longer the checkpoint's (in 2 of 2)" in text) is there
+
+
+def test_what_each_explanation_leaves_is_told_the_least_first_beside_what_there_was_to_explain():
+    nothing = dataclasses.replace(decoy("nothing moved"), estimate=-0.9)
+    drift = judged("spread-explained-by-drift", NO, NO, estimate=-0.85, decoys=(nothing,))
+    places = judged("spread-explained-by-mean-place", NO, NO, estimate=-0.4, decoys=(nothing, decoy("twice the noise")))
+    assert explanations({}) == "" and explanations({"networks": judged("ladder", NO)}) == ""
+    text = explanations({"networks": [*drift, *places]})
+    assert "of the 0.9 ln units" in text and "2 ensembles" in text
+    assert "each explanation alone leaves: mean place 0.4 and drift 0.85." in text and "Predicted" not in text
+    predicted = judged("spread-predicted", YES, NO, estimate=-0.2)
+    assert "supported in 1 of 2): off by 0.2." in explanations({"networks": [*drift, *places, *predicted]})
 
 
 def test_the_readme_opens_its_findings_with_the_three_sentences_of_the_published_verdicts():
