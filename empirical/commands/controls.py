@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from empirical.commands import measure, train
 from empirical.commands.options import add_run_options, device_name, require_seed, whole
@@ -19,6 +19,7 @@ from empirical.settings.measuring import Measurement, Measuring
 
 if TYPE_CHECKING:
     from empirical.records import Record
+    from empirical.settings.controls import Sabotage
     from theory.judge.verdict import Verdict
 
 NAME = "controls"
@@ -100,9 +101,11 @@ def report(out: str | Path, sabotage: str = "none") -> int:
 def judged(records: Sequence[Record], sabotage: str = "none") -> list[Verdict]:
     """The verdicts of the controls' own claims."""
     from empirical.claims.ladder import control_claims
+    from empirical.claims.paths import control_mean_path
 
+    wrong = cast("Sabotage", sabotage)
     return [
         entry.judge(subject)
-        for entry in control_claims(sabotage)  # pyright: ignore[reportArgumentType]
+        for entry in (*control_claims(wrong), control_mean_path(wrong))
         for subject in entry.subjects(records)
     ]

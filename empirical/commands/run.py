@@ -69,7 +69,11 @@ def _stage(stage: str, args: argparse.Namespace, what: Measuring) -> int:
     if stage == "controls":
         status = controls.prepare(args)
         if status == 0 and controls.report(args.out):
-            print("run: a control did not come out as declared: verdicts on networks are unverified", file=sys.stderr)
+            print(
+                "run: not every statement on the controls came out as declared; if one of those that must hold did "
+                "not, verdicts on networks are marked unverified",
+                file=sys.stderr,
+            )
         return status
     if stage == "train":
         train.execute(train.planned(args), args, command=train.NAME)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from empirical.claims import ladder, paths
+from empirical.commands.controls import judged as judged_controls
 from empirical.records import Ensemble
 from empirical.records.dynamics import Places, Rungs, SampleLaw
 from empirical.settings import EnsembleSetting, Measurement, make_training
@@ -238,6 +239,14 @@ def test_the_mean_path_of_a_linear_control_is_supported_and_every_sabotaged_path
 def test_a_mean_that_leaves_the_path_of_a_linear_control_by_less_than_a_networks_margin_is_refuted():
     (verdict,) = path_of_a_control(made("held", path=0.3))
     assert verdict.outcome.value == "refuted" and verdict.estimate == pytest.approx(-0.3, abs=0.05)
+
+
+def test_the_controls_command_judges_the_mean_path_too_and_refutes_it_sabotaged():
+    def outcome(sabotage):
+        return {one.claim: one.outcome.value for one in judged_controls([made("held")], sabotage)}
+
+    assert outcome("none") == {"control": "supported", "control-mean-path": "supported"}
+    assert outcome("late") == {"control": "refuted", "control-mean-path": "refuted"}
 
 
 def test_the_mean_path_is_known_exactly_on_linear_controls_that_must_hold_alone():
