@@ -43,7 +43,8 @@ class Place:
         data_root: folder of downloaded archives.
         download: fetch missing archives.
         jobs: processes; None for one a core on the CPU, one on a GPU.
-        quiet: print failures and the summary only.
+        quiet: print failures and the summary only; no plan is made.
+        dry_run: print the plan and stop.
     """
 
     out: str | None = None
@@ -52,6 +53,7 @@ class Place:
     download: bool = True
     jobs: int | None = None
     quiet: bool = False
+    dry_run: bool = False
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +68,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--jobs", type=int, metavar="N", help="processes (default: one a core on the CPU, one on a GPU)"
     )
     parser.add_argument("--quiet", action="store_true", help="print failures and the summary only")
+    parser.add_argument("--dry-run", action="store_true", help="print what it will cost here and stop")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         download=not args.no_download,
         jobs=args.jobs,
         quiet=args.quiet,
+        dry_run=args.dry_run,
     )
     return measure(args.paths, what, place)
 
@@ -87,23 +91,33 @@ def measure(paths: Sequence[str | Path], what: Measuring, place: Place, *, held:
 
     `held`: the caller is the one writer of the results folder.
     """
+    from empirical.measure.plan import planning
     from empirical.results import hold_results
 
     began = time.monotonic()
     chains = planned(paths, what, place)
+    if place.dry_run:
+        for line in planning(chains, _workers(chains, place))[1]:
+            print(line)
+        return 0
     with contextlib.nullcontext() if held else hold_results(chains[0].options["out"]):
         return _carry_out(chains, place, began)
 
 
 def _carry_out(chains: Sequence[Chain], place: Place, began: float) -> int:
     from empirical.measure.pipeline import run_chains
+    from empirical.measure.plan import planning
 
-    workers = place.jobs or (min(available_cores(), len(chains)) if device_name(place.device) == "cpu" else 1)
+    workers = _workers(chains, place)
 
     def note(line: str) -> None:
         if not place.quiet:
             print(line, file=sys.stderr, flush=True)
 
+    if not place.quiet:
+        chains, lines = planning(chains, workers)
+        for line in lines:
+            note(line)
     failures = run_chains(chains, workers=workers, note=note)
     for _, line in failures:
         print(f"measure: {line}", file=sys.stderr)
@@ -111,6 +125,10 @@ def _carry_out(chains: Sequence[Chain], place: Place, began: float) -> int:
         f"measured {len(chains)} chains in {time.monotonic() - began:.0f} s; evidence under {chains[0].options['out']}"
     )
     return worst(status for status, _ in failures)
+
+
+def _workers(chains: Sequence[Chain], place: Place) -> int:
+    return place.jobs or (min(available_cores(), len(chains)) if device_name(place.device) == "cpu" else 1)
 
 
 def planned(paths: Sequence[str | Path], what: Measuring, place: Place) -> list[Chain]:

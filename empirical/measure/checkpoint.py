@@ -19,6 +19,7 @@ from torch import Tensor
 
 from empirical.data.resident import Data
 from empirical.measure.alignment import alignment, layer_alignment
+from empirical.measure.cost import Watch
 from empirical.measure.density import spectral_density
 from empirical.measure.lanczos import Eigenpairs, top_eigenpairs
 from empirical.measure.landscape import Landscape, has_batch_norm
@@ -89,6 +90,7 @@ def measure_checkpoint(
     previous: Directions | None = None,
     initial_weights: Tensor | None = None,
     note: Callable[[str], None] | None = None,
+    watch: Watch | None = None,
 ) -> Measured:
     """Spectra, noise, alignment, robust gap and norms at a checkpoint.
 
@@ -99,6 +101,7 @@ def measure_checkpoint(
         previous: eigenvectors at the checkpoint before it, for warm starts and the turning of eigenspaces.
         initial_weights: w₀ as a flat vector, for the bound's prior; None leaves the bound out.
         note: called with sentences worth reading.
+        watch: told what is done as it goes.
 
     Raises:
         ValueError: if k exceeds the samples or parameters, or the data are others.
@@ -111,7 +114,15 @@ def measure_checkpoint(
             f"got {data.digest}."
         )
     started = time.perf_counter()
+
+    def stage(name: str) -> None:
+        if watch is not None:
+            watch.stage(name)
+
+    stage("inputs")
     landscape = training_landscape(checkpoint, data, measurement)
+    if watch is not None:
+        landscape.tick = watch.tick
     k = measurement.eigenpairs
     limit = min(landscape.dimension, landscape.num_units - 1)
     if k > limit:
@@ -119,7 +130,8 @@ def measure_checkpoint(
             f"`Measurement(eigenpairs=...)` must be at most {limit} ({landscape.dimension} parameters, "
             f"{landscape.num_units} {'batches' if landscape.units_are_batches else 'samples'}); got {k}."
         )
-    hessian, covariance = HessianOperator(landscape), GradientCovarianceOperator(landscape)
+    stage("curvature")
+    hessian = HessianOperator(landscape)
     probe_determinism(hessian)
     if previous is not None and previous.hessian.shape[0] != landscape.dimension:
         previous = None
@@ -132,6 +144,8 @@ def measure_checkpoint(
         max_products=60 + 40 * (k + measurement.smallest),
         seed=measurement.seed,
     ).require()
+    stage("noise")
+    covariance = GradientCovarianceOperator(landscape)
     noise_pairs = top_eigenpairs(
         covariance,
         k,
@@ -141,8 +155,10 @@ def measure_checkpoint(
         seed=measurement.seed,
     ).require()
     basis = pairs.basis
+    stage("directions")
     noise = gradient_noise(landscape, basis, resamples=measurement.resamples, seed=measurement.seed)
     curvature_samples = bilinear_curvatures(landscape, basis, basis).cpu().numpy()
+    stage("commutation")
     found = alignment(
         hessian,
         covariance,
@@ -154,7 +170,21 @@ def measure_checkpoint(
         seed=measurement.seed,
     )
     of_samples = not landscape.units_are_batches
+    stage("sharpness")
     sharpness = recorded_sharpness(checkpoint, data, measurement, landscape)
+    stage("gap")
+    gap = _gap(checkpoint, data, measurement)
+    share, cross_fit = None, None
+    if of_samples:
+        stage("repeats")
+        share = _share(checkpoint, data, measurement, basis, noise.projections)
+        stage("cross-fit")
+        cross_fit = _cross_fit(landscape, measurement, note)
+    stage("average")
+    average_curvature = _average_curvature(checkpoint, data, measurement)
+    stage("layers")
+    layers = layer_alignment(landscape, min(3, k), num_probes=measurement.probes) if measurement.layers else None
+    stage("densities")
     record = Spectrum(
         training=checkpoint.setting,
         measurement=measurement,
@@ -193,18 +223,18 @@ def measure_checkpoint(
         curvature_samples=curvature_samples,
         losses=landscape.losses().cpu().numpy(),
         alignment=found,
-        gap=_gap(checkpoint, data, measurement),
+        gap=gap,
         weights=_weights(checkpoint),
-        repeated_share=_share(checkpoint, data, measurement, basis, noise.projections) if of_samples else None,
-        cross_fit=_cross_fit(landscape, measurement, note) if of_samples else None,
+        repeated_share=share,
+        cross_fit=cross_fit,
         sharpness=sharpness.fixed,
         finite_sharpness=sharpness.finite,
         attacked_sharpness=sharpness.attacked,
-        average_curvature=_average_curvature(checkpoint, data, measurement),
+        average_curvature=average_curvature,
         start=None if initial_weights is None else _start(landscape, basis, initial_weights),
         eigenvectors=basis.float().cpu().numpy() if landscape.dimension <= STORED_WEIGHTS else None,
         turning=None if previous is None else _turning(previous.hessian, basis),
-        layers=layer_alignment(landscape, min(3, k), num_probes=measurement.probes) if measurement.layers else None,
+        layers=layers,
         hessian_density=_density(hessian, measurement),
         noise_density=_density(covariance, measurement),
         seconds=round(time.perf_counter() - started, 3),

@@ -12,7 +12,7 @@ Limits    Units weigh equally and sums run over units, so uneven chunks carry no
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from empirical.measure.precision import full_precision
 from empirical.settings.measuring import BATCH_NORMS, BatchNorm
 from empirical.training.attack import batch_norm_layers
 from empirical.training.loss import PerSampleLoss, cross_entropy
+
+#: Memory for vectors as long as the weights, one a unit, wherever such vectors are formed.
+GRADIENT_BYTES = 512 * 2**20
 
 
 class Landscape:
@@ -39,13 +42,15 @@ class Landscape:
         reference_inputs: the batch whose statistics ``"frozen-batch"`` freezes; default: all of ``inputs``.
         parameters: names of the parameters to vary (None: all); the others are constants.
         dtype: arithmetic of the forward and backward passes; sums over chunks are float64 in either case.
-        chunk: units differentiated at once: it bounds the memory.
+        chunk: samples differentiated at once, at least one unit: it bounds the memory.
         seed: seed of the mini-batch draw of ``"train"`` mode.
 
     Raises:
         ValueError: if the data are empty or uneven, smaller than one batch, or a parameter name is unknown.
     """
 
+    #: Told what was computed and over how many samples, such as ("product", 1024), as it goes; see `cost.Watch`.
+    tick: Callable[[str, float], None] | None = None
     #: Whether torch can batch samples of this model (`torch.func.vmap`); False differentiates them one after another.
     vectorized: bool = True
 
@@ -163,9 +168,22 @@ class Landscape:
         values = [tensors[name] for name in self.names] if isinstance(tensors, dict) else tensors
         return torch.cat([value.reshape(-1) for value in values])
 
-    def chunks(self, size: int | None = None) -> Iterator[Tensor]:
-        """Indices of the units, ``chunk`` at a time."""
-        yield from torch.arange(self.num_units, device=self.device).split(size or self.chunk)
+    def chunks(self, doing: str = "", times: int = 1) -> Iterator[Tensor]:
+        """Indices of the units, as many at a time as hold ``chunk`` samples; `tick` hears what was done with them."""
+        for units in torch.arange(self.num_units, device=self.device).split(max(1, self.chunk // self._unit_samples)):
+            yield units
+            if doing and self.tick is not None:
+                self.tick(doing, times * len(units) * self._unit_samples)
+
+    def gradient_chunks(self) -> Iterator[Tensor]:
+        """Indices of the units, so few at a time that a vector of weights for each fits `GRADIENT_BYTES`."""
+        held = max(1, GRADIENT_BYTES // (self.dimension * self.dtype.itemsize))
+        for units in self.chunks():
+            yield from units.split(held)
+
+    @property
+    def _unit_samples(self) -> int:
+        return 1 if self._batches is None else self._batches.shape[1]
 
     def unit_losses(self, parameters: dict[str, Tensor], units: Tensor) -> Tensor:
         """Losses ℓₙ of the given units at the given parameters, shape ``(len(units),)``."""
@@ -233,7 +251,7 @@ class Landscape:
         return smaller
 
     def in_chunks(self, size: int) -> Landscape:
-        """The same landscape, `size` units differentiated at once."""
+        """The same landscape, `size` samples differentiated at once."""
         other = copy.copy(self)
         other.chunk = size
         return other

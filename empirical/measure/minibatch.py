@@ -63,7 +63,7 @@ def sample_law(landscape: Landscape, directions: Tensor, *, probes: int = 8, see
     signs = signs.to(landscape.device, landscape.dtype)
     signs -= signs.mean(dim=0)  # Σ ± (g_n − ḡ)
     combined = torch.zeros(landscape.dimension, probes, dtype=torch.float64, device=landscape.device)
-    for units in landscape.chunks():
+    for units in landscape.gradient_chunks():
         combined += (unit_gradients(landscape, units).T @ signs[units]).double()
     combined = combined.to(landscape.dtype) / math.sqrt(landscape.num_units - 1)
     combined -= basis @ (basis.T @ combined)

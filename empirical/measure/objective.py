@@ -20,12 +20,14 @@ from empirical.measure.landscape import Landscape
 from empirical.measure.sharpness import BatchAttack
 from empirical.settings.attack import PGD
 from empirical.settings.measuring import Measurement
-from empirical.training.attack import pgd
+from empirical.training.attack import draw_starts, pgd, pgd_from
 from empirical.training.checkpoint import Checkpoint
 from empirical.training.loss import per_sample_loss
 
 #: Most samples measured unless asked otherwise.
 LARGEST = 4096
+#: Samples whose attack starts are drawn together; through batch statistics they are one batch of the attack.
+PIECE = 1024
 
 
 class _Pairs(nn.Module):
@@ -55,7 +57,15 @@ def measured_samples(data: Data, measurement: Measurement) -> int:
 
 
 def training_inputs(
-    checkpoint: Checkpoint, data: Data, count: int, *, batch_norm: str, seed: int, redraw: int = 0, fresh: bool = False
+    checkpoint: Checkpoint,
+    data: Data,
+    count: int,
+    *,
+    batch_norm: str,
+    seed: int,
+    redraw: int = 0,
+    fresh: bool = False,
+    chunk: int = PIECE,
 ) -> tuple[Tensor, Tensor]:
     """Inputs of the training loss for the first ``count`` training samples, and their labels.
 
@@ -67,6 +77,7 @@ def training_inputs(
         seed: measurement seed.
         redraw: index of the draw of attack starts (and augmentation).
         fresh: augment as training does; otherwise the plain images are attacked.
+        chunk: samples attacked at once, at most `PIECE`; through batch statistics always so many, which share them.
     """
     split = data.train.first(count)
     images, labels = split.images, split.labels
@@ -81,10 +92,14 @@ def training_inputs(
         return clean, labels
     attack = _attack_in(attack, batch_norm)
     pieces = []
-    for number, start in enumerate(range(0, count, 1024)):
-        stop = start + 1024
+    for number, x in enumerate(clean.split(PIECE)):
         source = generator(seed, "attack", redraw, number, device=images.device)
-        pieces.append(pgd(checkpoint.model, clean[start:stop], labels[start:stop], attack, generator=source))
+        starts = draw_starts(x.shape, attack, generator=source, device=x.device, dtype=x.dtype)
+        held = min(chunk, PIECE) if attack.batch_norm == "eval" else PIECE
+        parts = zip(
+            x.split(held), labels[number * PIECE :][: len(x)].split(held), starts.split(held, dim=1), strict=True
+        )
+        pieces.extend(pgd_from(checkpoint.model, images, y, attack, start) for images, y, start in parts)
     adversarial = torch.cat(pieces)
     if checkpoint.setting.method.objective == "trades":
         return torch.stack([clean, adversarial], dim=1), labels
@@ -123,8 +138,20 @@ def training_landscape(
     """The loss of a run at a checkpoint over its training samples, without weight decay."""
     count = measured_samples(data, measurement)
     inputs, labels = training_inputs(
-        checkpoint, data, count, batch_norm=measurement.batch_norm, seed=measurement.seed, redraw=redraw, fresh=fresh
+        checkpoint,
+        data,
+        count,
+        batch_norm=measurement.batch_norm,
+        seed=measurement.seed,
+        redraw=redraw,
+        fresh=fresh,
+        chunk=measurement.chunk,
     )
+    return landscape_of(checkpoint, measurement, inputs, labels)
+
+
+def landscape_of(checkpoint: Checkpoint, measurement: Measurement, inputs: Tensor, labels: Tensor) -> Landscape:
+    """The loss of a run at a checkpoint over given inputs: pairs ``(N, 2, …)`` of clean and adversarial for TRADES."""
     trades = checkpoint.setting.method.objective == "trades"
     model = _Pairs(checkpoint.model) if trades else checkpoint.model
     beta = checkpoint.setting.method.beta
@@ -140,7 +167,7 @@ def training_landscape(
         labels,
         per_sample_loss=trades_loss if trades else natural,
         batch_norm=measurement.batch_norm,
-        batch_size=min(checkpoint.setting.batch_size, count),
+        batch_size=min(checkpoint.setting.batch_size, len(labels)),
         num_batches=measurement.batches,
         dtype=torch.float64 if measurement.dtype == "float64" else torch.float32,
         chunk=measurement.chunk,

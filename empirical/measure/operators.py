@@ -107,7 +107,8 @@ class HessianOperator:
         vectors = _columns(vectors, self.dimension)
         product = self._double_backward if self.method == "double-backward" else self._jvp_of_gradient
         columns = vectors.to(self.dtype)
-        parts = (product(number, units, columns) for number, units in enumerate(self.landscape.chunks()))
+        sweep = self.landscape.chunks("product", vectors.shape[1])
+        parts = (product(number, units, columns) for number, units in enumerate(sweep))
         with full_precision(self.device):
             total = _sum_in_double(parts)
         self.num_products += vectors.shape[1]
@@ -238,7 +239,7 @@ class GradientCovarianceOperator:
         total = torch.zeros(self.dimension, dtype=torch.float64, device=self.device)
         excess = torch.zeros((), dtype=torch.float64, device=self.device)
         with full_precision(self.device):
-            for units in self.landscape.chunks():
+            for units in self.landscape.chunks("covariance"):
                 leaf = self.landscape.weights.clone().requires_grad_()
                 with forward_ad.dual_level():
                     dual = forward_ad.make_dual(leaf, vector)
@@ -343,12 +344,9 @@ def bilinear_curvatures(landscape: Landscape, left: Tensor, right: Tensor) -> Te
     except NotImplementedError:
         if landscape.units_are_batches:
             raise
-        held = 2**28 // (
-            landscape.dimension * landscape.dtype.itemsize
-        )  # products as long as the weights, a sample each
-        narrow = landscape.in_chunks(max(1, min(landscape.chunk, held)))
         columns = [
-            projected_curvatures(narrow, u[:, None], v[:, None])[:, 0, 0] for u, v in zip(left.T, right.T, strict=True)
+            projected_curvatures(landscape, u[:, None], v[:, None])[:, 0, 0]
+            for u, v in zip(left.T, right.T, strict=True)
         ]
         return torch.stack(columns, dim=1)
 
@@ -394,7 +392,7 @@ def projected_curvatures(landscape: Landscape, directions: Tensor, along: Tensor
     with full_precision(landscape.device), torch.no_grad():
         for move in moves.unbind(dim=1):
             tangent = landscape.unflatten(move)
-            rows = [_sample_products(landscape, units, tangent, directions) for units in landscape.chunks()]
+            rows = [_sample_products(landscape, units, tangent, directions) for units in landscape.gradient_chunks()]
             columns.append(torch.cat(rows))
     found = _finite(torch.stack(columns, dim=2), "per-sample curvature")
     return (found + found.transpose(1, 2)) / 2 if along is None else found
@@ -416,7 +414,7 @@ def own_couplings(landscape: Landscape, directions: Tensor) -> Tensor:
     mean = landscape.gradient().to(landscape.dtype)
     rows = []
     with full_precision(landscape.device), torch.no_grad():
-        for units in landscape.chunks():
+        for units in landscape.gradient_chunks():
             own = unit_gradients(landscape, units) - mean
             own -= (own @ directions) @ directions.T
             rows.append(_sample_products(landscape, units, landscape.unflatten(own), directions, own_tangents=True))
@@ -479,7 +477,7 @@ def project_gradients(landscape: Landscape, directions: Tensor, *, method: Proje
     Args:
         landscape: the loss.
         directions: k directions, shape ``(P, k)``.
-        method: per-sample gradients a chunk at a time (cost about 2-3 gradients whatever k), or k forward
+        method: per-sample gradients, a few at a time (cost about 2-3 gradients whatever k), or k forward
             derivatives (about one gradient each, no memory per sample); ``"auto"`` times both on a small chunk.
     """
     directions = _columns(directions, landscape.dimension).to(landscape.dtype)
@@ -492,7 +490,8 @@ def project_gradients(landscape: Landscape, directions: Tensor, *, method: Proje
         method = "jvp" if trial["jvp"] < trial["per-sample-gradients"] else "per-sample-gradients"
     if method not in ("per-sample-gradients", "jvp"):
         raise ValueError(f"`project_gradients(method=...)` must be auto, per-sample-gradients or jvp; got {method!r}.")
-    values = torch.cat([_project(landscape, directions, units, method) for units in landscape.chunks()])
+    sweep = landscape.chunks() if method == "jvp" else landscape.gradient_chunks()
+    values = torch.cat([_project(landscape, directions, units, method) for units in sweep])
     return Projections(values=_finite(values, "gradient projection"), method=method, seconds=trial)
 
 

@@ -30,6 +30,8 @@ from theory.judge.workers import end_with_parent
 
 if TYPE_CHECKING:
     from empirical.data.resident import Data
+    from empirical.measure.cost import Rates, Stage, Watch
+    from empirical.settings.training import Training
     from empirical.training.checkpoint import Checkpoint
 
 Note = Callable[[str], None]
@@ -53,6 +55,7 @@ class Chain:
         expansion: whether "dynamics" studies how quadratic the loss is.
         window: steps of the trajectories of "dynamics"; 0 for none.
         options: of `run_chain`: out, device, data_root, download, threads.
+        rates: seconds of each kind of work here; None: no time left is told.
     """
 
     kind: str
@@ -63,6 +66,7 @@ class Chain:
     expansion: bool = True
     window: int = 0
     options: Mapping[str, Any]
+    rates: Rates | None = None
 
     @property
     def label(self) -> str:
@@ -110,8 +114,9 @@ def run_chains(chains: Sequence[Chain], *, workers: int, note: Note) -> list[Fai
     """Run the chains, ``workers`` at once; what failed comes back, the others' evidence is kept."""
     failures: list[Failure] = []
     if workers <= 1 or len(chains) <= 1:
+        watch = _watch(chains, note)
         for chain in chains:
-            failures.extend(run_chain(chain, note))
+            failures.extend(run_chain(chain, note, watch))
         return failures
     context = multiprocessing.get_context("spawn")
     lines: Any = context.SimpleQueue()
@@ -139,10 +144,10 @@ def _begin(parent: int, lines: Any) -> None:
 
 
 def _in_process(chain: Chain) -> list[Failure]:
-    return run_chain(chain, _lines[0].put)
+    return run_chain(chain, _lines[0].put, _watch([chain], _lines[0].put))
 
 
-def run_chain(chain: Chain, note: Note) -> list[Failure]:
+def run_chain(chain: Chain, note: Note, watch: Watch | None = None) -> list[Failure]:
     """Do the work of one chain; foreseen failures come back, the unforeseen are raised."""
     import torch
 
@@ -150,7 +155,7 @@ def run_chain(chain: Chain, note: Note) -> list[Failure]:
     registered()  # the claims as they are before anything is measured
     work = _checkpoints if chain.kind == "checkpoints" else _dynamics
     try:
-        return work(chain, note)
+        return work(chain, note, watch)
     except Exception as error:
         status = status_of(error)
         if status == FAULT:
@@ -159,9 +164,89 @@ def run_chain(chain: Chain, note: Note) -> list[Failure]:
         return [(status, f"{chain.label}: {sentence_of(error, 'measure')}{advice}")]
 
 
-def _checkpoints(chain: Chain, note: Note) -> list[Failure]:
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A checkpoint to be measured in one mode, or the dynamics at a decay: its label and what it is made of."""
+
+    label: str
+    measurement: Measurement
+    stages: tuple[Stage, ...]
+
+
+def tasks(chain: Chain) -> list[Task]:
+    """What is still to be measured of a chain, in order; nothing of one that cannot be read: measuring says so."""
+    try:
+        return _tasks(chain)
+    except Exception as error:
+        if status_of(error) == FAULT:
+            raise
+        return []
+
+
+def _tasks(chain: Chain) -> list[Task]:
+    from empirical.measure.cost import dynamics_stages, stages
+
+    if chain.kind == "dynamics":
+        first = _load(chain.paths[0], chain)
+        made = dynamics_stages(
+            first.setting,
+            ensemble=chain.ensemble,
+            separations=0 if chain.separation is None else chain.separation.replicas,
+            window=chain.window,
+            decays=len(chain.paths),
+            expansion=chain.expansion,
+        )
+        return [Task(label=chain.label, measurement=chain.measurements[0], stages=made)]
+    found = []
+    items = [(item.iteration, item.epoch, item) for item in (_load(path, chain) for path in chain.paths)]
+    items.sort(key=lambda entry: entry[0])
+    for measurement in chain.measurements:
+        for number, (_, epoch, item) in enumerate(items):
+            last = number == len(items) - 1
+            this = _at(measurement, last=last)
+            if _path(chain, Spectrum, _spectrum_id(item, this)).exists():
+                continue
+            setting = item.setting
+            tests = setting.data.test_size or setting.data.facts.test_size
+            made = stages(
+                setting,
+                this,
+                images=images_measured(setting, measurement),
+                tests=min(measurement.evaluated or tests, tests),
+                averaged=item.average is not None,
+                interval=last,
+            )
+            found.append(
+                Task(label=f"{chain.label} epoch {epoch} {measurement.batch_norm}", measurement=this, stages=made)
+            )
+    return found
+
+
+def images_measured(training: Training, measurement: Measurement) -> int:
+    """Training samples that a measurement of a run uses."""
+    from empirical.measure.objective import LARGEST
+
+    return min(measurement.samples or LARGEST, training.data.num_train)
+
+
+def _watch(chains: Sequence[Chain], note: Note) -> Watch | None:
+    """Of the checkpoints of the chains; None where nobody timed the device."""
+    from empirical.measure.cost import Watch
+
+    timed = [(chain, chain.rates) for chain in chains if chain.rates is not None]
+    if not timed:
+        return None
+    return Watch([(here, task.stages) for chain, here in timed for task in tasks(chain)], note=note)
+
+
+def _at(measurement: Measurement, *, last: bool) -> Measurement:
+    """The measurement of a checkpoint: the jackknife over the data costs many evaluations of χ, so the last has it."""
     import dataclasses
 
+    return measurement if last else dataclasses.replace(measurement, groups=0)
+
+
+def _checkpoints(chain: Chain, note: Note, watch: Watch | None) -> list[Failure]:
     from empirical.measure import checkpoint as at
     from empirical.measure.lanczos import NotConvergedError
     from empirical.measure.operators import NonFiniteProductError
@@ -175,17 +260,20 @@ def _checkpoints(chain: Chain, note: Note) -> list[Failure]:
         starts = _Starts(Path(chain.options["out"]), chain.options.get("device", "cpu"))
         previous = None
         for number, item in enumerate(loaded):
-            # The jackknife over the data costs ten evaluations of χ, so it is made where the run ends.
             last = number == len(loaded) - 1
-            this = measurement if last else dataclasses.replace(measurement, groups=0)
+            this = _at(measurement, last=last)
             name = _spectrum_id(item, this)
             if _path(chain, Spectrum, name).exists():
                 note(f"{chain.label} epoch {item.epoch} {this.batch_norm}: already measured")
                 previous = starts.load(name)
                 continue
             began = time.time()
+            if watch is not None:
+                watch.task(f"{chain.label} epoch {item.epoch} {this.batch_norm}")
             try:
-                found = at.measure_checkpoint(item, data, this, previous=previous, initial_weights=start, note=note)
+                found = at.measure_checkpoint(
+                    item, data, this, previous=previous, initial_weights=start, note=note, watch=watch
+                )
             except (NotConvergedError, NonFiniteProductError) as error:
                 failures.append((RUN_FAILED, f"{chain.label} epoch {item.epoch}: {error}"))
                 previous = None
@@ -251,13 +339,11 @@ class _Starts:
 
 def _bound(chain: Chain, loaded: Sequence[Checkpoint], measurement: Measurement) -> None:
     """The bound beside the gap over the run, from the evidence of its checkpoints."""
-    import dataclasses
-
     from empirical.measure.bound import bound_over_training
 
     items = []
     for number, item in enumerate(loaded):
-        this = measurement if number == len(loaded) - 1 else dataclasses.replace(measurement, groups=0)
+        this = _at(measurement, last=number == len(loaded) - 1)
         path = _path(chain, Spectrum, _spectrum_id(item, this))
         if path.exists():
             items.append(Spectrum.from_evidence(Evidence.read(path)))
@@ -269,8 +355,11 @@ def _bound(chain: Chain, loaded: Sequence[Checkpoint], measurement: Measurement)
         _write(chain, found, began)
 
 
-def _dynamics(chain: Chain, note: Note) -> list[Failure]:
+def _dynamics(chain: Chain, note: Note, watch: Watch | None) -> list[Failure]:
     from empirical.measure import dynamics, separation
+
+    if watch is not None:
+        watch.task(chain.label)
 
     stages = [_load(path, chain) for path in chain.paths]
     item = stages[0]
@@ -324,6 +413,8 @@ def _dynamics(chain: Chain, note: Note) -> list[Failure]:
             note(f"{chain.label} {kind.experiment} at epoch {stage.epoch}: already measured")
             continue
         began = time.time()
+        if watch is not None:
+            watch.stage({Trajectory: "trajectories"}.get(kind, kind.experiment))
         _write(chain, work(), began)
         note(f"{chain.label} {kind.experiment} at epoch {stage.epoch} ({time.time() - began:.0f} s)")
     return []
