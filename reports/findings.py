@@ -234,7 +234,7 @@ def paragraph(found: Sequence[Finding]) -> str:
 
 #: What claims on the map of regimes say of two groups of them, in the words of a sentence.
 _AT_EDGE = "regimes at the edge (batch sharpness at least half of 2(1−μ)/η) with robust loss left (0.3 nats)"
-_WHEN = {"early": "within 5 epochs", "late": "by the end of the stage"}
+_WHEN = {"early": "within 5 epochs", "late": "by the end of the stage that follows"}
 _ACCOUNTS = {
     "edge": "the room below the edge times the loss left",
     "saturation": "the curvature of the outputs",
@@ -252,11 +252,16 @@ def curvature_at_decays(results: Mapping[str, Sequence[Verdict]]) -> str:
     if not found:
         return ""
     said = [_spike(found[f"edge-rise-{when}"], when) for when in _WHEN if f"edge-rise-{when}" in found]
+    for when, words in _WHEN.items():
+        parts = found[f"edge-rise-{when}"].note.split("; ") if f"edge-rise-{when}" in found else []
+        said += [f"One by one, {words}, {part}." for part in parts if "regimes rise by more" in part]
     said += [_calm(found[f"edge-still-{when}"], when) for when in _WHEN if f"edge-still-{when}" in found]
     said += [_account(found[name]) for name in ("edge-account-regimes-late",) if name in found]
     if rise := found.get("edge-rise-late"):
         said += [f"How sure: {part}." for part in rise.note.split("; ") if part.startswith("three seeds find")]
         said += [f"{part[0].upper()}{part[1:]}." for part in rise.note.split("; ") if part.startswith("left out")]
+    if trust := standing(list(found.values())):
+        said.append(f"These verdicts are {trust}.")
     return " ".join(part for part in said if part)
 
 
@@ -273,9 +278,9 @@ def _spike(verdict: Verdict, when: str) -> str:
         case Outcome.REFUTED:
             return f"{opening} does not rise more in {_AT_EDGE} than elsewhere: {said(verdict)}."
         case Outcome.INCONCLUSIVE:
-            return f"Whether {_WHEN[when]} of a decay curvature rises more in {_AT_EDGE} is undecided: {said(verdict)}."
+            return f"Whether it does so {_WHEN[when]} in {_AT_EDGE} is undecided: {said(verdict)}."
         case Outcome.NOT_APPLICABLE:
-            told = f"Whether {_WHEN[when]} of a decay curvature rises in {_AT_EDGE} could not be judged"
+            told = f"Whether curvature rises at a decay, {_WHEN[when]}, in {_AT_EDGE} could not be judged"
             return f"{told}: {_reason(verdict)}."
 
 
@@ -286,7 +291,7 @@ def _calm(verdict: Verdict, when: str) -> str:
         case Outcome.REFUTED:
             return f"Elsewhere it spikes too {_WHEN[when]}: {said(verdict)}."
         case Outcome.INCONCLUSIVE:
-            return f"Elsewhere it is undecided {_WHEN[when]}: {said(verdict)}."
+            return f"Elsewhere, {_WHEN[when]}: {said(verdict)}, undecided."
         case Outcome.NOT_APPLICABLE:
             return ""
 

@@ -410,7 +410,10 @@ def _spikes(seen: Map, when: str) -> str:
     level = HYPOTHESIS_ALPHA / len(rises)
     above = sum(rise.interval(level)[0] > SPIKE for rise in rises)
     power = ", ".join(f"× {math.exp(value):.2f} on {name}" for name, value in seen.found(when).items())
-    return f"{above} of {len(rises)} regimes rise by more than × 1.25; three seeds find {power} with chance {POWER:g}"
+    counts = [len(regime.runs) for regime in seen.regimes]
+    here = "" if set(counts) == {3} else f" (regimes here have {min(counts)} to {max(counts)})"
+    power += f" with chance {POWER:g}{here}"
+    return f"{above} of {len(rises)} regimes rise by more than × 1.25; three seeds find {power}"
 
 
 def _charted(seen: Map, when: str) -> tuple[Result, ...]:
@@ -778,7 +781,6 @@ def _whole_map(records: Sequence[Record]) -> Iterable[Subject[Map]]:
             about=About(
                 name="map of regimes",
                 seeds=tuple(sorted({item.seed for item in items})),
-                pooled=True,
             ),
             seen=Map.of(items),
             records=tuple(items),

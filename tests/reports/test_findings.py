@@ -166,7 +166,8 @@ def rival(name, estimate):
 
 
 def test_when_curvature_spikes_what_sets_it_and_how_sure_is_said_from_the_verdicts_of_the_map():
-    note = "nets: λ × 1.5; 3 of 14 regimes rise; three seeds find × 1.3 on digits with chance 0.9; left out: 1 (x)"
+    note = "nets: λ × 1.5; 3 of 14 regimes rise by more than × 1.25; three seeds find × 1.3 on digits with chance 0.9"
+    note += "; left out: 1 (x)"
     members = [
         of_map("edge-rise-early", Outcome.REFUTED, 0.0),
         of_map("edge-rise-late", Outcome.SUPPORTED, 0.5, note=note),
@@ -175,11 +176,12 @@ def test_when_curvature_spikes_what_sets_it_and_how_sure_is_said_from_the_verdic
     ]
     text = curvature_at_decays({"map": members})
     assert "within 5 epochs, curvature does not rise more in regimes at the edge" in text and "× 1 [" in text
-    assert "by the end of the stage, curvature rises in regimes at the edge" in text and "× 1.65" in text
-    assert "Elsewhere it does not spike by the end of the stage" in text
+    assert "by the end of the stage that follows, curvature rises in regimes at the edge" in text and "× 1.65" in text
+    assert "Elsewhere it does not spike by the end of the stage that follows" in text
     assert (
         "the iterate's position against its running average predicts held-out regimes better than every rival" in text
     )
+    assert "One by one, by the end of the stage that follows, 3 of 14 regimes rise by more than × 1.25." in text
     assert "How sure: three seeds find × 1.3 on digits with chance 0.9. Left out: 1 (x)." in text
     assert text in markdown({"map": members}) and curvature_at_decays({"networks": []}) == ""
 
