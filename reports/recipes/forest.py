@@ -1,7 +1,7 @@
 """Estimates with their intervals, a line a category, against the margins that decide.
 
 On a logarithmic axis what is a hundred times beyond everything it is held against would flatten all the rest: it stands
-at the edge as an arrow, with its number.
+at the edge as an arrow, with its number, or those of a line with their ends.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def draw(stack: Sequence[Axes], chart: Forest, looks: Looks, x: Scale, y: Scale,
     for row, name in enumerate(names):
         members = [one for one in chart.estimates if one.category == name]
         ranged = [one for one in members if one.role not in _TICKS]
+        beyond: dict[bool, list[float]] = {}
         for one in members:
             look = looks.of(one)
             place = ranged.index(one) if one in ranged else 0.5 * (len(ranged) - 1)
@@ -99,16 +100,19 @@ def draw(stack: Sequence[Axes], chart: Forest, looks: Looks, x: Scale, y: Scale,
                     (x.high if above else x.low,), (at,), linestyle="none", marker=">" if above else "<", markersize=5,
                     color=look.color, markeredgewidth=0, clip_on=False, zorder=2.6,
                 )  # fmt: skip
-                axes.annotate(
-                    number(one.value, 2), (x.high if above else x.low, at), xytext=(-6 if above else 6, 0),
-                    textcoords="offset points", ha="right" if above else "left", va="center", fontsize=6.5,
-                    color=COLORS["faint"],
-                )  # fmt: skip
+                beyond.setdefault(above, []).append(one.value)
                 continue
             marker, size, edge = ("|", 13, 1.3) if one.role in _TICKS else (look.marker, 4, 0)
             axes.plot(
                 (one.value,), (at,), linestyle="none", marker=marker, markersize=size, color=look.color,
                 markeredgewidth=edge, zorder=2.6,
+            )  # fmt: skip
+        for above, values in beyond.items():
+            ends = dict.fromkeys(number(value, 2) for value in (min(values), max(values)))
+            axes.annotate(
+                " to ".join(ends), (x.high if above else x.low, row), xytext=(-6 if above else 6, 0),
+                textcoords="offset points", ha="right" if above else "left", va="center", fontsize=6.5,
+                color=COLORS["faint"],
             )  # fmt: skip
     axes.set_yticks(range(len(names)), [wrapped(name, 30 if len(names) < _MANY else 60) for name in names])
     axes.tick_params(axis="y", length=0)

@@ -223,6 +223,8 @@ def test_what_is_far_beyond_all_margins_stands_at_the_edge_with_its_number():
     assert scale.fixed and (scale.low, scale.high) == pytest.approx((0.8 / 100, 125.0))
     svg = draw(chart(1.1, 4e7)).svg
     assert "<!-- 4\u202f×\u202f10⁷ -->" in svg and draw(chart(1.1, 40.0)).svg.count("<!-- 40 -->") == 1
+    several = tuple(Estimate(category="a", value=value) for value in (1.1, 4e7, 5e3, 2e6))
+    assert "<!-- 5000 to 4\u202f×\u202f10⁷ -->" in draw(dataclasses.replace(chart(1.1), estimates=several)).svg
     assert not forest.scales([chart(1.1, 90.0)])[0].fixed
     assert not forest.scales([chart(1.1, 4e7, margins=())])[0].high < 100
 
