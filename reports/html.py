@@ -63,6 +63,8 @@ _LONG = 24
 _MANY_SUBJECTS = 40
 #: So do tables of decoys with more rows, which the overview has counted already.
 _MANY_DECOYS = 12
+#: Columns that a phone shows beside each other; a row of more becomes a card there.
+_PHONE = 3
 #: Columns of a table of outcomes that fit on a laptop's screen.
 _COLUMNS = 9
 #: What `grid` says of the style of a table, for `document` to collect.
@@ -242,6 +244,7 @@ class Page:
 
     def _table(self, table: Table, *, style: str = "", longest: int = _LONG) -> str:
         self._tables += 1
+        style = style or ("cards" if len(table.columns) > _PHONE else "")
         title = f"<b>Table {self._tables}. {text(table.title)}.</b>"
         caption = f" {prose(table.caption)}" if table.caption else ""
         flush = [

@@ -105,7 +105,7 @@ def draw_grid(
             # What a mark stands for is said once where all panels have the same.
             same = recipe is curves and index > 0 and _marked(chart) == _marked(charts[0])
             # Panels of different quantities, or ranges, are read one by one.
-            own = y if y.common or recipe is not curves else _own(chart, y)
+            own = _own(chart, y) if isinstance(chart, (TimeCourse, Profile)) and not y.common else y
             recipe.draw(stack, chart, looks, x, own, small=True, **({"named": not same} if recipe is curves else {}))
             shown = name if len(samples) == 1 else f"{name}; {chart.sample}"
             stack[0].set_title(wrapped(shown, 46), fontsize=7.2, loc="left", pad=3)

@@ -228,6 +228,18 @@ class Anchors(dict):
         return claim
 
 
+def test_rows_of_wide_tables_are_cards_on_a_phone_with_their_heads_said_once(results):
+    folder, _ = results["theory"]
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    (table,) = re.findall(r'<table class="cards (h[0-9a-f]{8})"[^>]*><caption><b>Table \d+. Error by region', text)
+    style = re.search(r"<style>(.*?)</style>", text, flags=re.DOTALL)
+    assert style is not None
+    (narrow,) = re.findall(r"@media screen and \(max-width:44rem\)\{(.*)\}\n", style.group(1))
+    rules = re.findall(rf'\.{table} td:nth-child\((\d)\):before\{{content:"([^"]*)"\}}', narrow)
+    assert rules == [("2", "error"), ("3", "within 5 \\25 "), ("4", "remark")]
+    assert "<style>" not in text[text.index("<body>") :].replace("<style>.s", ""), "style stands in the head"
+
+
 def test_rows_of_the_tables_of_outcomes_are_chosen_by_outcome(results):
     folder, _ = results["empirical"]
     page = Checker((folder / "index.html").read_text(encoding="utf-8"))
