@@ -161,6 +161,7 @@ def test_a_linear_model_under_an_attack_beyond_its_margin_has_no_law_at_fixed_in
     found = measure_ensemble(start, load_data(setting.data), Measurement(eigenpairs=3, smallest=0), branched)
     path = found.to_evidence().write(tmp_path)
     (item,) = read_records(tmp_path, (Ensemble,))
+    assert {1, 2, 4, 60, 70} <= set(item.steps.tolist()), "the first steps, and the last before and after the drop"
     for name in ("posterior-ensemble", "transient-ensemble", "posterior-shrink-measured"):
         verdict = judged(name, item)
         assert verdict.outcome is Outcome.NOT_APPLICABLE and verdict.evidence == (path.stem,)
