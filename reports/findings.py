@@ -254,7 +254,7 @@ def curvature_at_decays(results: Mapping[str, Sequence[Verdict]]) -> str:
     said = [_spike(found[f"edge-rise-{when}"], when) for when in _WHEN if f"edge-rise-{when}" in found]
     for when, words in _WHEN.items():
         parts = found[f"edge-rise-{when}"].note.split("; ") if f"edge-rise-{when}" in found else []
-        said += [f"One by one, {words}, {part}." for part in parts if "regimes rise by more" in part]
+        said += [f"One by one, {words}, {part}." for part in parts if part.startswith("a rise of λ")]
     said += [_calm(found[f"edge-still-{when}"], when) for when in _WHEN if f"edge-still-{when}" in found]
     said += [_account(found[name]) for name in ("edge-account-regimes-late",) if name in found]
     if rise := found.get("edge-rise-late"):

@@ -413,7 +413,13 @@ def _spikes(seen: Map, when: str) -> str:
     counts = [len(regime.runs) for regime in seen.regimes]
     here = "" if set(counts) == {3} else f" (regimes here have {min(counts)} to {max(counts)})"
     power += f" with chance {POWER:g}{here}"
-    return f"{above} of {len(rises)} regimes rise by more than × 1.25; three seeds find {power}"
+    top = max(range(len(rises)), key=lambda place: rises[place].estimate)
+    low, high = (math.exp(end) for end in rises[top].interval(HYPOTHESIS_ALPHA))
+    largest = f"{seen.regimes[top].name}: × {math.exp(rises[top].estimate):.2f} [{low:.2f}, {high:.2f}] by itself"
+    return (
+        f"a rise of λ by more than × 1.25 is shown in {above} of {len(rises)} regimes, all of them together at level "
+        f"{HYPOTHESIS_ALPHA:g} (largest: {largest}); three seeds find {power}"
+    )
 
 
 def _charted(seen: Map, when: str) -> tuple[Result, ...]:
