@@ -325,8 +325,7 @@ def markdown(results: Mapping[str, Sequence[Verdict]], seen: Seen | None = None)
         in_short(results),
         explanations(results),
         paragraph(found),
-        curvature_at_decays(results),
-        background(seen),
+        " ".join(part for part in (curvature_at_decays(results), background(seen)) if part),
     ):
         lines += [words, ""] if words else []
     lines += markdown_table([("the paper says", "we found", "where it stops"), *rows])
