@@ -186,6 +186,13 @@ def speed(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """On a first GPU: doctor, AT and AWP on Fashion-MNIST with spectra, speeds; `-- --minutes 9` and again: goes on."""
+    session.install(EVERYTHING)
+    session.run("python", "-m", "tests.gpu_evidence", *session.posargs)
+
+
+@nox.session
 def calibration(session: nox.Session) -> None:
     """How often the judge errs: ≥ 10,000 true claims and ≥ 1,000 false ones through the real simulator."""
     session.install(THEORY)

@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, help="timed iterations (default: 30 on a GPU, 3 on a CPU)")
     parser.add_argument("--threads", type=int, help="PyTorch threads on the CPU (default: PyTorch's own)")
     parser.add_argument("--eager", action="store_true", help="no torch.compile on a GPU")
+    parser.add_argument("--trace", action="store_true", help="profile a step: where the host waits for the device")
     parser.add_argument("--out", help="write the record to this JSON file (must not exist)")
     return parser
 
@@ -66,7 +67,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"`--{name.replace('_', '-')}` must be >= 1; got {value}.")
     import torch
 
-    from tests.benchmarks.iterations import benchmark_iterations, benchmark_pipeline, gpu_environment
+    from tests.benchmarks.iterations import benchmark_iterations, benchmark_pipeline, cifar_shaped, gpu_environment
+    from tests.benchmarks.trace import trace_step
     from theory.judge.evidence import provenance
 
     if args.threads:
@@ -92,11 +94,17 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     pipeline = benchmark_pipeline(
         batch_size=batch_size, batches=20, step_seconds=runs["ours"]["median_seconds"]["at"], device=device
     )
+    traces = {
+        method: trace_step(cifar_shaped(method, batch_size=batch_size, **fast), device=device)
+        for method in ("at", "awp")
+        if args.trace
+    }
     return {
         "environment": gpu_environment(),
         "provenance": provenance(started, device=device),
         "runs": runs,
         "pipeline": pipeline,
+        "traces": traces,
     }
 
 
