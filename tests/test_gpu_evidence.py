@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from empirical.records import Spectrum, TrainingRun, read_records
+from empirical.settings.presets import make_training
 from empirical.training import doctor
 from spikeshrink import main as spikeshrink
 from tests import gpu_evidence
-from tests.benchmarks.iterations import cifar_shaped
+from tests.benchmarks.iterations import cifar_shaped, published_minutes
 from tests.benchmarks.trace import trace_step
 from tests.test_documentation import command_lines, parsed
 from theory.judge.front import RUN_FAILED
@@ -156,3 +157,12 @@ def test_the_measurement_at_scale_of_the_tutorial_is_a_command_that_runs_small(t
         assert ("plan: " in capsys.readouterr().out) == ("--dry-run" in changed)
     spectra = [item for item in read_records(tmp_path / "scale") if isinstance(item, Spectrum)]
     assert len(spectra) == 4 and all(item.sharpness.value and item.alignment.chi.value for item in spectra)
+
+
+def test_the_minutes_of_a_published_run_are_those_of_training_and_evaluation():
+    """Of AT by hand: 200 epochs of 50,000 images, 23 passes each; 201 evaluations by PGD-20, 42 passes an image."""
+    published = make_training("cifar10", "at")
+    evaluated = 10_000 + (published.evaluation.train_probe or 10_000) + published.data.validation_size
+    passes = 200 * 50_000 * 23 + 201 * evaluated * (2 * 20 + 2)
+    assert published.evaluation.every == 1 and published.evaluation.attack.steps == 20
+    assert published_minutes("at", 23 * 60.0) == pytest.approx(passes)

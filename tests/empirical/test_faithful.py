@@ -291,3 +291,21 @@ def test_the_clean_books_are_logged_kept_in_evidence_and_resumed_to_the_bit(tmp_
         kept.epochs.running_clean_loss is None
         and "epochs.running_clean_loss" not in Evidence.read(plain.evidence).arrays
     )
+
+
+def test_the_options_that_the_table_of_departures_names_give_trades_awp_its_scripts_epochs():
+    """Its loop counts 1 … 200, perturbs from 10 on, and has a tenth of the rate from 100 on and from 150 on."""
+    from tests.test_documentation import ROOT
+
+    named = "`--awp-warmup 9 --milestones 99,149 --no-published-offset`"
+    assert named in (ROOT / "docs" / "tutorials" / "gpu.md").read_text(encoding="utf-8")
+    changes = {"awp_warmup": 9, "milestones": (99.0, 149.0), "published_offset": False}
+    ours, default = make_training("cifar10", "trades-awp", changes), make_training("cifar10", "trades-awp")
+    length = ours.iterations_per_epoch
+    path, awp = ours.rates(), ours.method.awp
+    assert awp is not None and default.method.awp is not None and default.method.awp.warmup_epochs == 10
+    for epoch in range(200):
+        counted = epoch + 1
+        rate = 0.1 if counted < 100 else 0.01 if counted < 150 else 0.001
+        assert path[[epoch * length, (epoch + 1) * length - 1]] == pytest.approx(rate)
+        assert (epoch >= awp.warmup_epochs) == (counted >= 10)
