@@ -47,7 +47,8 @@ class Images:
     @property
     def counted(self) -> str:
         """Runs, methods, seeds, training images."""
-        methods = listed(sorted({method.upper() for method, *_ in self.runs}))
+        names = {method.upper() if method in ("at", "awp") else f"{method} training" for method, *_ in self.runs}
+        methods = listed(sorted(names))
         seeds = sorted({seed for _, seed, _ in self.runs})
         which = f"seed{'s' if len(seeds) > 1 else ''} {listed([str(seed) for seed in seeds])}"
         ends = dict.fromkeys(number(size) for size in (min(self.sizes), max(self.sizes))) if self.sizes else ()
@@ -77,7 +78,7 @@ class Seen:
     def words(self) -> str:
         """All of it in a few sentences; empty where no network was seen."""
         said = []
-        if every := [one for found in self.images.values() for one in found]:
+        if every := _together(one for found in self.images.values() for one in found):
             said.append(
                 f"Networks here saw {listed([f'{one} in {one.counted}' for one in every])}, and nothing larger."
             )
@@ -166,6 +167,17 @@ def _shares(spectra: Iterable[Spectrum]) -> list[tuple[float, float, float]]:
         (found.value / limit, found.low / limit, found.high / limit)
         for found, limit in ((one.sharpness, one.sharpness.small_batch_limit) for one in last.values())
     ]
+
+
+def _together(found: Iterable[Images]) -> list[Images]:
+    """What several folders saw of the same images, as one."""
+    merged: dict[tuple[str, tuple[int, int]], Images] = {}
+    for one in found:
+        known = merged.get((one.name, one.size))
+        if known is not None:
+            one = Images(name=one.name, size=one.size, runs=known.runs | one.runs, sizes=known.sizes | one.sizes)
+        merged[one.name, one.size] = one
+    return sorted(merged.values(), key=lambda one: (one.size, one.name))
 
 
 def _data_set(run: str) -> str:

@@ -40,6 +40,13 @@ def test_where_a_spike_could_hardly_appear_is_where_the_interval_lies_below_the_
     assert "in 1 of 2 runs it is below that limit" in far.words and "could hardly appear" in far.words
 
 
+def test_folders_that_saw_the_same_images_are_told_together():
+    clean = dataclasses.replace(DIGITS, runs=frozenset({("standard", 10, "d")}), sizes=frozenset({200}))
+    seen = Seen(images={"map": (clean,), "networks": (DIGITS,)})
+    assert "in 4 runs (AT, AWP and standard training; seeds 6, 7 and 10; 200 to 300 training images)" in seen.words
+    assert seen.words.count("8×8") == 1
+
+
 def test_the_row_of_a_statement_says_on_which_images_it_was_judged():
     results = {"networks": [spike("a", 0.8, Outcome.REFUTED)], "theory": [verdict("stationary-commuting", ())]}
     found = findings(results, Seen(images={"networks": (DIGITS,)}))
