@@ -21,12 +21,14 @@ Checks (each has its rule; `RULES` says what a failure costs)
     stationarity            first fluctuation–dissipation relation along a run of steps, where steps are asked for
     shuffling, underdamped, relaxation   reported
 Data      The samples are taken as a draw from the training distribution: intervals are over samples, at fixed
-          eigenvectors; those of the excess over probes. The price meant is that of the distribution in its own steepest
-          directions. Coverage at 256 samples is counted in `tests.gate_coverage`: the intervals of γ are too short, and
-          those of the price are too short by more, so that the price is read beside its nulls.
-Top k     As many as asked for, at most a quarter of the samples, and of these the ones with positive curvature, noise
-          and a stationary law. No verdict of commutation is relative to k: its nulls have the same k. The note on the
-          price gives it for fewer directions too.
+          eigenvectors; those of the excess over probes. γ and the price are measured along directions that the sample
+          had no part in finding (`crossed`). The price meant is that of the distribution in its own steepest
+          directions. Coverage at 256 samples is counted in `tests.gate_coverage`.
+Top k     As many as asked for, at most 1 + N/25, and of these the ones with positive curvature, noise and a stationary
+          law. From N samples noise that commutes comes out at (k − 1)/4N nats a direction (Bartlett's expectation of
+          ln det R): at 25 samples a direction a tenth of the price's limit, and more directions would measure the
+          sample. No verdict of commutation is relative to k: its nulls have the same k. The note on the price gives it
+          for fewer directions too.
 Outcome   fail if a check fails, inconclusive if none fails and one is, else pass. A rate beyond the edge is a fail with
           a report, and what needs a stationary law is then not judged.
 """
@@ -48,7 +50,9 @@ from scipy import stats
 from torch import Tensor, nn
 
 from empirical.measure.commuting import Excess, commutation_excess
+from empirical.measure.crossed import crossed_directions, halves
 from empirical.measure.expansion import expansion_error
+from empirical.measure.intervals import variance_estimates
 from empirical.measure.lanczos import Eigenpairs, top_eigenpairs
 from empirical.measure.landscape import Landscape, has_batch_norm
 from empirical.measure.operators import (
@@ -74,7 +78,7 @@ from theory.closed_form.stability import modes, stability_ratio
 from theory.closed_form.stationary import stationary_variance
 from theory.judge.fluctuation import FluctuationStatus, first_fluctuation_dissipation
 from theory.judge.gate import Check, GateReport, Quantity, Result, Thresholds, decide
-from theory.judge.intervals import from_influences, skewed
+from theory.judge.intervals import from_influences
 from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 from theory.model.regression import Sampling
@@ -82,8 +86,11 @@ from theory.model.regression import Sampling
 __all__ = ["RULES", "AssumptionReport", "check_assumptions"]
 
 Array = NDArray[np.float64]
-#: Of what is left of the budget, for the eigenvectors; the other half is for what is measured along them.
+#: Of what is left of the budget, for the eigenvectors; the other half is for what is measured along them, and of that
+#: half again at most for any one thing that can be cut short.
 SHARE = 0.5
+#: Samples for every tracked direction but one; see the module's *Top k*.
+SAMPLES_A_DIRECTION = 25
 #: Residual of the most negative pair over the largest curvature: a tenth of what the rule allows that curvature.
 LOWER_END = 0.01
 
@@ -191,7 +198,7 @@ def check_assumptions(
         from_optimizer: a torch.optim.SGD or AdamW instead of the five above, parameter groups and all.
         forward: ``forward(model, batch)`` gives (outputs, targets) of a batch that is no pair.
         params: the parameters to vary; default: those that require gradients.
-        top_k: directions tracked, at most.
+        top_k: directions tracked, at most; 25 samples are needed for every one but the first.
         attack: ``attack(model, batch)`` gives the batch to train on; run again wherever the loss is expanded.
         stochastic: of dropout in train mode: "refuse", "freeze" (off) or "measure" (as noise).
         batch_norm: "eval" or "frozen-batch"; "train" has no gradients of single samples.
@@ -338,36 +345,45 @@ class _Run:
     deadline: float
     seed: int
     progress: bool
+    # Seconds as last seen, with all samples: of a Hessian product, of their curvatures along a direction, of a loss.
+    seconds: float = 0.0
+    bend: float = 0.0
+    loss: float = 0.0
     notes: list[str] = field(default_factory=list)
     checks: dict[str, Check] = field(default_factory=dict)
 
     def measure(self) -> dict[str, Any]:
         landscape = self.item.landscape
-        seconds, landscape = self._affordable(landscape)
+        self.seconds, landscape = self._affordable(landscape)
         count = landscape.num_units
         if count < 8:
             raise ValueError(f"`check_assumptions(batches=...)` must hold at least 8 samples; got {count}.")
-        k = min(self.top_k, landscape.dimension, max(count // 4, 1))
+        k = min(self.top_k, landscape.dimension, 1 + count // SAMPLES_A_DIRECTION)
         if k < self.top_k:
-            self.notes.append(f"{k} directions tracked: {landscape.dimension} weights, {count} samples")
+            self.notes.append(
+                f"{k} directions tracked: {landscape.dimension} weights, {count} samples, "
+                f"{SAMPLES_A_DIRECTION} of them for every direction but one"
+            )
         self._say("curvature")
         hessian = HessianOperator(landscape, method="double-backward")
         pairs = self._pairs(hessian, k)
         lam, basis = pairs.largest.double().cpu().numpy(), pairs.basis
-        k = len(lam)
         self._say("noise")
+        sampled = self._bent(landscape, basis)
+        k = sampled.shape[1]
+        lam, basis = lam[:k], basis[:, :k]
         slopes = self._slopes(landscape, basis)
-        sampled = bilinear_curvatures(landscape, basis, basis).cpu().numpy()
         factor = self._factor(count)
         steepest = stability(sampled[:, 0], float(lam[0]), self.optimizer)
         self._limit(steepest)
         self._saddle(pairs, float(lam[0]))
-        gamma = slopes.var(axis=0, ddof=1) * factor
+        crossed = self._crossed(landscape, basis, slopes)
+        gamma = crossed.var(axis=0, ddof=1) * factor
         usable = (lam > 0) & modes(lam, self.optimizer).stable & (gamma > 1e-14 * gamma.max(initial=0.0))
         self._parts(slopes)
-        self._batches(landscape, seconds)
-        self._whole(landscape, hessian, pairs, seconds)
-        lam, gamma, slopes = lam[usable], gamma[usable], slopes[:, usable]
+        self._batches(landscape)
+        self._whole(landscape, hessian, pairs)
+        lam, gamma, slopes, crossed = lam[usable], gamma[usable], slopes[:, usable], crossed[:, usable]
         variances, shuffled = np.empty(0), None
         if not usable.any():
             full = factor == 0.0
@@ -383,21 +399,22 @@ class _Run:
             variances = stationary_variance(Quadratic(lam, gamma), self.optimizer)
             chosen = torch.as_tensor(np.flatnonzero(usable), device=landscape.device)
             basis = basis[:, chosen]
-            self._mean_square(landscape, basis)
-            self._top(slopes, lam, factor)
+            bends = sampled[:, usable]
+            self._mean_square(landscape, basis, bends)
+            self._top(slopes, crossed, lam, factor)
             self._say("expansion")
-            self._expansion(landscape, basis, variances)
+            self._expansion(landscape, basis, variances, bends)
             self._optimum(landscape, basis, slopes, lam, variances)
-            shuffled = self._modes(lam, variances, sampled[:, usable])
-        self._path(landscape, seconds)
-        self._stationarity(landscape, seconds)
+            shuffled = self._modes(lam, variances, bends)
+        self._path(landscape)
+        self._stationarity(landscape)
         self._say("")
         return {
             "checks": {name: self.checks[name] for name in RULES if name in self.checks},
             "curvatures": lam,
             "curvature_intervals": _curvature_intervals(lam, sampled[:, usable]),
             "noise_variances": gamma,
-            "noise_intervals": _noise_intervals(slopes, gamma),
+            "noise_intervals": _noise_intervals(crossed, factor, self.seed),
             "variances": variances,
             "shuffled_variances": shuffled,
             "samples": count,
@@ -415,18 +432,20 @@ class _Run:
             few = landscape.subset(torch.arange(size, device=landscape.device))
             vector = torch.ones(landscape.dimension, 1, dtype=landscape.dtype, device=landscape.device)
             operator = HessianOperator(few, method="double-backward")
-            operator.matmat(vector)  # the first one builds the graph
+            operator.matmat(vector)  # the first one builds the graph, and whatever torch builds once
+            if count > landscape.chunk:  # one chunk's graph is kept, all others are built for every product
+                operator = HessianOperator(few, method="double-backward")
             start = time.perf_counter()
             operator.matmat(vector)
             taken.append(time.perf_counter() - start)
         # Vectors as long as the weights cost the same for any number of samples.
-        each = max((taken[-1] - taken[0]) / max(sizes[-1] - sizes[0], 1), 0.02 * taken[-1] / sizes[-1])
+        each = max((taken[-1] - taken[0]) / max(sizes[-1] - sizes[0], 1), 0.02 * taken[-1] / sizes[-1], 1e-12)
         fixed = max(taken[0] - each * sizes[0], 0.0)
-        products = 45 + 14 * self.top_k
+        products = 55 + 17 * min(self.top_k, 1 + count // SAMPLES_A_DIRECTION)
         left = 0.8 * (self.deadline - time.monotonic())
         fits = int((left / products - fixed) / each)
         if fits < count:
-            kept = max(fits, min(count, 4 * self.top_k, 64), 8)
+            kept = max(fits, min(count, 64), 8)
             generator = torch.Generator().manual_seed(self.seed)
             index = torch.randperm(count, generator=generator)[:kept].sort().values
             self.notes.append(f"{kept} of {count} samples measured, for the budget")
@@ -443,7 +462,8 @@ class _Run:
         """
         lowest = 1 if k < hessian.dimension else 0
         left = max(self.deadline - time.monotonic(), 0.0)
-        until, last = time.monotonic() + SHARE * left, time.monotonic() + 2 * left + 1.0
+        began = time.monotonic()
+        until, last = began + SHARE * left, began + 2 * left + 1.0
 
         def stop(converged: Tensor) -> bool:
             now = time.monotonic()
@@ -459,6 +479,7 @@ class _Run:
             seed=self.seed,
             stop=stop,
         )
+        self.seconds = (time.monotonic() - began) / max(found.num_products, 1)
         done = int(found.converged[: found.num_largest].long().cumprod(0).sum())
         end = lowest if bool(found.converged[found.num_largest :].all()) else 0
         if done == k and end == lowest:
@@ -483,10 +504,26 @@ class _Run:
             num_largest=done,
         )
 
+    def _bent(self, landscape: Landscape, basis: Tensor) -> Array:
+        """Every sample's curvature along as many directions as are affordable."""
+        began = time.monotonic()
+        landscape.losses()
+        self.loss = time.monotonic() - began
+        first = bilinear_curvatures(landscape, basis[:, :1], basis[:, :1])
+        self.bend = time.monotonic() - began - self.loss
+        k = basis.shape[1]
+        room = int(SHARE * max(self.deadline - time.monotonic(), 0.0) / max(self.bend, 1e-9))
+        if room < k - 1:
+            self.notes.append(f"{1 + room} of {k} directions measured, for the budget")
+        more = basis[:, 1 : 1 + min(room, k - 1)]
+        found = torch.cat([first, bilinear_curvatures(landscape, more, more)], dim=1) if more.shape[1] else first
+        return found.cpu().numpy()
+
     def _slopes(self, landscape: Landscape, basis: Tensor) -> Array:
         large = landscape.dimension > 1_000_000 and basis.shape[1] <= 5
         if self.stochastic == "measure" and self.item.drawing:
-            self.notes.append("noise measured with dropout drawn anew, curvature with dropout off")
+            note = "noise measured with dropout drawn anew, curvature with dropout off"
+            self.notes += [note] if note not in self.notes else []
             for module in self.item.drawing:
                 module.train()
             try:
@@ -500,6 +537,22 @@ class _Run:
         method = "jvp" if large else "per-sample-gradients"
         narrow = landscape if large else landscape.in_chunks(self.item.gradient_chunk)
         return project_gradients(narrow, basis, method=method).values.cpu().numpy()
+
+    def _crossed(self, landscape: Landscape, basis: Tensor, slopes: Array) -> Array:
+        """Slopes of either half of the samples along the other half's directions, about their own half's mean."""
+        count, k = slopes.shape
+        if not self._time_for((3 * k + 10) * self.seconds):
+            self.notes.append("noise measured along directions found in the same samples: its intervals are too short")
+            return slopes
+        self._say("noise")
+        rows = np.empty_like(slopes)
+        until = time.monotonic() + SHARE * max(self.deadline - time.monotonic(), 0.0)
+        for part, directions in crossed_directions(
+            landscape, basis, seed=self.seed, stop=lambda: time.monotonic() > until
+        ):
+            found = self._slopes(landscape.subset(part), directions)
+            rows[part.cpu().numpy()] = found - found.mean(axis=0)
+        return rows * math.sqrt((count - 1) / (count - 2))  # two means were taken off, not one
 
     def _factor(self, count: int) -> float:
         if not self.shuffled:
@@ -572,11 +625,11 @@ class _Run:
                 null=f"[{low:.3g}, {high:.3g}]",
             )
 
-    def _batches(self, landscape: Landscape, seconds: float) -> None:
+    def _batches(self, landscape: Landscape) -> None:
         """Batch sharpness, from drawn batches: as the samples lie, attacked again, and as batch norm trains."""
         name, size = "batch_sharpness", min(self.batch_size, landscape.num_units)
         # A batch costs its gradient and a product of its Hessian, whose graph is built for it alone.
-        each = 2.5 * seconds * size / landscape.num_units
+        each = 2.5 * self.seconds * size / landscape.num_units
         how: dict[str, Any] = {"with_replacement": not self.shuffled, "seed": self.seed}
         self._sharpness(
             name, each, lambda most: network_batch_sharpness(landscape, self.optimizer, size, batches=most, **how)
@@ -653,19 +706,18 @@ class _Run:
 
         return put
 
-    def _whole(self, landscape: Landscape, hessian: HessianOperator, pairs: Eigenpairs, seconds: float) -> None:
+    def _whole(self, landscape: Landscape, hessian: HessianOperator, pairs: Eigenpairs) -> None:
         names = ("commutativity", "commutativity_deflated")
         k = pairs.vectors.shape[1]
-        if not self._time_for(6 * (k + 2 * 8) * seconds):
+        if not self._time_for(6 * (k + 2 * 8) * self.seconds):
             for name in names:
                 self._none(name, "no time left in the budget")
             return
         self._say("commutation")
         try:
-            order = torch.randperm(landscape.num_units, generator=torch.Generator().manual_seed(self.seed))
             narrow = landscape.in_chunks(self.item.gradient_chunk)
-            halves = [narrow.subset(half.to(landscape.device)) for half in order.tensor_split(2)]
-            covariances = [GradientCovarianceOperator(half) for half in halves]
+            parts = [part.to(landscape.device) for part in halves(landscape.num_units, self.seed)]
+            covariances = [GradientCovarianceOperator(narrow.subset(part)) for part in parts]
             found = commutation_excess(hessian, covariances, pairs, seed=self.seed)
         except (NotImplementedError, RuntimeError) as error:
             for name in names:
@@ -683,13 +735,18 @@ class _Run:
             quantity = Quantity(name=name, estimate=found.value, interval=found.interval)
             self._limit(quantity, null="0 rotated, 1 commuting", note=f"χ = {found.chi:.3f}, χ₀ = {found.null:.3f}")
 
-    def _mean_square(self, landscape: Landscape, basis: Tensor) -> None:
+    def _mean_square(self, landscape: Landscape, basis: Tensor, bends: Array) -> None:
+        """At the steepest directions, three at most; `bends` are the samples' curvatures along them."""
         name = "mean_square_stability"
         k = min(basis.shape[1], 3)
-        rows, columns = np.triu_indices(k)
-        found = bilinear_curvatures(landscape, basis[:, rows], basis[:, columns]).cpu().numpy()
-        curvatures = np.empty((len(found), k, k))
-        curvatures[:, rows, columns] = curvatures[:, columns, rows] = found
+        while k > 1 and not self._time_for(0.5 * k * (k - 1) * self.bend):
+            k -= 1
+        rows, columns = np.triu_indices(k, 1)
+        found = np.empty((len(bends), k, k))
+        found[:, range(k), range(k)] = bends[:, :k]
+        if k > 1:
+            mixed = bilinear_curvatures(landscape, basis[:, rows], basis[:, columns]).cpu().numpy()
+            found[:, rows, columns] = found[:, columns, rows] = mixed
         size = min(self.batch_size, len(found))
         sampling = Sampling.WITHOUT_REPLACEMENT if self.shuffled else Sampling.WITH_REPLACEMENT
 
@@ -698,9 +755,9 @@ class _Run:
             return self.optimizer.learning_rate / edge.learning_rate
 
         try:
-            value = ratio(curvatures)
+            value = ratio(found)
             groups = np.array_split(np.random.default_rng(self.seed).permutation(len(found)), 8)
-            logs = np.log([ratio(np.delete(curvatures, group, axis=0)) for group in groups])
+            logs = np.log([ratio(np.delete(found, group, axis=0)) for group in groups])
         except (ValueError, RuntimeError) as error:
             self._none(name, " ".join(str(error).split())[:120])
             return
@@ -712,7 +769,7 @@ class _Run:
         note = f"{k} steepest directions, B = {size}; of {len(found)} samples, noise halves the edge {until}"
         self._limit(Quantity(name=name, estimate=value, interval=ends), note=note)
 
-    def _top(self, slopes: Array, lam: Array, factor: float) -> None:
+    def _top(self, slopes: Array, crossed: Array, lam: Array, factor: float) -> None:
         k = len(lam)
         if k < 2 or len(slopes) <= 2 * k:
             for name in ("commutativity_top", "price", "alignment"):
@@ -720,7 +777,7 @@ class _Run:
             return
         rng = np.random.default_rng(self.seed)
         test = commutation_test(slopes, lam, self.optimizer, noise_factor=max(factor, 1e-300), rng=rng)
-        value, low, high = price_interval(slopes, lam, max(factor, 1e-300), self.optimizer)
+        value, low, high = price_interval(crossed, lam, max(factor, 1e-300), self.optimizer)
         shown = ", ".join(
             f"{m}: {float(prices(test.noise[:m, :m], lam[:m], self.optimizer)):.3g}" for m in (2, 5, 10, 20) if m < k
         )
@@ -729,12 +786,23 @@ class _Run:
         for check in commutation_checks(test, (value, low, high), ends, note):
             self.checks[check.name] = check
 
-    def _expansion(self, landscape: Landscape, basis: Tensor, variances: Array) -> None:
-        radii = torch.as_tensor(np.sqrt(variances), dtype=basis.dtype, device=basis.device)
-        study = expansion_error(landscape, basis * radii, part="even", attack=self._again(landscape), seed=self.seed)
-        self._limit(
-            of_expansion(study), note="attack run again" if self.attack else f"radius σ, {basis.shape[1]} directions"
+    def _expansion(self, landscape: Landscape, basis: Tensor, variances: Array, bends: Array) -> None:
+        k = basis.shape[1]
+        while k and not self._time_for((2 * k + 1) * self.loss):
+            k -= 1
+        if not k:
+            self._none("expansion", "no time left in the budget")
+            return
+        radii = torch.as_tensor(np.sqrt(variances[:k]), dtype=basis.dtype, device=basis.device)
+        study = expansion_error(
+            landscape,
+            basis[:, :k] * radii,
+            part="even",
+            attack=self._again(landscape),
+            curvatures=bends[:, :k] * variances[:k],
+            seed=self.seed,
         )
+        self._limit(of_expansion(study), note="attack run again" if self.attack else f"radius σ, {k} directions")
 
     def _again(self, landscape: Landscape) -> Callable[[Tensor], Tensor] | None:
         """Flat weights to the indices of the samples as the attack leaves them there."""
@@ -826,11 +894,11 @@ class _Run:
             ahead = gradient + optimizer.momentum * buffer if optimizer.nesterov else buffer
             weights = weights - (optimizer.learning_rate * ahead).to(weights)
 
-    def _path(self, landscape: Landscape, seconds: float) -> None:
+    def _path(self, landscape: Landscape) -> None:
         """The loss along the optimizer's own steps against its expansion, after 4, 8 and 16 of them."""
         name, wanted = "expansion_path", (4, 8, 16)
         share = min(self.batch_size, landscape.num_units) / landscape.num_units
-        if not self._time_for((0.5 * share * wanted[-1] + 4) * seconds):
+        if not self._time_for(share * wanted[-1] * self.seconds + 4.5 * self.bend + 4 * self.loss):
             self._none(name, "no time left in the budget")
             return
         self._say("path")
@@ -850,12 +918,12 @@ class _Run:
         fresh = "; attack run again where the loss is taken" if self.attack else ""
         self._limit(of_expansion(study, name=name), note=f"after 4, 8 and 16 steps{fresh}")
 
-    def _stationarity(self, landscape: Landscape, seconds: float) -> None:
+    def _stationarity(self, landscape: Landscape) -> None:
         name = "stationarity"
         if not self.steps:
             self._none(name, "no steps asked for (steps=)")
             return
-        per_step = 0.5 * seconds * min(self.batch_size, landscape.num_units) / landscape.num_units
+        per_step = 0.5 * self.seconds * min(self.batch_size, landscape.num_units) / landscape.num_units
         steps = min(self.steps, int(max(self.deadline - time.monotonic(), 0.0) / max(per_step, 1e-9)))
         optimizer = self.optimizer
         burn = min(steps // 4, math.ceil(5 / (1 - optimizer.momentum)))
@@ -901,12 +969,12 @@ def _curvature_intervals(curvatures: Array, samples: Array) -> Array:
     return np.array(ends).reshape(-1, 2)
 
 
-def _noise_intervals(slopes: Array, variances: Array) -> Array:
-    """Of γ: a variance's samples are squares, which are skewed."""
-    squares = (slopes - slopes.mean(axis=0)) ** 2
-    squares *= variances / np.maximum(squares.mean(axis=0), 1e-300)
-    ends = [skewed(float(variance), squares[:, i], 0.05) for i, variance in enumerate(variances)]
-    return np.maximum(np.array(ends).reshape(-1, 2), 0.0)
+def _noise_intervals(slopes: Array, factor: float, seed: int) -> Array:
+    """Of γ, by the bootstrap-t for variances of heavy-tailed slopes."""
+    if not slopes.shape[1]:
+        return np.empty((0, 2))
+    found = variance_estimates(slopes, rng=np.random.default_rng(seed))
+    return factor * np.stack([found.low, found.high], axis=1)
 
 
 def _jackknife(slopes: Array, value: float) -> tuple[float, float]:

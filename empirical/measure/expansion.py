@@ -38,6 +38,7 @@ def expansion_error(
     *,
     part: Part,
     attack: Attack | None = None,
+    curvatures: NDArray[np.float64] | None = None,
     level: float = 0.95,
     resamples: int = 999,
     seed: int = 0,
@@ -50,6 +51,7 @@ def expansion_error(
         part: "even" (both signs averaged, no slope), as for symmetric directions; "whole", the one-sided change with
             its slope, or "curved", without, as for a path.
         attack: flat weights to adversarial inputs there; None keeps the landscape's inputs.
+        curvatures: dᵀ∇²ℓ_n d of every sample, shape ``(N, J)``, where they were measured before.
         level: coverage of the intervals, over samples.
         resamples: bootstrap resamples.
         seed: of the bootstrap.
@@ -73,16 +75,17 @@ def expansion_error(
             change = 0.5 * (change + _losses_at(landscape, landscape.weights - move, attack) - base)
         changes.append(change)
     measured = torch.stack(changes, dim=1).cpu().numpy()
-    predicted = 0.5 * bilinear_curvatures(landscape, moves, moves)
+    bent = bilinear_curvatures(landscape, moves, moves) if curvatures is None else torch.as_tensor(curvatures)
+    predicted = 0.5 * bent.cpu()
     if part != "even":
         rows = [directional_derivatives(landscape, moves, units).double() for units in landscape.chunks()]
-        slopes = torch.cat(rows)
+        slopes = torch.cat(rows).cpu()
         if part == "whole":
             predicted = predicted + slopes
         else:
-            measured = measured - slopes.cpu().numpy()
+            measured = measured - slopes.numpy()
     radii = torch.linalg.vector_norm(displacements, dim=0).double().cpu().numpy()
-    return _compare(radii, measured, predicted.cpu().numpy(), level, resamples, np.random.default_rng(seed))
+    return _compare(radii, measured, predicted.numpy(), level, resamples, np.random.default_rng(seed))
 
 
 def random_directions(dimension: int, count: int, *, seed: int = 0) -> Tensor:

@@ -17,13 +17,23 @@ def test_stored_coverage_is_of_twelve_kinds_and_names_what_falls_short(stored):
     assert stored["pooled"] == json.loads(json.dumps(gate_coverage.pooled(stored["models"])))
     rates = {name: item["rate"] for name, item in stored["pooled"].items()}
     low, high = gate_coverage.WANTED
-    assert stored["within"] == [name for name, rate in rates.items() if low <= rate <= high]
+    assert stored["within"] == [name for name in gate_coverage.JUDGED if low <= rates[name] <= high]
     # What the report of a gate says of its intervals.
     from empirical.measure import assumptions
 
     said = " ".join(assumptions.__doc__.split())
     for name, words in (("noise", "of γ"), ("price", "of the price")):
         assert (rates[name] >= low) == (f"{words} are too short" not in said), (name, rates[name], said)
+
+
+def test_the_method_was_chosen_on_other_models(stored):
+    held_out = stored["held_out"]
+    assert set(held_out["models"]) == set(gate_coverage.HELD_OUT) and not set(held_out["models"]) & set(
+        stored["models"]
+    )
+    for part in (held_out["pooled"], stored["pooled"]):
+        for name in ("noise", "price"):
+            assert part[name]["rate"] > part[f"{name} of the same samples"]["rate"], (name, part)
 
 
 def test_a_draw_is_judged_against_its_pool():

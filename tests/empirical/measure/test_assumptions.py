@@ -316,6 +316,67 @@ def test_a_budget_is_kept_by_measuring_less():
     assert found.outcome in ("pass", "fail", "inconclusive")
 
 
+class Clock:
+    """Time that passes in forward passes alone, `pace` seconds a sample; later ones may take longer."""
+
+    def __init__(self, pace, later):
+        self.now, self.seen, self.pace, self.later = 0.0, 0, pace, later
+
+    def passed(self, samples):
+        self.seen += samples
+        self.now += samples * self.pace * (self.later if self.seen > 3000 else 1.0)
+
+    def monotonic(self):
+        return self.now
+
+    perf_counter = monotonic
+
+    def __deepcopy__(self, _):
+        return self  # a copied network lives by the same clock
+
+
+class Slow(nn.Module):
+    """A network whose forward passes tell a clock."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.body, self.clock = smooth_network(), clock
+
+    def forward(self, x):
+        self.clock.passed(x.shape[0] if x.ndim > 1 else 1)
+        return self.body(x)
+
+
+@pytest.mark.parametrize("later", [1.0, 4.0])
+@pytest.mark.parametrize("budget", [6.0, 20.0, 60.0])
+def test_a_budget_is_kept_on_a_machine_that_slows_down(monkeypatch, later, budget):
+    """The first products promise too much; the plan goes by what the later ones took."""
+    clock = Clock(1e-3, later)
+    monkeypatch.setattr("empirical.measure.assumptions.time", clock)
+    _, batches = network()
+    found = check_assumptions(
+        Slow(clock), CE, batches, learning_rate=0.05, momentum=0.9, top_k=6, budget=budget, chunk=16
+    )
+    assert 0.05 * budget < clock.now <= 1.1 * budget, (clock.now, found)
+    assert found.stability.estimate is not None
+
+
+def test_more_directions_than_the_data_tell_apart_are_not_tracked():
+    model, batches = network()
+    options = {"learning_rate": 0.05, "momentum": 0.9}
+    seen = {k: check_assumptions(model, CE, batches, top_k=k, **options) for k in (8, 10, 30, 100)}
+    tracked = {k: len(found.curvatures) for k, found in seen.items()}
+    assert tracked[30] == tracked[100] <= 1 + 320 // 25 and tracked[8] == 8 and tracked[10] == 10
+    assert any("25 of them for every direction but one" in note for note in seen[30].notes) and not seen[10].notes
+    for name in RULES:
+        results = {found.checks[name].result for found in seen.values()}
+        assert results != {Result.PASS, Result.FAIL} and (len(results) == 1 or name in ("price", "commutativity_top"))
+    for found in seen.values():  # flatter directions cost more: the price says so, direction by direction
+        low, high = found.price.interval
+        assert (found.price.result is Result.INCONCLUSIVE) == (low <= 0.1 < high)
+        assert "(2: " in found.price.reason and ", 5: " in found.price.reason
+
+
 def test_steps_of_a_run_at_rest_balance_and_of_a_travelling_one_do_not():
     rng = np.random.default_rng(2)
     model, batches = quadratic(rng, rotated=False, size=3)
