@@ -342,7 +342,7 @@ def study(names, repeats: int, report: bool = True) -> dict:
             for quantity, held in repeat(pool, number).items():
                 counts[quantity][0] += sum(held)
                 counts[quantity][1] += len(held)
-        found[name] = {"weights": len(pool.hessian), **counts}
+        found[name] = {"weights": len(pool.hessian), "repeats": repeats, **counts}
         print(name, found[name], flush=True)
     return found
 
@@ -369,7 +369,6 @@ def main(arguments: list[str] | None = None) -> int:
     others = study(options.held_out, options.repeats, report=False)
     found = study(options.models, options.repeats)
     document = {
-        "repeats": options.repeats,
         "pool": POOL,
         "samples": COUNT,
         "batch_size": BATCH,
