@@ -23,7 +23,9 @@ Checks (each has its rule; `RULES` says what a failure costs)
 Data      The samples are taken as a draw from the training distribution: intervals are over samples, at fixed
           eigenvectors; those of the excess over probes. γ and the price are measured along directions that the sample
           had no part in finding (`crossed`). The price meant is that of the distribution in its own steepest
-          directions. Coverage at 256 samples is counted in `tests.gate_coverage`.
+          directions. Coverage at 256 samples is counted in `tests.gate_coverage`: the intervals of γ are too short
+          where a norm over two features divides by nearly nothing, those of the price are too short there and under
+          layer and group norm, whose steep directions lie close together under heavy tails.
 Top k     As many as asked for, at most 1 + N/25, and of these the ones with positive curvature, noise and a stationary
           law. From N samples noise that commutes comes out at (k − 1)/4N nats a direction (Bartlett's expectation of
           ln det R): at 25 samples a direction a tenth of the price's limit, and more directions would measure the
@@ -774,7 +776,7 @@ class _Run:
         error = math.sqrt(7 / 8 * float(((logs - logs.mean()) ** 2).sum()))
         reach = float(stats.t.ppf(0.975, 7)) * error
         ends = (value * math.exp(-reach), value * math.exp(reach))
-        crossover = crossover_batch_size(curvatures, self.optimizer, sampling=sampling)
+        crossover = crossover_batch_size(found, self.optimizer, sampling=sampling)
         until = "at every B" if crossover is None else f"below B = {crossover}"
         note = f"{k} steepest directions, B = {size}; of {len(found)} samples, noise halves the edge {until}"
         self._limit(Quantity(name=name, estimate=value, interval=ends), note=note)

@@ -27,9 +27,9 @@ from empirical.measure.operators import HessianOperator
 
 __all__ = ["TOLERANCE", "crossed_directions", "halves", "paired"]
 
-#: Residual over the largest curvature at which a half's direction is good enough: far below what half of the samples
-#: turn it by.
-TOLERANCE = 1e-3
+#: Residual over the largest curvature at which a half's direction is good enough: where noise spans decades between
+#: directions, a little of another one's is much of its own.
+TOLERANCE = 1e-5
 
 
 def halves(count: int, seed: int) -> tuple[Tensor, Tensor]:
