@@ -2,7 +2,8 @@
 
     python -m empirical sweep --preset digits-cpu --grid epsilon=0,0.1,0.2 --grid batch-size=16,32 --seeds 3
 Every point of the grid is a Setting of its own, so that its runs have their own names; running the command again does
-what is missing. With ``--measure`` every finished run is measured on the spot, in the same worker.
+what is missing. With ``--measure`` every finished run is measured on the spot, in the same worker, which says what
+that will cost and how long is left as `measure` does.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             run_folder(job.setting, job.seed, args.out).require_free()
         if args.backend == "loky":  # elsewhere the archives are the workers' own
             require_data(jobs)
-        tasks = (delayed(_one)(job, args.threads or 1, what, local) for job in jobs)
+        tasks = (delayed(_one)(job, args.threads or 1, what, local, args.quiet) for job in jobs)
         return _carry_out(tasks, len(jobs), workers, args.backend)
 
 
@@ -174,24 +175,28 @@ def _name(job: Job) -> str:
     return run_folder(job.setting, job.seed, job.options["out"]).path.name
 
 
-def _one(job: Job, threads: int, what: Measuring | None, local: _Local | None) -> tuple[str, int, str]:
+def _one(
+    job: Job, threads: int, what: Measuring | None, local: _Local | None, quiet: bool = False
+) -> tuple[str, int, str]:
     """Train (and measure) one point in a worker: name, status, and what went wrong, so that the others go on."""
     if local is None:
-        return _carried(job, job.options, threads, what)
+        return _carried(job, job.options, threads, what, quiet)
     if local.parent != os.getpid():
         end_with_parent(local.parent)
     if local.seats is None:
-        return _carried(job, job.options, threads, what)
+        return _carried(job, job.options, threads, what, quiet)
     from empirical.training.jobs import seated
 
     seat = local.seats.get()
     try:
-        return _carried(job, seated(job.options, seat, local.gpus), threads, what)
+        return _carried(job, seated(job.options, seat, local.gpus), threads, what, quiet)
     finally:
         local.seats.put(seat)
 
 
-def _carried(job: Job, options: Mapping[str, Any], threads: int, what: Measuring | None) -> tuple[str, int, str]:
+def _carried(
+    job: Job, options: Mapping[str, Any], threads: int, what: Measuring | None, quiet: bool
+) -> tuple[str, int, str]:
     import torch
 
     from empirical.training.run import run_folder, train
@@ -201,7 +206,14 @@ def _carried(job: Job, options: Mapping[str, Any], threads: int, what: Measuring
     try:
         train(job.setting, seed=job.seed, **options)
         if what is not None:
-            place = measure.Place(out=str(folder.out), device=options["device"], jobs=1, quiet=True)
+            place = measure.Place(
+                out=str(folder.out),
+                device=options["device"],
+                data_root=options.get("data_root", "data"),
+                download=options.get("download", True),
+                jobs=1,
+                quiet=quiet,
+            )
             if status := measure.measure([folder.path], what, place, held=True):
                 return folder.path.name, status, "trained, not wholly measured"
     except Exception as error:  # one point's failure must not lose the others

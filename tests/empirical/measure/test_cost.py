@@ -193,3 +193,28 @@ def test_memory_is_bounded_by_the_chunk_and_not_by_the_images(tmp_path, mode):
         peaks[images, chunk] = int(done.stdout.split()[-1]) / 1024  # MiB
     assert peaks[256, 32] < peaks[64, 32] + 64, peaks
     assert peaks[256, 128] > peaks[256, 32] + 64, peaks
+
+
+def test_a_sweep_that_measures_says_what_it_costs_and_reads_its_own_data_folder(tmp_path, capfd, monkeypatch):
+    """In a worker, as the sweep makes it: what `measure` says of a run, and the folder that its training read."""
+    from empirical.commands import sweep
+    from empirical.settings.measuring import Measurement, Measuring
+    from empirical.training.jobs import Job
+
+    changes = {"epochs": 1, "masking_probe": 0, "train_size": 32, "test_size": 16, "milestones": ()}
+    options = {"out": str(tmp_path), "device": "cpu", "data_root": str(tmp_path / "images"), "download": False}
+    job = Job(setting=make_training("smoke", "at", changes), seed=0, options=options)
+    small = Measurement(eigenpairs=2, smallest=0, probes=2, resamples=99, dtype="float32", tolerance=1e-2)
+    what = Measuring(measurement=small, modes=("eval",), checkpoints=1, replicas=0, window=0, expansions=False)
+    places = []
+    plain = sweep.measure.measure
+    monkeypatch.setattr(
+        sweep.measure,
+        "measure",
+        lambda paths, what, place, **how: places.append(place) or plain(paths, what, place, **how),
+    )
+    name, status, trouble = sweep._one(job, 1, what, None)
+    assert (status, trouble) == (0, "")
+    assert places[0].data_root == str(tmp_path / "images") and not places[0].download
+    said = capfd.readouterr().err
+    assert "plan: 1 spectra" in said and f"{name} checkpoints" in said
