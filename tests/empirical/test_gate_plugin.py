@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # likewise: torch loads it on first use
 from torch import nn
 
 import empirical.measure.assumptions  # noqa: F401 (pytester forgets imports of a run inside it; numpy loads once)
