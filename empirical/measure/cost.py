@@ -20,12 +20,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from empirical.measure.landscape import GRADIENT_BYTES, Landscape
+from empirical.measure.landscape import GRADIENT_BYTES, Landscape, Work
 from empirical.measure.objective import PIECE, landscape_of
 from empirical.measure.operators import COLUMNS_AT_ONCE, GradientCovarianceOperator, HessianOperator
 from empirical.network.build import parameter_count
@@ -41,8 +40,6 @@ __all__ = ["Rates", "Stage", "Watch", "duration", "dynamics_stages", "peak_bytes
 PRODUCTS_A_PAIR = 4
 #: A trial's images are doubled until it takes so many seconds, up to `chunk`.
 TRIAL_SECONDS = 0.3
-
-Work = Literal["attack", "gradient", "product", "covariance"]
 
 
 @dataclass(frozen=True, kw_only=True)

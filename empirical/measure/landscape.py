@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from empirical.settings.measuring import BATCH_NORMS, BatchNorm
 from empirical.training.attack import batch_norm_layers
 from empirical.training.loss import PerSampleLoss, cross_entropy
 
+#: What is counted in samples: a step of the attack, a gradient, a product of H or of C with one vector.
+Work = Literal["attack", "gradient", "product", "covariance"]
 #: Memory for vectors as long as the weights, one a unit, wherever such vectors are formed.
 GRADIENT_BYTES = 512 * 2**20
 
@@ -50,7 +53,7 @@ class Landscape:
     """
 
     #: Told what was computed and over how many samples, such as ("product", 1024), as it goes; see `cost.Watch`.
-    tick: Callable[[str, float], None] | None = None
+    tick: Callable[[Work, float], None] | None = None
     #: Whether torch can batch samples of this model (`torch.func.vmap`); False differentiates them one after another.
     vectorized: bool = True
 
@@ -168,7 +171,7 @@ class Landscape:
         values = [tensors[name] for name in self.names] if isinstance(tensors, dict) else tensors
         return torch.cat([value.reshape(-1) for value in values])
 
-    def chunks(self, doing: str = "", times: int = 1) -> Iterator[Tensor]:
+    def chunks(self, doing: Work | None = None, times: int = 1) -> Iterator[Tensor]:
         """Indices of the units, as many at a time as hold ``chunk`` samples; `tick` hears what was done with them."""
         for units in torch.arange(self.num_units, device=self.device).split(max(1, self.chunk // self._unit_samples)):
             yield units

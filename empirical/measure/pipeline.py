@@ -414,7 +414,7 @@ def _dynamics(chain: Chain, note: Note, watch: Watch | None) -> list[Failure]:
             continue
         began = time.time()
         if watch is not None:
-            watch.stage({Trajectory: "trajectories"}.get(kind, kind.experiment))
+            watch.stage("trajectories" if kind is Trajectory else kind.experiment)
         _write(chain, work(), began)
         note(f"{chain.label} {kind.experiment} at epoch {stage.epoch} ({time.time() - began:.0f} s)")
     return []
