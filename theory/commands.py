@@ -130,7 +130,9 @@ def solve(options: argparse.Namespace) -> int:
     price = commutativity_price(problem, optimizer)
     measures = commutativity(problem)
     oracles: dict[str, Any] = {}
-    for method in METHODS if options.slicot else [name for name in METHODS if name != "slycot"]:
+    for method in METHODS:
+        if method == "slycot" and not options.slicot:
+            continue
         try:
             answer = lyapunov_covariance(problem, optimizer, method)
         except ValueError as error:

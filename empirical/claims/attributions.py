@@ -30,7 +30,7 @@ MARGIN = math.log(1.1)
 #: Fewest seeds behind a statement about a method.
 SEEDS = 3
 #: What the factors are called in figures.
-WORDS = dict(
+WORDS: dict[str, str] = dict(
     zip(FACTORS, ("outputs' curvature", "outputs' derivative", "residual part", "norms of the weights"), strict=True)
 )
 

@@ -602,7 +602,7 @@ def _compare_residual(when: str) -> Compare[Map, float]:
         rests = [
             np.mean([run.moment(when).noise - run.moment(when).rise for run in regime.runs[1::2]]) for regime in regimes
         ]
-        value = sign * _rank_correlation(np.array(rises), np.array(rests))
+        value = sign * _rank_correlation(np.array(rises, np.float64), np.array(rests, np.float64))
         return Comparison(
             estimate=value,
             interval=rank_correlation_interval(value, len(regimes), HYPOTHESIS_ALPHA),
@@ -651,7 +651,11 @@ def _line(x: Numbers, y: Numbers) -> Callable[[Numbers], Numbers]:
 def _errors_over_regimes(seen: Map, when: str, account: Account | None) -> Numbers:
     """Squared error of each regime's rise, predicted from all other regimes."""
     regimes = seen.require()
-    x = np.array([0.0 if account is None else r.mean(lambda run: _predictor(account, run, when)) for r in regimes])
+
+    def predictor(run: Run) -> float:
+        return 0.0 if account is None else _predictor(account, run, when)
+
+    x = np.array([regime.mean(predictor) for regime in regimes])
     y = np.array([regime.mean(lambda run: run.moment(when).rise) for regime in regimes])
     errors = []
     for place in range(len(regimes)):

@@ -39,6 +39,7 @@ from empirical.claims.series import (
     TREND,
     AtDecay,
     Change,
+    Contrasted,
     Pair,
     Track,
     Tracks,
@@ -90,7 +91,7 @@ SLOPE = 0.5
 
 # --- spikes and shrinking at a decay ------------------------------------------------------------------------------
 
-Where = Selector[[Track, Windows], NDArray[np.float64]]
+Where = Contrasted
 #: Name, and value at a checkpoint; not all of them are positive everywhere.
 Beside = tuple[tuple[str, Callable[[Spectrum], float]], ...]
 LAMBDA: Beside = (("λ₁", lambda item: float(item.curvatures[0])), ("tr H", lambda item: item.alignment.trace_hessian))

@@ -137,7 +137,7 @@ def _fit(
     sizes = (int(np.sum(u <= 0)), int(np.sum(u > 0)))
     weights = np.repeat([1 / noise.standard_deviation for noise in noises], sizes)
     best, coefficients = _solve(u, y[None], weights)
-    curve = _design(u, TIME_SCALES[best[0]]) @ coefficients[0]
+    curve = _design(u, float(TIME_SCALES[best[0]])) @ coefficients[0]
     rng = np.random.default_rng(0)
     blocks = [_blocks(noise, size, rng) for noise, size in zip(noises, sizes, strict=True)]
     copies = curve + np.concatenate(blocks, axis=1)

@@ -80,7 +80,7 @@ class Regime:
 
 
 def _around(prefix: str, preset: str, points: Mapping[str, Mapping[str, Any]]) -> tuple[Regime, ...]:
-    regimes = []
+    regimes: list[Regime] = []
     for name, changes in points.items():
         method = "standard" if changes.get("epsilon") == 0 else "awp" if "awp_gamma" in changes else "at"
         given = {key: value for key, value in changes.items() if method != "standard" or key != "epsilon"}
