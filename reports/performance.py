@@ -247,12 +247,15 @@ def _gate(gates: Mapping[str, Record]) -> str:
             f"{case['model']}, {_round(case['weights'])} weights, {_round(case['images'])} images",
             f"{case['k']}",
             f"{_round(case['seconds'])} of {_round(case['budget'])}",
-            f"{_round(case['mebibytes_peak'] - case['mebibytes_before'])}",
+            _round(case["epochs_of_gradients"]),
+            _round(case["mebibytes_peak"] - case["mebibytes_before"]),
         )
         for one in gates.values()
         for case in one["cases"]
     ]
-    return _table(("model", "directions k", "seconds, of the budget", "memory, MiB"), rows)
+    return _table(
+        ("model", "directions k", "seconds, of the budget", "in epochs of gradients (the floor)", "memory, MiB"), rows
+    )
 
 
 def _instructions(record: Record) -> str:

@@ -28,13 +28,7 @@ if TYPE_CHECKING:
     from theory.closed_form.correlated import CorrelatedTransient, correlated_transient
     from theory.closed_form.correlation_time import integrated_autocorrelation_time, variance_correlation_time
     from theory.closed_form.divergence import binary_kl, gaussian_kl, gaussian_wasserstein, kl_inverse
-    from theory.closed_form.edge import (
-        StabilityEdge,
-        batch_sharpness,
-        crossover_batch_size,
-        mean_square_edge,
-        sampled_batch_sharpness,
-    )
+    from theory.closed_form.edge import StabilityEdge, batch_sharpness, mean_square_edge, sampled_batch_sharpness
     from theory.closed_form.interpolation import interpolated_variance, settling_time
     from theory.closed_form.langevin import (
         exact_langevin_noise,
@@ -153,7 +147,6 @@ _HOMES = {
     "theory.closed_form.edge": (
         "StabilityEdge",
         "batch_sharpness",
-        "crossover_batch_size",
         "mean_square_edge",
         "sampled_batch_sharpness",
     ),
@@ -278,7 +271,6 @@ __all__ = [
     "commutativity_price",
     "continuous_time_law",
     "correlated_transient",
-    "crossover_batch_size",
     "damped_newton_covariance",
     "ema_covariance",
     "epoch_shuffling_factor",

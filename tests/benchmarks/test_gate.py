@@ -1,6 +1,6 @@
 """What the gate costs: seconds, samples measured and peak memory on three models, beside the budget that was asked for.
 
-    SPIKESHRINK_STORE=1 python -m pytest tests/benchmarks/test_gate.py --benchmark-only
+    python -m pytest tests/benchmarks/test_gate.py --benchmark-only
 
 Each model in a process of its own, so that the peak is its own. Beside its seconds stands the floor, one epoch's
 gradients of the same batches (the fastest of three, before and after), and the ratio. Nothing asserts seconds; what is
@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.test_measure import store
-from tests.benchmarks.test_simulation import environment
+from tests.benchmarks.race import environment, store
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -95,7 +94,7 @@ def test_seconds_and_memory_of_the_gate(benchmark):
             found.append({"model": case[0], **json.loads(done.stdout)})
 
     benchmark.pedantic(measure, rounds=1)
-    store("gate", {"environment": environment(), "cases": found})
+    store({"kind": "gate", "name": "gate", "environment": environment(), "cases": found})
     for item in found:
         # Parts already under way are finished: a tenth of the budget, and a second that any measurement takes.
         assert item["seconds"] <= 1.1 * item["budget"] + 1

@@ -9,6 +9,7 @@ import numpy as np
 
 from empirical.records import (
     BoundOverTraining,
+    CurvatureAttribution,
     Ensemble,
     Expansion,
     LoggedRun,
@@ -373,6 +374,30 @@ def expansion(pooled=0.1, half=0.05):
     )
 
 
+def curvature_attribution(seed=0, parts=(-0.2, 0.1, 0.05, 0.0), *, after=530, method="at"):
+    """Two directions whose curvature changes by these parts of Δ ln λ after epoch 48."""
+    run = training(method)
+    parts = np.tile(np.asarray(parts, dtype=np.float64), (2, 1))
+    before = np.array([3.0, 2.0])
+    values = np.stack([before, before * np.exp(parts.sum(axis=1))])
+    return CurvatureAttribution(
+        training=run,
+        measurement=Measurement(eigenpairs=2, smallest=0),
+        seed=seed,
+        before=480,
+        after=after,
+        data_digest="x",
+        eigenvalues=values,
+        curvatures=values,
+        gauss_newton=0.9 * values,
+        overlaps=np.ones(2),
+        parts=parts,
+        saturation=np.array([0.5, 0.4]),
+        groups=("a",),
+        norms=np.ones((2, 1)),
+    )
+
+
 def bound(values=(1.0, 2.0, 3.0), gap=(0.1, 0.2, 0.3)):
     """A bound and a gap, checkpoint by checkpoint."""
     values, gap = np.asarray(values, dtype=np.float64), np.asarray(gap, dtype=np.float64)
@@ -573,6 +598,7 @@ def one_of_each():
         separation(replicas=8, scouts=3),
         trajectory(window=20),
         expansion(),
+        curvature_attribution(),
         robust_accuracy(),
         logged_run(),
         regime_run("one", 10),

@@ -19,8 +19,10 @@ from theory.judge.evidence import Evidence
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = make.one_of_each()
-IDENTITIES = {"training", "measurement", "iteration", "iterations", "ensemble", "separation", "window", "source"}
-IDENTITIES |= {"robustness", "checkpoint_digest", "images"}
+IDENTITIES = {
+    *("training", "measurement", "iteration", "iterations", "ensemble", "separation", "window", "source"),
+    *("before", "after", "robustness", "checkpoint_digest", "images"),
+}
 
 
 def flat(value, path=""):

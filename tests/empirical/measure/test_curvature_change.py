@@ -24,12 +24,11 @@ from empirical.measure.landscape import Landscape
 from empirical.measure.operators import HessianOperator
 from empirical.records import CurvatureAttribution, read_records
 from empirical.records.curvature_change import FACTORS
-from empirical.settings.measuring import Measurement
 from empirical.settings.presets import make_training
 from empirical.training.loss import squared
 from empirical.training.run import train
 from tests.empirical.measure.conftest import dense, smooth_network, toy_data, trained
-from tests.empirical.record_making import training
+from tests.empirical.record_making import curvature_attribution
 from theory.judge.results import Stack
 from theory.judge.verdict import Outcome, read_verdicts
 
@@ -293,29 +292,6 @@ def test_wrong_usage_is_one_line(out, tmp_path, capsys, arguments, complaint):
 # --- the claims --------------------------------------------------------------------------------------------------
 
 
-def record(seed: int, parts, *, after: int = 530, method: str = "at") -> CurvatureAttribution:
-    run = training(method)
-    parts = np.tile(np.asarray(parts, dtype=np.float64), (2, 1))
-    before = np.array([3.0, 2.0])
-    values = np.stack([before, before * np.exp(parts.sum(axis=1))])
-    return CurvatureAttribution(
-        training=run,
-        measurement=Measurement(eigenpairs=2, smallest=0),
-        seed=seed,
-        before=480,
-        after=after,
-        data_digest="x",
-        eigenvalues=values,
-        curvatures=values,
-        gauss_newton=0.9 * values,
-        overlaps=np.ones(2),
-        parts=parts,
-        saturation=np.array([0.5, 0.4]),
-        groups=("a",),
-        norms=np.ones((2, 1)),
-    )
-
-
 def judged(entry, *items):
     return {str(subject.about): entry.judge(subject) for subject in entry.subjects(items)}
 
@@ -325,7 +301,7 @@ FLATTEN, SHARPEN = claims.CLAIMS
 
 @pytest.mark.parametrize(("outputs", "outcome"), [(-0.25, Outcome.SUPPORTED), (-0.02, Outcome.REFUTED)])
 def test_flattening_outputs_are_told_from_still_ones(outputs, outcome):
-    items = [record(seed, (outputs - 0.01 * seed, -0.03, 0.0, 0.01)) for seed in range(3)]
+    items = [curvature_attribution(seed, (outputs - 0.01 * seed, -0.03, 0.0, 0.01)) for seed in range(3)]
     (verdict,) = judged(FLATTEN, *items).values()
     assert verdict.outcome is outcome and "outputs' curvature" in verdict.note
     assert [decoy.outcome for decoy in verdict.decoys] == [Outcome.REFUTED]
@@ -334,9 +310,9 @@ def test_flattening_outputs_are_told_from_still_ones(outputs, outcome):
 
 
 def test_windows_are_kept_apart_and_the_last_of_each_counts():
-    items = [record(seed, (-0.2, 0.0, 0.0, 0.0), after=490) for seed in range(3)]
-    items += [record(seed, (-0.3, 0.0, 0.0, 0.0), after=530) for seed in range(3)]
-    items += [record(seed, (-0.4, 0.5 + 0.01 * seed, 0.0, 0.1), after=840) for seed in range(3)]
+    items = [curvature_attribution(seed, (-0.2, 0.0, 0.0, 0.0), after=490) for seed in range(3)]
+    items += [curvature_attribution(seed, (-0.3, 0.0, 0.0, 0.0), after=530) for seed in range(3)]
+    items += [curvature_attribution(seed, (-0.4, 0.5 + 0.01 * seed, 0.0, 0.1), after=840) for seed in range(3)]
     (early,) = judged(FLATTEN, *items).values()
     assert early.estimate == pytest.approx(0.3)
     (late,) = judged(SHARPEN, *items).values()
@@ -346,7 +322,7 @@ def test_windows_are_kept_apart_and_the_last_of_each_counts():
 
 
 def test_a_method_needs_three_seeds():
-    (verdict,) = judged(FLATTEN, record(0, (-0.2, 0.0, 0.0, 0.0))).values()
+    (verdict,) = judged(FLATTEN, curvature_attribution(0, (-0.2, 0.0, 0.0, 0.0))).values()
     assert verdict.outcome is Outcome.NOT_APPLICABLE and "needs 3 seeds; here are 1" in verdict.note
     assert verdict.results
 
