@@ -244,11 +244,9 @@ def test_the_module_runs_as_a_command_and_interrupts_cleanly(tmp_path):
     import time
 
     late = str(tmp_path / "slow")
+    # The whole register takes a minute or more, so that the interrupt comes before its end on any machine.
     slow = subprocess.Popen(
-        [
-            sys.executable, "-m", "theory", "verify", "--claims", "stationary-commuting,adaptive-adam", "--seed", "5",
-            "--out", late,
-        ],
+        [sys.executable, "-m", "theory", "verify", "--seed", "5", "--out", late],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
@@ -257,6 +255,6 @@ def test_the_module_runs_as_a_command_and_interrupts_cleanly(tmp_path):
     time.sleep(0.3)
     slow.send_signal(signal.SIGINT)
     _, errors = slow.communicate(timeout=120)
-    assert slow.returncode == 130 and "what was written is kept" in errors and "Traceback" not in errors
+    assert slow.returncode == 130 and "what was written is kept" in errors and "Traceback" not in errors, errors
     for path in (tmp_path / "slow").rglob("*.json"):
         json.loads(path.read_text())
