@@ -40,6 +40,7 @@ from empirical.commands import controls
 from empirical.records import Ensemble, read_records
 from empirical.settings.controls import CONTROLS, Control
 from reports.formatting import listed
+from theory.judge.files import atomic_write
 from theory.judge.statistics import binomial_interval
 from theory.judge.table import markdown_table
 
@@ -56,8 +57,9 @@ RUNS = dict(zip((control.name for control in HELD), (7, 13, 7, 7, 7, 1), strict=
 #: Replicas of a repeat, the product's among them.
 SIZES = (controls.FULL.replicas, 192)
 LEVELS = (0.05, 0.01)
-#: Share of the repeats in which a sabotage must be refuted.
+#: Share of the repeats in which a sabotage must be refuted, and repeats that can show it.
 NEEDED = 0.99
+ENOUGH = 100
 
 Outcome = Literal["within", "outside", "undecided"]
 Array = NDArray[np.float64]
@@ -203,30 +205,51 @@ def told(one: Mapping[str, Any]) -> str:
 
 
 def sentence(document: Mapping[str, Any]) -> str:
-    """What the repeats say, for a reader in a hurry."""
+    """What the repeats say, for a reader in a hurry: of the size most often repeated, and where the law is seen to err.
+
+    Raises:
+        ValueError: if no control was repeated at that size.
+    """
     held, size = document["controls"], str(min(SIZES))
+    tables = {name: control["sizes"][size] for name, control in held.items() if size in control["sizes"]}
+    if not tables:
+        raise ValueError(f"a folder of repeats must hold runs of at least {size} replicas; got none.")
     caught = [
         (found["count"] / found["of"], sabotage, name, found)
-        for name, control in held.items()
-        for sabotage, found in control["sizes"][size]["sabotage refuted"].items()
+        for name, table in tables.items()
+        for sabotage, found in table["sabotage refuted"].items()
     ]
     _, sabotage, where, least = min(caught, key=lambda one: one[0])
-    seldom = sum(share < NEEDED for share, *_ in caught)
-    repeated = sorted(control["sizes"][size]["repeats"] for control in held.values())
-    wrong = [control["sizes"][size]["refuted although it holds"] for control in held.values()]
-    alarms = [
-        f"{min(found['rejections'])} to {max(found['rejections'])} of {control['sizes'][size]['repeats']} repeats on "
-        f"{name} (binomial interval {found['allowed'][0]} to {found['allowed'][1]})"
-        for name, control in held.items()
-        for found in [control["sizes"][size].get("false alarms", {}).get("0.05")]
-        if found
-    ]
+    every = sum(found["count"] == found["of"] for *_, found in caught)
+    few = {name: table["repeats"] for name, table in tables.items() if table["repeats"] < ENOUGH}
     rest = f", the least often {sabotage} on {where}, in {told(least)}" if least["count"] < least["of"] else ""
+    short = (
+        f", though {ENOUGH} were not reached on {listed([f'{name} ({n})' for name, n in few.items()])}" if few else ""
+    )
+    repeated = sorted(table["repeats"] for table in tables.values())
+    wrong = [table["refuted although it holds"] for table in tables.values()]
+    within, without = [], []
+    for name, control in held.items():
+        for count, table in control["sizes"].items():
+            if (found := table.get("false alarms", {}).get("0.05")) is not None:
+                low, high = found["allowed"]
+                words = (
+                    f"{min(found['rejections'])} to {max(found['rejections'])} of {table['repeats']} repeats of "
+                    f"{count} replicas on {name} (binomial interval {low} to {high})"
+                )
+                (without if "0.05" in beyond(table) else within).append((words, table))
+    alarms = (
+        f"; at each record a test of level 5 % rejects it in {listed([words for words, _ in within])}" if within else ""
+    )
+    seen = "".join(
+        f", and too often in {words}: there it is off by up to {100 * max(map(abs, table['mean ln ratio'])):.1f} %, "
+        "which so many replicas see"
+        for words, table in without
+    )
     return (
-        f"On fresh seeds with {size} replicas a repeat, {len(caught) - seldom} of {len(caught)} pairs of control and "
-        f"sabotage are refuted in at least 99 of 100 repeats ({repeated[0]} to {repeated[-1]} a control){rest}. A law "
-        f"that holds is refuted in {told(rate(sum(one['count'] for one in wrong), sum(one['of'] for one in wrong)))}; "
-        f"at each record a test of level 5 % rejects it in {listed(alarms)}."
+        f"On fresh seeds, {every} of {len(caught)} pairs of control and sabotage are refuted in every repeat of {size} "
+        f"replicas ({repeated[0]} to {repeated[-1]} repeats a control{short}){rest}. A law that holds is refuted in "
+        f"{told(rate(sum(one['count'] for one in wrong), sum(one['of'] for one in wrong)))}{alarms}{seen}."
     )
 
 
@@ -282,11 +305,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.part == "judge":
         document = counts(options.out)
+        try:
+            shown = report(document)
+        except ValueError as error:
+            print(f"control_repeats: `--out` {options.out}: {error}", file=sys.stderr)
+            return 2
         options.store.mkdir(parents=True, exist_ok=True)
         text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
-        (options.store / "counts.json").write_text(text + "\n", encoding="utf-8")
-        (options.store / "report.md").write_text(report(document), encoding="utf-8")
-        print(report(document))
+        atomic_write(options.store / "counts.json", f"{text}\n".encode(), overwrite=True)
+        atomic_write(options.store / "report.md", shown.encode(), overwrite=True)
+        print(shown)
         return 0
     began = time.monotonic()
     plan = [(control, FIRST_SEED + number) for control in HELD for number in range(RUNS[control.name])]

@@ -65,6 +65,27 @@ def test_the_report_and_the_readme_say_what_the_counts_say(stored):
     assert "reports/published/control_repeats/report.md" in readme
 
 
+def test_the_sentence_names_what_was_repeated_too_seldom_and_where_the_law_is_rejected_too_often(stored):
+    said = control_repeats.sentence(stored)
+    for name, control in stored["controls"].items():
+        for size, table in control["sizes"].items():
+            few = size == str(min(control_repeats.SIZES)) and table["repeats"] < control_repeats.ENOUGH
+            assert (f"{name} ({table['repeats']})" in said) == few
+            too_often = "0.05" in control_repeats.beyond(table)
+            words = f"too often in {min(table['false alarms']['0.05']['rejections'])}" if too_often else ""
+            assert words in said and (not too_often or f"{size} replicas on {name}" in said)
+
+
+def test_a_folder_without_repeats_is_one_line_and_what_is_stored_stays(tmp_path, capsys):
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "counts.json").write_text("kept")
+    assert control_repeats.main(["judge", "--out", str(tmp_path / "none"), "--store", str(store)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "got none" in told
+    assert (store / "counts.json").read_text() == "kept" and not (store / "report.md").exists()
+
+
 # -- the code that counts ----------------------------------------------------------------------------------------------
 
 
