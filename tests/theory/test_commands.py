@@ -244,11 +244,16 @@ def test_the_module_runs_as_a_command_and_interrupts_cleanly(tmp_path):
     import time
 
     late = str(tmp_path / "slow")
-    # The whole register takes a minute or more, so that the interrupt comes before its end on any machine.
-    slow = subprocess.Popen(
-        [sys.executable, "-m", "theory", "verify", "--seed", "5", "--out", late],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    # The whole register takes a minute or more, so that the interrupt comes before its end on any machine. A suite that
+    # was started in the background ignores interrupts, and what it starts would too.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        slow = subprocess.Popen(
+            [sys.executable, "-m", "theory", "verify", "--seed", "5", "--out", late],
+            cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not (tmp_path / "slow" / "evidence").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
