@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from reports import findings, markdown
+from reports.markdown import put_between
 from reports.numbers import drawn_numbers
 from reports.outline import sections, slug
 from reports.seen import seen_in
@@ -128,14 +129,8 @@ def renew_findings(folder: Path, readme: Path) -> Path:
         ValueError: if the file lacks a mark, or the results are damaged.
         OSError: if a file cannot be read or written.
     """
-    text = readme.read_text(encoding="utf-8")
-    begin, end = MARKS
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"{str(readme)!r} must hold the lines {begin} and {end}, once each, in this order.")
-    before, rest = text.split(begin)
     found = published_verdicts(folder)
-    made = findings.markdown(found, seen_in(folder, found))
-    atomic_write(readme, f"{before}{begin}\n{made}\n{end}{rest.split(end)[1]}".encode(), overwrite=True)
+    put_between(MARKS, findings.markdown(found, seen_in(folder, found)), readme)
     return readme
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from reports.equations import EQUATIONS
@@ -31,9 +32,25 @@ from reports.outline import (
 )
 from reports.source import Results
 from theory.judge.evidence import Evidence
+from theory.judge.files import atomic_write
 from theory.judge.results import Table
 from theory.judge.table import markdown_table
 from theory.judge.verdict import Outcome
+
+
+def put_between(marks: tuple[str, str], made: str, path: Path) -> None:
+    """Renew what stands between two marks in a Markdown file.
+
+    Raises:
+        ValueError: if the file lacks a mark.
+        OSError: if it cannot be read or written.
+    """
+    text = path.read_text(encoding="utf-8")
+    begin, end = marks
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{str(path)!r} must hold the lines {begin} and {end}, once each, in this order.")
+    before, after = text.split(begin)[0], text.split(end)[1]
+    atomic_write(path, f"{before}{begin}\n{made}\n{end}{after}".encode(), overwrite=True)
 
 
 def render(results: Results, figures: Mapping[str, Sequence[tuple[str, str]]] | None = None) -> str:

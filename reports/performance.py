@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from reports.formatting import listed, number
+from reports.markdown import put_between
 from theory.judge.files import atomic_write
 from theory.judge.reading import read_json
 from theory.judge.results import Axis, Band, Curve, Profile, Role, Sample
@@ -113,12 +114,7 @@ def renew(folder: Path, docs: Path, readme: Path | None) -> list[Path]:
     atomic_write(docs, page(records, address).encode(), overwrite=True)
     atomic_write(written[0], page(records).encode(), overwrite=True)
     if readme is not None:
-        text = readme.read_text(encoding="utf-8")
-        begin, end = MARKS
-        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-            raise ValueError(f"{str(readme)!r} must hold the lines {begin} and {end}, once each, in this order.")
-        before, after = text.split(begin)[0], text.split(end)[1]
-        atomic_write(readme, f"{before}{begin}\n{quoted(records)}\n{end}{after}".encode(), overwrite=True)
+        put_between(MARKS, quoted(records), readme)
         written.append(readme)
     return written
 

@@ -29,18 +29,15 @@ from scipy import stats
 
 from empirical.claims import EmpiricalClaim, Subject
 from empirical.claims.series import CONTRASTS, DECLARED, FIXED_INPUTS, SPIKE, TOP_K, TREND, windows_at
-from empirical.measure.bound import DELTA
+from empirical.measure.bound import formula, subspace_terms
 from empirical.records import Record, RegimeRun
 from theory.closed_form.edge import sharpness_limits
-from theory.closed_form.pac_bayes import FixedPrior, UnboundedLoss, pac_bayes_bound, pac_bayes_terms
-from theory.closed_form.stability import modes
-from theory.closed_form.stationary import stationary_variance
+from theory.closed_form.pac_bayes import PacBayesTerms
 from theory.judge.claim import HYPOTHESIS_ALPHA, POWER, Claim, Compare, Comparison, NotApplicableError
 from theory.judge.intervals import Contrast, combined, mean_of, rank_correlation_interval
 from theory.judge.results import Axis, Band, Curve, Profile, Result, Role, Sample, Table
 from theory.judge.verdict import About, Kind
 from theory.model.optimizer import MomentumSGD
-from theory.model.quadratic import Quadratic
 
 EDGE = "Andreyev, Ananthkumar, Walden, Poggio and Beneventano, arXiv 2604.14108"
 NOISE = "arXiv 2602.05600"
@@ -177,34 +174,23 @@ def _mean_log(values: Numbers) -> Numbers:
     return np.array([np.log(row[row > 0]).mean() for row in values])
 
 
-def _terms(item: RegimeRun, place: int) -> Any:
-    """PAC-Bayes terms of a checkpoint over its tracked directions, as in `empirical.measure.bound`."""
-    lam, gamma = item.curvatures[place], item.noise[place] * item.noise_factor
-    optimizer = _after(item)
-    keep = (lam > 0) & (gamma > 0) & modes(lam, optimizer).stable
-    if not keep.any():
-        raise NotApplicableError(f"{item.run} has no direction with a stationary law at its end")
-    return pac_bayes_terms(
-        lam[keep],
-        stationary_variance(Quadratic(lam[keep], gamma[keep]), optimizer),
-        prior_variance=item.prior_variance,
-        prior_mean=-item.displacements[place][keep],
-        residual_risk=float(item.train_loss[place]),
-    )
+def _terms(item: RegimeRun, place: int) -> PacBayesTerms:
+    """PAC-Bayes terms of a checkpoint over its tracked directions, at the rate after the decay."""
+    try:
+        return subspace_terms(
+            item.curvatures[place],
+            item.noise[place] * item.noise_factor,
+            _after(item),
+            prior_variance=item.prior_variance,
+            displacement=item.displacements[place],
+            loss=float(item.train_loss[place]),
+        )
+    except ValueError:
+        raise NotApplicableError(f"{item.run} has no direction with a stationary law at its end") from None
 
 
 def _complexity(item: RegimeRun, place: int) -> float:
-    terms = _terms(item, place)
-    bound = pac_bayes_bound(
-        terms.expected_risk,
-        terms.kl,
-        num_samples=item.num_train,
-        delta=DELTA,
-        loss=UnboundedLoss(),
-        prior=FixedPrior(because="N(w₀, σ_P² I) at the random initialization, σ_P² its mean squared weight"),
-        method="mcallester",
-    )
-    return float(bound.value) - float(item.train_loss[place])
+    return formula(_terms(item, place), item.num_train) - float(item.train_loss[place])
 
 
 def _after(item: RegimeRun) -> MomentumSGD:

@@ -65,6 +65,7 @@ from empirical.measure.posterior import price_interval
 from empirical.records import Expansion, Spectrum
 from empirical.records.dynamics import Studies, Study
 from theory.closed_form.attribution import attribution
+from theory.closed_form.edge import sharpness_limits
 from theory.judge.claim import HYPOTHESIS_ALPHA, Compare, Comparison, NotApplicableError, Selector
 from theory.judge.intervals import Contrast, from_influences, of_interval, of_magnitude
 from theory.judge.results import (
@@ -268,16 +269,16 @@ def _through_the_decay(found: Sequence[Track]) -> tuple[Result, ...]:
                 panel = dataclasses.replace(panel, curves=(*panel.curves, edge))
             names.append(name)
             panels.append(panel)
+    return _side_by_side(
+        "Curvature, noise, batch sharpness and predicted variance through the decays, AT and AWP", words, names, panels
+    )
+
+
+def _side_by_side(title: str, caption: str, names: Sequence[str], panels: Sequence[TimeCourse]) -> tuple[Result, ...]:
     if not panels:
         return ()
     return (
-        SmallMultiples(
-            title="Curvature, noise, batch sharpness and predicted variance through the decays, AT and AWP",
-            sample=panels[0].sample,
-            caption=words,
-            names=tuple(names),
-            panels=tuple(panels),
-        ),
+        SmallMultiples(title=title, sample=panels[0].sample, caption=caption, names=tuple(names), panels=tuple(panels)),
     )
 
 
@@ -287,7 +288,7 @@ def _edge(track: Track, most: float) -> Curve | None:
     rates = [track.first.training.optimizer.learning_rate, *(rate for _, _, rate in track.decays)]
     x, y = [], []
     for start, end, rate in zip(ends, ends[1:], rates, strict=False):
-        limit = 2 * (1 - track.first.optimizer.momentum) / rate
+        limit, _ = sharpness_limits(dataclasses.replace(track.first.training.optimizer, learning_rate=rate))
         if limit > most:
             break
         x += [start, end]
@@ -915,17 +916,7 @@ def _bound_pooled(found: Sequence[Track]) -> tuple[Result, ...]:
             geometric=False,
         )
         names += [name] * (len(panels) - len(names))
-    if not panels:
-        return ()
-    return (
-        SmallMultiples(
-            title="Terms of the bound over training, AT and AWP",
-            sample=panels[0].sample,
-            caption=words,
-            names=tuple(names),
-            panels=tuple(panels),
-        ),
-    )
+    return _side_by_side("Terms of the bound over training, AT and AWP", words, names, panels)
 
 
 AWP_TIGHTENS_PAC_BAYES = hypothesis(

@@ -29,7 +29,9 @@ from scipy import stats
 from empirical.logs.effects import AFTER, Run, need_decay, noise_of
 from empirical.logs.prediction import facts_of
 from empirical.logs.resampling import FEWEST, EpochNoise, block_bootstrap, epoch_noise
+from theory.closed_form.edge import sharpness_limits
 from theory.judge.claim import HYPOTHESIS_ALPHA, NotApplicableError
+from theory.model.optimizer import MomentumSGD
 
 #: Epochs on either side of the drop that the curve is fitted to, and within which its minimum is looked for.
 WINDOW = 20
@@ -127,7 +129,8 @@ def implied_curvature(run: Run, index: int, dip: Dip) -> Fitted:
 
 def small_batch_edge(run: Run, index: int) -> float:
     """2(1−μ)/η of the rate before the decay: the largest batch sharpness that training could hold there."""
-    return 2 * (1 - facts_of(run.log).momentum) / run.decays[index].before
+    limit, _ = sharpness_limits(MomentumSGD(run.decays[index].before, facts_of(run.log).momentum))
+    return limit
 
 
 def _fit(

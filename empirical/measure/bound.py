@@ -18,19 +18,32 @@ from numpy.typing import NDArray
 
 from empirical.records import BoundOverTraining, Spectrum
 from empirical.settings import Measurement
-from theory.closed_form.pac_bayes import BoundedLoss, FixedPrior, UnboundedLoss, pac_bayes_bound, pac_bayes_terms
+from theory.closed_form.pac_bayes import (
+    BoundedLoss,
+    FixedPrior,
+    PacBayesTerms,
+    UnboundedLoss,
+    pac_bayes_bound,
+    pac_bayes_terms,
+)
 from theory.closed_form.stability import modes
 from theory.closed_form.stationary import stationary_variance
+from theory.model.optimizer import MomentumSGD
 from theory.model.quadratic import Quadratic
 
 #: Chance that the bound fails.
 DELTA = 0.05
+PRIOR = FixedPrior(because="N(w₀, σ_P² I) at the random initialization, σ_P² its mean squared weight")
+
+
+def usable(curvatures: NDArray[np.float64], noise: NDArray[np.float64], optimizer: MomentumSGD) -> NDArray[np.bool_]:
+    """Directions with positive curvature and noise and a stationary law, shape ``(k,)``."""
+    return (curvatures > 0) & (noise > 0) & modes(curvatures, optimizer).stable
 
 
 def usable_directions(item: Spectrum) -> NDArray[np.bool_]:
-    """Directions with positive curvature and noise and a stationary law at the checkpoint's rate, shape ``(k,)``."""
-    lam = item.curvatures
-    return (lam > 0) & (item.gamma.values > 0) & modes(lam, item.optimizer).stable
+    """`usable` at the checkpoint's rate."""
+    return usable(item.curvatures, item.gamma.values, item.optimizer)
 
 
 def predicted_variances(item: Spectrum) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -44,6 +57,54 @@ def predicted_variances(item: Spectrum) -> tuple[NDArray[np.bool_], NDArray[np.f
         raise ValueError(f"no tracked direction has a stationary law at epoch {item.epoch}.")
     gamma = item.gamma.values[keep] * item.noise_factor
     return keep, stationary_variance(Quadratic(item.curvatures[keep], gamma), item.optimizer)
+
+
+def subspace_terms(
+    curvatures: NDArray[np.float64],
+    noise: NDArray[np.float64],
+    optimizer: MomentumSGD,
+    *,
+    prior_variance: float,
+    displacement: NDArray[np.float64],
+    loss: float,
+) -> PacBayesTerms:
+    """The terms over the usable directions of a checkpoint.
+
+    Args:
+        curvatures: λ, shape ``(k,)``.
+        noise: γ of a mini-batch, same shape.
+        optimizer: at whose rate the posterior is stationary.
+        prior_variance: σ_P².
+        displacement: of the weights from the initial ones along the directions, same shape.
+        loss: training loss at the checkpoint.
+
+    Raises:
+        ValueError: if no direction is usable.
+    """
+    keep = usable(curvatures, noise, optimizer)
+    if not keep.any():
+        raise ValueError("no tracked direction has a stationary law.")
+    return pac_bayes_terms(
+        curvatures[keep],
+        stationary_variance(Quadratic(curvatures[keep], noise[keep]), optimizer),
+        prior_variance=prior_variance,
+        prior_mean=-displacement[keep],
+        residual_risk=loss,
+    )
+
+
+def formula(terms: PacBayesTerms, num_samples: int) -> float:
+    """McAllester's formula on the robust loss."""
+    found = pac_bayes_bound(
+        terms.expected_risk,
+        terms.kl,
+        num_samples=num_samples,
+        delta=DELTA,
+        loss=UnboundedLoss(),
+        prior=PRIOR,
+        method="mcallester",
+    )
+    return float(found.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,32 +140,26 @@ def bound_terms(item: Spectrum) -> CheckpointBound:
     """
     if item.start is None:
         raise ValueError("no checkpoint of the initial weights was at hand, so the bound has no prior.")
-    keep, variances = predicted_variances(item)
     train = item.gap.train
-    terms = pac_bayes_terms(
-        item.curvatures[keep],
-        variances,
-        prior_variance=item.start.prior_variance,
-        prior_mean=-item.start.displacement[keep],
-        residual_risk=train.robust_loss,
-    )
-    prior = FixedPrior(because="N(w₀, σ_P² I) at the random initialization, σ_P² its mean squared weight")
-    formula = pac_bayes_bound(
-        terms.expected_risk,
-        terms.kl,
-        num_samples=item.num_samples,
-        delta=DELTA,
-        loss=UnboundedLoss(),
-        prior=prior,
-        method="mcallester",
-    )
+    try:
+        terms = subspace_terms(
+            item.curvatures,
+            item.gamma.values * item.noise_factor,
+            item.optimizer,
+            prior_variance=item.start.prior_variance,
+            displacement=item.start.displacement,
+            loss=train.robust_loss,
+        )
+    except ValueError:
+        raise ValueError(f"no tracked direction has a stationary law at epoch {item.epoch}.") from None
+    value = formula(terms, item.num_samples)
     error = pac_bayes_bound(
         1 - train.robust_accuracy,
         terms.kl,
         num_samples=item.num_samples,
         delta=DELTA,
         loss=BoundedLoss(because="robust 0-1 error"),
-        prior=prior,
+        prior=PRIOR,
         method="seeger",
     )
     return CheckpointBound(
@@ -112,10 +167,10 @@ def bound_terms(item: Spectrum) -> CheckpointBound:
         negative_log_variance=float(terms.negative_log_variance.sum()),
         mean_shift=float(terms.mean_shift.sum()),
         kl=float(terms.kl),
-        value=float(formula.value),
-        complexity=float(formula.value) - train.robust_loss,
+        value=value,
+        complexity=value - train.robust_loss,
         error_bound=float(error.value),
-        directions=int(keep.sum()),
+        directions=len(terms.curvature_times_variance),
     )
 
 

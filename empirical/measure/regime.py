@@ -17,7 +17,7 @@ from torch import Tensor
 from empirical.claims import registered
 from empirical.data.resident import Data
 from empirical.measure.density import trace
-from empirical.measure.lanczos import NotConvergedError, top_eigenpairs
+from empirical.measure.lanczos import Eigenpairs, NotConvergedError, top_eigenpairs
 from empirical.measure.landscape import Landscape
 from empirical.measure.objective import batch_attack, measured_samples, training_landscape
 from empirical.measure.operators import (
@@ -136,14 +136,7 @@ def _measured(
     if not bool(torch.isfinite(losses).all()):
         raise FloatingPointError("its losses are not finite")
     hessian = HessianOperator(landscape, method="double-backward")
-    pairs = top_eigenpairs(
-        hessian,
-        measurement.eigenpairs,
-        tolerance=measurement.tolerance,
-        start=warm,
-        max_products=PRODUCTS,
-        seed=measurement.seed,
-    ).require()
+    pairs = _pairs(hessian, measurement, warm)
     basis = pairs.basis
     slopes = project_gradients(landscape, basis).values.double()
     squares = _absent(measurement)
@@ -210,15 +203,18 @@ def _average(at: Checkpoint, data: Data, measurement: Measurement, basis: Tensor
     model = copy.deepcopy(at.model)
     model.load_state_dict(at.average)
     hessian = HessianOperator(training_landscape(replace(at, model=model), data, measurement), method="double-backward")
-    found = top_eigenpairs(
+    return _pairs(hessian, measurement, basis).values.numpy()
+
+
+def _pairs(hessian: HessianOperator, measurement: Measurement, start: Tensor | None) -> Eigenpairs:
+    return top_eigenpairs(
         hessian,
         measurement.eigenpairs,
         tolerance=measurement.tolerance,
-        start=basis,
+        start=start,
         max_products=PRODUCTS,
         seed=measurement.seed,
-    )
-    return found.require().values.numpy()
+    ).require()
 
 
 def _absent(measurement: Measurement) -> NDArray[np.float64]:

@@ -10,11 +10,9 @@ Floor     one forward of PreActResNet-18 at batch 128 is 142 GFLOP; a lean PGD-1
 from __future__ import annotations
 
 import dataclasses
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +27,7 @@ from empirical.training.attack import draw_starts
 from empirical.training.cost import run_passes, step_passes
 from empirical.training.numerics import numerics
 from empirical.training.trainer import Trainer
+from tests.benchmarks.race import environment
 from tests.benchmarks.textbook import textbook_step
 
 __all__ = ["UNITS", "batch_and_start", "benchmark_iterations", "benchmark_pipeline", "cifar_shaped", "gpu_environment"]
@@ -197,12 +196,7 @@ def _tiny(setting: Training) -> Any:
 
 def gpu_environment() -> dict[str, Any]:
     """What a number was measured on: device, driver libraries, threads, load."""
-    found: dict[str, Any] = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "cpu": _cpu_name(),
-    }
+    found = {**environment(), "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         found |= {
@@ -212,11 +206,3 @@ def gpu_environment() -> dict[str, Any]:
             "cudnn": torch.backends.cudnn.version(),
         }
     return found
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
